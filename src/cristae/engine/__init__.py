@@ -1,0 +1,1 @@
+"""The engine: what is done, who does it, and block by block."""

@@ -1,0 +1,1 @@
+"""Volumes: every source read box by box, converted, simulated."""
