@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -23,7 +23,7 @@ C = TypeVar("C")
 def config_dataclass(cls: type[C]) -> type[C]:
     """Make a class a frozen dataclass whose fields are checked strictly when it is made."""
     made = pydantic_dataclass(cls, frozen=True, config=ConfigDict(extra="forbid"))
-    return made
+    return cast(type[C], made)
 
 
 def load_config(
@@ -34,7 +34,7 @@ def load_config(
     Args:
         cls: A class made with `config_dataclass`.
         source: A YAML file, or its content as a mapping.
-        overrides: ``key.path=value`` lines; the value is YAML, a number in the path is a list index.
+        overrides: ``key.path=value``; the value is YAML, a number in the path is a list index.
 
     Returns:
         The configuration.
@@ -131,7 +131,9 @@ def _index(node: Any, part: str, key: str) -> int:
     if not isinstance(node, list):
         raise ConfigError(f"--set {key}: {part!r} is below {node!r}, which has no keys")
     if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(f"--set {key}: {part!r} found, expected an index from 0 to {len(node) - 1}")
+        raise ConfigError(
+            f"--set {key}: {part!r} found, expected an index from 0 to {len(node) - 1}"
+        )
     return int(part)
 
 

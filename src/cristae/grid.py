@@ -142,7 +142,9 @@ def parse_roi(text: str, shape: Triple) -> Box:
         stop.append(b + length if b < 0 else b)
     box = Box(_triple(start), _triple(stop))
     if box.empty or not Box.of(shape).contains(box):
-        raise InputError(f"roi {text!r}: expected a box inside 0:{shape[0]},0:{shape[1]},0:{shape[2]}")
+        raise InputError(
+            f"roi {text!r}: expected a box inside 0:{shape[0]},0:{shape[1]},0:{shape[2]}"
+        )
     return box
 
 

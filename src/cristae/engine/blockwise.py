@@ -1,0 +1,108 @@
+"""A stage as block tasks: only what is missing is done, each block marked once it is on disk.
+
+The function of a step is called with one block (a `Box`), does its reads and writes, and returns
+something small (as JSON knows it) that the ledger remembers, so that reductions over all blocks
+work after an interruption as well.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.ledger import Ledger
+from cristae.engine.progress import log, track
+from cristae.errors import MemoryLimitError
+from cristae.grid import Box
+
+GIB = 1 << 30
+
+
+def run_blocks(
+    step: str,
+    blocks: Sequence[Box],
+    function: Callable[[Box], Any],
+    *,
+    ledger: Ledger,
+    resources: Resources,
+    description: str | None = None,
+) -> dict[Box, Any]:
+    """Run a step over its blocks, leaving out those an interrupted run has done.
+
+    Args:
+        step: Name of the step in the ledger.
+        blocks: All blocks of the step.
+        function: Called with a block; its result is small and JSON-able. Its data is on disk when
+            it returns.
+        ledger: Where finished blocks are marked.
+        resources: Workers and executor.
+        description: What progress says; the step's name by default.
+
+    Returns:
+        The result of every block, of this run and of interrupted ones, in the order of ``blocks``.
+    """
+    done = ledger.done(step)
+    missing = [block for block in blocks if str(block) not in done]
+    total = sum(block.size for block in blocks)
+    before = total - sum(block.size for block in missing)
+    if before:
+        log.info("%s: %d of %d blocks done before", step, len(blocks) - len(missing), len(blocks))
+    with track(description or step, total, "voxels", before) as advance:
+        for block, result in run_tasks(function, missing, resources):
+            ledger.mark(step, str(block), result)
+            advance(block.size)
+    done = ledger.done(step)
+    return {block: done[str(block)] for block in blocks}
+
+
+def promise_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
+    """Say how much memory a stage will need, and refuse what cannot fit.
+
+    Args:
+        stage: Name of the stage.
+        bytes_needed: Upper bound of the memory it will take, imports apart.
+        resources: Holds the limit, if the user gave one.
+
+    Raises:
+        MemoryLimitError: More than the limit, or than the machine has free; both are named.
+    """
+    limit = available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
+    log.info("%s: needs up to %.2f GiB of memory", stage, bytes_needed / GIB)
+    if bytes_needed > limit:
+        whose = "are free" if resources.memory_gib is None else "are allowed by --memory"
+        raise MemoryLimitError(
+            f"{stage}: needs {bytes_needed / GIB:.2f} GiB of memory, {limit / GIB:.2f} GiB {whose}"
+        )
+
+
+def available_memory() -> int:
+    """Bytes of memory free for this process, the container's limit included."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text) - int(used.read_text()))
+    return int(free)
+
+
+def peak_memory() -> int:
+    """Most bytes of memory this process has held at once since it started."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self.start

@@ -1,0 +1,91 @@
+"""Files written so that a reader never sees half of one, and room for them checked first."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from cristae.errors import DiskSpaceError
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under another name, put it on disk, then give it its name.
+
+    Args:
+        path: The file; replaced when it exists.
+        write: Called with the open binary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write a tree as indented JSON, atomically."""
+    data = (json.dumps(tree, indent=2) + "\n").encode()
+    write_atomic(path, lambda file: file.write(data))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON tree of a file; None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def merge_attributes(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Set keys of the ``cristae`` attributes of a Zarr v3 group, atomically."""
+    tree = read_json(folder / "zarr.json") or {"zarr_format": 3, "node_type": "group"}
+    tree.setdefault("attributes", {}).setdefault("cristae", {}).update(changes)
+    write_json(folder / "zarr.json", tree)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk, so that a name given is there after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or folder; a folder loses its name at once, so no half of it is ever seen."""
+    if path.is_dir() and not path.is_symlink():
+        doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_disk(path: Path, bytes_needed: int) -> None:
+    """Refuse an output that its disk has no room for.
+
+    Args:
+        path: The output, existing or not.
+        bytes_needed: Upper estimate of what will be written.
+
+    Raises:
+        DiskSpaceError: Less is free; both figures are named.
+    """
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < bytes_needed:
+        raise DiskSpaceError(
+            f"{path}: needs up to {bytes_needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
+        )
