@@ -1,0 +1,1 @@
+"""Training: labels to targets, patches, augmentation, losses and the one loop."""
