@@ -1,0 +1,259 @@
+"""OME-Zarr: ours is Zarr v3, sharded, version 0.5 metadata, level 0 at ``PATH/0``.
+
+The write unit is the shard, which one call writes whole, so a killed writer leaves no half of it.
+Shards of zeros only are not stored. Inside a shard lie chunks, the read unit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+
+from cristae.engine.files import merge_attributes, read_json, write_json
+from cristae.engine.ledger import fingerprint_of, record_fingerprint
+from cristae.errors import InputError
+from cristae.grid import Box, Triple
+from cristae.volumes.volume import Array, Kind, Nanometres, Volume
+
+CHUNK: Triple = (32, 128, 128)
+SHARD: Triple = (64, 512, 512)
+AXES = ("z", "y", "x")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array lies on disk.
+
+    Attributes:
+        chunk: Read unit (z, y, x) in voxels.
+        shard: Write unit (z, y, x) in voxels, whole multiples of the chunk.
+    """
+
+    chunk: Triple = CHUNK
+    shard: Triple = SHARD
+
+    def fitted(self, shape: Triple) -> "Layout":
+        """The layout with nothing larger than an array of this shape needs."""
+        chunk = tuple(min(c, n) for c, n in zip(self.chunk, shape, strict=True))
+        shard = tuple(
+            min(s // c0 * c, -(-n // c) * c)
+            for s, c0, c, n in zip(self.shard, self.chunk, chunk, shape, strict=True)
+        )
+        return Layout((chunk[0], chunk[1], chunk[2]), (shard[0], shard[1], shard[2]))
+
+
+@dataclass(frozen=True)
+class ZarrReader:
+    """Reads and writes boxes of one Zarr array through tensorstore.
+
+    Attributes:
+        path: Folder of the array.
+        driver: tensorstore's driver: ``zarr3`` or ``zarr`` (v2).
+        stamp: Changes when the array is made anew, so that no stale handle is used.
+    """
+
+    path: str
+    driver: str
+    stamp: int
+
+    def read(self, box: Box) -> Array:
+        """The ([c,] z, y, x) array of a box."""
+        return np.asarray(self._store()[(..., *box.slices())].read().result())
+
+    def write(self, box: Box, array: Array) -> None:
+        """Put a box on disk."""
+        self._store()[(..., *box.slices())].write(array).result()
+
+    def _store(self) -> Any:
+        return _open_store(self.path, self.driver, self.stamp)
+
+
+@lru_cache(maxsize=64)
+def _open_store(path: str, driver: str, stamp: int) -> Any:
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": path}}
+    return tensorstore.open(spec, open=True).result()
+
+
+def create_ome_zarr(  # noqa: PLR0913 - the description of one array
+    path: str | Path,
+    *,
+    shape: Triple,
+    dtype: np.dtype[Any] | type | str,
+    kind: Kind,
+    voxel_size_nm: Nanometres | None,
+    origin_nm: Nanometres = (0.0, 0.0, 0.0),
+    channels: tuple[str, ...] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    layout: Layout | None = None,
+) -> Volume:
+    """Make an OME-Zarr image to be written block by block; an array already there is kept.
+
+    Args:
+        path: Folder of the image; the array is ``path/0``.
+        shape: Extent (z, y, x) in voxels.
+        dtype: Type of the voxels.
+        kind: What the voxels are; stands in the attributes.
+        voxel_size_nm: Voxel size (z, y, x) in nm, or None where unknown.
+        origin_nm: Centre of voxel 0 (z, y, x) in nm.
+        channels: Names of the channels for a (c, z, y, x) array; all lie in one shard.
+        attributes: More to keep under the ``cristae`` attributes.
+        layout: Chunk and shard shapes; clipped to the array.
+
+    Returns:
+        A volume that can be written; write whole shards (`Volume.shard_shape`).
+    """
+    path = Path(path)
+    layout = (layout or Layout()).fitted(shape)
+    create_array(path / "0", shape=shape, dtype=np.dtype(dtype), channels=channels, layout=layout)
+    size = voxel_size_nm and [float(v) for v in voxel_size_nm]
+    origin = [float(v) for v in origin_nm]
+    tree = read_json(path / "zarr.json") or {"zarr_format": 3, "node_type": "group"}
+    ours = tree.setdefault("attributes", {}).setdefault("cristae", {})
+    ours.update(kind=kind, voxel_size_nm=size, origin_nm=origin, **dict(attributes or {}))
+    ours["channels"] = None if channels is None else list(channels)
+    levels = [("0", voxel_size_nm or (1.0, 1.0, 1.0), origin_nm)]
+    tree["attributes"]["ome"] = ome_metadata(path.stem, levels, voxel_size_nm, channels)
+    write_json(path / "zarr.json", tree)
+    return open_ome_zarr(path)
+
+
+def create_array(
+    path: Path,
+    *,
+    shape: Triple,
+    dtype: np.dtype[Any],
+    channels: tuple[str, ...] | None = None,
+    layout: Layout,
+) -> None:
+    """Make a sharded, zstd-compressed Zarr v3 array, or keep the same one already there."""
+    lead = () if channels is None else (len(channels),)
+    ones = () if channels is None else (1,)
+    names = AXES if channels is None else ("c", *AXES)
+    sharding = {
+        "chunk_shape": [*ones, *layout.chunk],
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+        ],
+        "index_codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "crc32c"},
+        ],
+        "index_location": "end",
+    }
+    grid = {"name": "regular", "configuration": {"chunk_shape": [*lead, *layout.shard]}}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path)},
+        "metadata": {
+            "shape": [*lead, *shape],
+            "data_type": dtype.name,
+            "fill_value": 0,
+            "chunk_grid": grid,
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "dimension_names": list(names),
+        },
+    }
+    tensorstore.open(spec, create=True, open=True).result()
+
+
+def ome_metadata(
+    name: str,
+    levels: list[tuple[str, Nanometres, Nanometres]],
+    voxel_size_nm: Nanometres | None,
+    channels: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    """The ``ome`` attribute (0.5): one multiscale with a scale and a translation a level.
+
+    Args:
+        name: Name of the image.
+        levels: Path, voxel size and origin (centre of voxel 0) of each level, in nm where known.
+        voxel_size_nm: None where the size is unknown: axes then carry no unit.
+        channels: Names of the channels, or None.
+    """
+    unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
+    axes: list[dict[str, str]] = [{"name": a, "type": "space", **unit} for a in AXES]
+    ones, zeros = ([], []) if channels is None else ([1.0], [0.0])
+    if channels is not None:
+        axes.insert(0, {"name": "c", "type": "channel"})
+    datasets = [
+        {
+            "path": path,
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [*ones, *(float(v) for v in scale)]},
+                {"type": "translation", "translation": [*zeros, *(float(v) for v in origin)]},
+            ],
+        }
+        for path, scale, origin in levels
+    ]
+    multiscale = {"name": name, "axes": axes, "datasets": datasets}
+    return {"version": "0.5", "multiscales": [multiscale]}
+
+
+def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
+    """Open level 0 of an OME-Zarr image made by cristae.
+
+    Args:
+        path: Folder of the image.
+        name: The source as the user wrote it; the path by default.
+
+    Returns:
+        The volume; it can be written, too.
+
+    Raises:
+        InputError: No such image, or metadata that cannot be used.
+    """
+    path = Path(path)
+    tree = read_json(path / "zarr.json")
+    array = read_json(path / "0" / "zarr.json")
+    if tree is None or array is None:
+        raise InputError(f"{path}: not an OME-Zarr image (no zarr.json and 0/zarr.json)")
+    ours = tree.get("attributes", {}).get("cristae")
+    if ours is None:
+        raise InputError(f"{path}: not made by cristae")
+    channels = ours["channels"] and tuple(ours["channels"])
+    z, y, x = array["shape"][-3:]
+    chunk, shard = _chunks_of(array)
+    record = ours.get("record")
+    return Volume(
+        name=name or str(path),
+        reader=ZarrReader(str(path / "0"), "zarr3", stamp_of(path / "0" / "zarr.json")),
+        shape=(z, y, x),
+        dtype=np.dtype(array["data_type"]),
+        channels=channels,
+        voxel_size_nm=ours["voxel_size_nm"] and tuple(ours["voxel_size_nm"]),
+        origin_nm=tuple(ours["origin_nm"]),
+        kind=ours["kind"],
+        chunk_shape=chunk,
+        shard_shape=shard,
+        attributes=ours,
+        fingerprint=record_fingerprint(record) if record else _stat_fingerprint(path),
+    )
+
+
+def update_attributes(path: str | Path, **changes: Any) -> None:
+    """Set keys of the ``cristae`` attributes of an image, atomically."""
+    merge_attributes(Path(path), changes)
+
+
+def stamp_of(metadata: Path) -> int:
+    """What changes when an array is made anew: its metadata's time of change."""
+    return metadata.stat().st_mtime_ns
+
+
+def _chunks_of(array: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    shard = array["chunk_grid"]["configuration"]["chunk_shape"]
+    codec = array["codecs"][0]
+    sharded = codec["name"] == "sharding_indexed"
+    chunk = codec["configuration"]["chunk_shape"] if sharded else shard
+    return tuple(chunk[-3:]), tuple(shard[-3:])
+
+
+def _stat_fingerprint(path: Path) -> str:
+    files = [path / "zarr.json", path / "0" / "zarr.json"]
+    return fingerprint_of([[json.dumps(read_json(f)), stamp_of(f)] for f in files])
