@@ -1,0 +1,153 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cristae.engine.files import read_json, write_json
+from cristae.engine.ledger import is_unfinished, open_ledger
+from cristae.errors import BusyError, OutputExistsError
+
+
+def begin(path, overwrite=False, **settings):
+    inputs = {"source": "abc"}
+    return open_ledger(path, stage="try", inputs=inputs, settings=settings, overwrite=overwrite)
+
+
+@pytest.fixture(params=["out.zarr", "out.csv"])
+def output(tmp_path, request):
+    return tmp_path / request.param
+
+
+def make(output):
+    if output.suffix == ".zarr":
+        write_json(output / "zarr.json", {"zarr_format": 3, "node_type": "group"})
+    else:
+        output.write_text("x")
+
+
+def test_marks_survive_and_a_finished_output_is_left_alone(output):
+    with begin(output, a=1) as ledger:
+        assert ledger.state == "new"
+        (ledger.scratch / "piece").write_text("data")
+        ledger.mark("step", "k", {"n": 3})
+    assert is_unfinished(output) or output.suffix != ".zarr"
+    make(output)
+    assert is_unfinished(output)
+    with begin(output, a=1) as ledger:
+        assert ledger.state == "resume"
+        assert ledger.done("step") == {"k": {"n": 3}}
+        assert (ledger.scratch / "piece").read_text() == "data"
+        ledger.finish(total=7)
+    assert not is_unfinished(output)
+    assert not (output / ".cristae").exists()
+    with begin(output, a=1) as ledger:
+        assert (ledger.state, ledger.summary) == ("done", {"total": 7})
+    assert list(output.parent.glob(".*")) == []
+
+
+def test_another_identity_is_refused_naming_what_differs(output):
+    with begin(output, a=1, b={"c": 2}) as ledger:
+        make(output)
+        ledger.finish()
+    with pytest.raises(OutputExistsError, match=r"settings.b.c: 2 there, 3 now"):
+        begin(output, a=1, b={"c": 3})
+    with begin(output, overwrite=True, a=2) as ledger:
+        assert ledger.state == "new"
+        assert not output.exists() or list(output.iterdir()) == [output / ".cristae"]
+
+
+def test_unfinished_of_another_identity_is_refused(output):
+    with begin(output, a=1) as ledger:
+        make(output)
+        ledger.mark("step", "k")
+    with pytest.raises(OutputExistsError, match=r"settings.a: 1 there, 2 now"):
+        begin(output, a=2)
+
+
+def test_foreign_output_is_refused_and_a_foreign_folder_never_removed(output):
+    make(output)
+    with pytest.raises(OutputExistsError, match="not made by cristae"):
+        begin(output)
+    if output.suffix == ".zarr":
+        with pytest.raises(OutputExistsError, match="not made by cristae"):
+            begin(output, overwrite=True)
+        assert (output / "zarr.json").exists()
+
+
+def test_a_record_whose_output_is_gone_counts_for_nothing(tmp_path):
+    output = tmp_path / "out.csv"
+    with begin(output, a=1) as ledger:
+        make(output)
+        ledger.finish()
+    output.unlink()
+    with begin(output, a=2) as ledger:
+        assert ledger.state == "new"
+
+
+def test_a_torn_last_line_was_never_done(output):
+    with begin(output) as ledger:
+        make(output)
+        ledger.mark("step", "one")
+        work = ledger.scratch.parent
+    with (work / "done.jsonl").open("a") as file:
+        file.write('["step", "tw')
+    with begin(output) as ledger:
+        assert list(ledger.done("step")) == ["one"]
+        ledger.mark("step", "two")
+    with begin(output) as ledger:
+        assert list(ledger.done("step")) == ["one", "two"]
+
+
+def test_two_writers_are_refused(output):
+    with begin(output):
+        make(output)
+        with pytest.raises(BusyError, match="another process"):
+            begin(output)
+        with pytest.raises(BusyError):
+            begin(output, overwrite=True)
+
+
+def test_a_finished_output_can_be_taken_up_again(output):
+    with begin(output) as ledger:
+        make(output)
+        ledger.finish(steps=1)
+    with begin(output) as ledger:
+        assert ledger.summary == {"steps": 1}
+        ledger.reopen()
+        ledger.mark("step", "more")
+    with begin(output) as ledger:
+        assert ledger.state == "resume"
+        ledger.finish(steps=2)
+    with begin(output) as ledger:
+        assert ledger.summary == {"steps": 2}
+
+
+KILLED = """
+import os, signal, sys
+from cristae.engine.ledger import open_ledger
+ledger = open_ledger(sys.argv[1], stage="try", inputs={}, settings={})
+for i in range(100):
+    ledger.mark("step", str(i))
+    if i == 41:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_marks_of_a_killed_process_are_kept_and_its_lock_is_free(tmp_path):
+    output = tmp_path / "out.zarr"
+    child = subprocess.run([sys.executable, "-c", KILLED, str(output)], check=False, env=os.environ)
+    assert child.returncode == -9
+    with open_ledger(output, stage="try", inputs={}, settings={}) as ledger:
+        assert ledger.state == "resume"
+        assert len(ledger.done("step")) == 42
+
+
+def test_record_of_a_folder_lies_in_its_attributes(tmp_path):
+    output = tmp_path / "out.zarr"
+    with begin(output, a=1) as ledger:
+        make(output)
+        ledger.finish(n=2)
+    record = read_json(output / "zarr.json")["attributes"]["cristae"]["record"]
+    assert record["settings"] == {"a": 1}
+    assert record["summary"] == {"n": 2}
