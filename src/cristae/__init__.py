@@ -1,1 +1,42 @@
-"""x."""
+"""cristae finds every mitochondrion in electron-microscopy volumes, and measures each.
+
+The public functions are module and verb; each is imported when it is first used, so that
+``import cristae`` is quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Box": "cristae.grid",
+    "Resources": "cristae.engine.executors",
+    "RunConfig": "cristae.pipeline",
+    "Sample": "cristae.volumes.dataset",
+    "SimulationConfig": "cristae.volumes.simulate",
+    "Volume": "cristae.volumes.volume",
+    "convert_volume": "cristae.volumes.convert",
+    "load_model": "cristae.networks.model",
+    "measure_instances": "cristae.measurement.measure",
+    "open_volume": "cristae.volumes.sources",
+    "predict_volume": "cristae.prediction.predict",
+    "run": "cristae.pipeline",
+    "score_instances": "cristae.evaluation.evaluate",
+    "segment_volume": "cristae.segmentation.segment",
+    "simulate_volume": "cristae.volumes.simulate",
+    "train_model": "cristae.training.train",
+    "write_report": "cristae.presentation.report",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cristae' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,462 @@
+"""The command line: one subcommand a stage; parse, call, print.
+
+Stages are imported inside the commands, so that ``cristae --help`` is quick.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cristae.errors import ConfigError, CristaeError, OutputExistsError
+
+if TYPE_CHECKING:
+    from cristae.engine.executors import Resources
+    from cristae.volumes.volume import Volume
+
+app = typer.Typer(
+    help="Find every mitochondrion in electron-microscopy volumes, and measure each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+Source = Annotated[str, typer.Argument(help="a volume in any form")]
+OutZarr = Annotated[Path, typer.Argument(metavar="OUT.zarr", help="the folder to write")]
+VoxelSize = Annotated[
+    str | None,
+    typer.Option("--voxel-size", metavar="Z,Y,X", help="nm; replaces what the source says"),
+]
+Roi = Annotated[str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="only this part")]
+KindOption = Annotated[
+    Literal["image", "labels"] | None, typer.Option("--kind", help="what the voxels are")
+]
+Root = Annotated[
+    Path | None, typer.Option(help="folder that relative paths of a tile index count from")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="tasks at a time; all cores by default")]
+Memory = Annotated[
+    float | None, typer.Option(metavar="GIB", help="memory to use; what is free by default")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an existing output")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="warnings and errors only")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="tell more")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        from cristae import __version__
+
+        typer.echo(f"cristae {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the run folder to make")] = Path("cristae-demo"),
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Simulate a volume, find its mitochondria with the shipped weights, score and picture them."""
+    _start_logging(quiet, verbose)
+    from cristae.demo import run_demo
+
+    result = run_demo(out, resources=_resources(workers, memory), overwrite=overwrite)
+    typer.echo(result.text)
+    typer.echo(str(result.report))
+
+
+@app.command()
+def info(
+    source: Source,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    root: Root = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Print what a source is: shape, type, chunks, voxel size, size on disk, intensities."""
+    _start_logging(quiet, verbose)
+    from cristae.volumes.info import describe
+
+    typer.echo(describe(_open(source, voxel_size, roi, root=root)).text)
+
+
+@app.command()
+def convert(
+    source: Source,
+    out: OutZarr,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    kind: KindOption = None,
+    root: Root = None,
+    no_pyramid: Annotated[bool, typer.Option("--no-pyramid", help="full size only")] = False,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Stream a source of any form and size into sharded OME-Zarr with a pyramid."""
+    _start_logging(quiet, verbose)
+    from cristae.volumes.convert import convert_volume
+
+    convert_volume(
+        _open(source, voxel_size, roi, root=root),
+        out,
+        kind=kind,
+        pyramid=not no_pyramid,
+        resources=_resources(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="for volume.zarr and truth.zarr")],
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Simulate EM with known instances (`--set shape=[32,512,512] --set seed=7 ...`)."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.volumes.convert import convert_volume
+    from cristae.volumes.simulate import SimulationConfig, simulate_volume
+
+    image, truth = simulate_volume(load_config(SimulationConfig, {}, settings or []))
+    resources = _resources(workers, memory)
+    convert_volume(image, out / "volume.zarr", resources=resources, overwrite=overwrite)
+    convert_volume(truth, out / "truth.zarr", resources=resources, overwrite=overwrite)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
+    out: Annotated[
+        Path | None, typer.Option(help="the model file; OUT/model.pt by default")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="start from these weights")
+    ] = None,
+    settings: Set = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a network on the volumes of a configuration."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.pipeline import RunConfig
+    from cristae.runfolder import RunFolder
+    from cristae.training.train import train_model
+
+    run_config = load_config(RunConfig, config, settings or [])
+    if run_config.train is None:
+        raise ConfigError(f"{config}: train is null, expected how to train")
+    train_model(
+        run_config.train,
+        run_config.volumes,
+        out or RunFolder(Path(run_config.out)).model,
+        start_from=start_from,
+        threads=workers,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the weights that come with cristae, with their cards."""
+    from cristae.networks.model import model_card, named_models
+
+    for name, path in named_models().items():
+        typer.echo(f"{name}\n{path}\n\n{model_card(name)}")
+
+
+@app.command()
+def predict(
+    source: Source,
+    model: Annotated[str, typer.Argument(help="a model file, or a name that `models` lists")],
+    out: OutZarr,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    root: Root = None,
+    invert: Annotated[bool, typer.Option("--invert", help="for bright membranes")] = False,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="auto by default")
+    ] = None,
+    settings: Set = None,
+    block_shape: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels a network pass")
+    ] = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a volume of any size through a network."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.networks.model import load_model
+    from cristae.prediction.predict import PredictConfig, predict_volume
+
+    given: dict[str, Any] = {"invert": True} if invert else {}
+    given |= {"precision": precision} if precision else {}
+    predict_volume(
+        _open(source, voxel_size, roi, root=root),
+        load_model(model),
+        out,
+        config=load_config(PredictConfig, given, settings or []),
+        block_shape=_integers("--block-shape", block_shape),
+        resources=_resources(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def segment(
+    prediction: Annotated[str, typer.Argument(help="a prediction in any form")],
+    out: OutZarr,
+    decoder: Annotated[
+        str | None, typer.Option(help="the model's own by default; `mitoem` is a preset")
+    ] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn a prediction of any size into instances, exactly."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.segmentation.segment import SegmentConfig, segment_volume
+
+    given = {"decoder": decoder} if decoder else {}
+    segment_volume(
+        _open(prediction, voxel_size, roi),
+        out,
+        config=load_config(SegmentConfig, given, settings or []),
+        resources=_resources(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def evaluate(
+    instances: Annotated[str, typer.Argument(help="the instances found")],
+    truth: Annotated[str, typer.Argument(help="the true instances")],
+    scores: Annotated[
+        str | None, typer.Option(help="prediction whose mean ranks the instances")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="OUT.json", help="write the scores")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="DIR", help="write the match tables")] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score instances against the truth."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.evaluation.evaluate import (
+        EvaluateConfig,
+        evaluate_volume,
+        format_scores,
+        score_instances,
+        write_tables,
+    )
+
+    found, true = (_open(source, voxel_size, roi, kind="labels") for source in (instances, truth))
+    ranking = _open(scores, voxel_size, roi) if scores else None
+    config = load_config(EvaluateConfig, {}, settings or [])
+    resources = _resources(workers, memory)
+    if json is None:
+        if csv is not None and csv.exists() and not overwrite:
+            raise OutputExistsError(f"{csv}: exists; --overwrite replaces its tables")
+        result = score_instances(found, true, scores=ranking, config=config, resources=resources)
+        if csv is not None:
+            write_tables(result, csv)
+    else:
+        result = evaluate_volume(
+            found,
+            true,
+            json,
+            scores=ranking,
+            config=config,
+            csv_dir=csv,
+            resources=resources,
+            overwrite=overwrite,
+        )
+    typer.echo(format_scores(result))
+
+
+@app.command()
+def measure(
+    instances: Annotated[str, typer.Argument(help="the instances")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="the table to write")],
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure every instance: volume, centroid, bounding box."""
+    _start_logging(quiet, verbose)
+    from cristae.measurement.measure import measure_instances
+
+    measure_instances(
+        _open(instances, voxel_size, roi, kind="labels"),
+        out,
+        resources=_resources(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="a run folder")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the report of a run folder."""
+    _start_logging(quiet, verbose)
+    from cristae.pipeline import report_run
+
+    typer.echo(str(report_run(run_dir)))
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(metavar="CONFIG.yaml|SOURCE")],
+    run_dir: Annotated[Path | None, typer.Argument(help="with SOURCE: the folder to make")] = None,
+    model: Annotated[str | None, typer.Option(help="with SOURCE: name or file of a model")] = None,
+    truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="redo this stage and those after it")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do everything: from a configuration, or from a source and a model."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.pipeline import RunConfig, Running
+    from cristae.pipeline import run as run_stages
+
+    config_file = source.endswith((".yaml", ".yml"))
+    unfit = {"RUN_DIR": run_dir, "--model": model, "--truth": truth, "--roi": roi}
+    unfit["--voxel-size"] = voxel_size
+    if config_file and any(unfit.values()):
+        names = ", ".join(name for name, value in unfit.items() if value)
+        raise ConfigError(f"{names}: for a run of a SOURCE; use --set with {source}")
+    if not config_file and (run_dir is None or model is None):
+        raise ConfigError("a run of a SOURCE needs RUN_DIR and --model (or give a CONFIG.yaml)")
+    tree: Any = source
+    if not config_file:
+        sample = {"name": "volume", "image": source, "labels": truth, "group": "test", "roi": roi}
+        sample["voxel_size_nm"] = _numbers("--voxel-size", voxel_size)
+        tree = {"volumes": [sample], "out": str(run_dir), "model": model}
+    config = load_config(RunConfig, tree, settings or [])
+    running = Running(_resources(workers, memory), overwrite, " ".join(["cristae", *sys.argv[1:]]))
+    typer.echo(str(run_stages(config, running)))
+
+
+def main() -> None:
+    """The entry point: a fault is one message and exit code 2, an interruption exit code 130."""
+    try:
+        app()
+    except CristaeError as error:
+        typer.echo(f"cristae: {error}", err=True)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("cristae: interrupted; the same command goes on from here", err=True)
+        raise
+
+
+def _open(
+    source: str,
+    voxel_size: str | None,
+    roi: str | None,
+    *,
+    root: Path | None = None,
+    kind: Literal["image", "labels"] | None = None,
+) -> "Volume":
+    from cristae.volumes.sources import open_volume
+
+    size = _numbers("--voxel-size", voxel_size)
+    return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root)
+
+
+def _resources(workers: int | None, memory: float | None) -> "Resources":
+    from cristae.engine.executors import Resources, available_cores
+
+    return Resources(workers=workers or available_cores(), memory_gib=memory)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: expected three numbers Z,Y,X") from error
+    if min(z, y, x) <= 0:
+        raise ConfigError(f"{option} {text!r}: expected positive numbers")
+    return z, y, x
+
+
+def _integers(option: str, text: str | None) -> tuple[int, int, int] | None:
+    numbers = _numbers(option, text)
+    if numbers is None:
+        return None
+    z, y, x = (int(n) for n in numbers)
+    if (z, y, x) != numbers:
+        raise ConfigError(f"{option} {text!r}: expected whole numbers")
+    return z, y, x
+
+
+def _start_logging(quiet: bool, verbose: bool) -> None:
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("cristae")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
