@@ -1,0 +1,1 @@
+"""Evaluation: how well predicted instances agree with the truth."""

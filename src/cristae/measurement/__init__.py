@@ -1,0 +1,1 @@
+"""Measurement: what every instance is, in voxels and in nanometres."""

@@ -1,0 +1,311 @@
+"""Tallies: exact integer facts of every pair of labels that meet in two label arrays.
+
+A tally has one row a pair (first label, second label) that occurs in at least one voxel, both 0
+left out. Each row holds integers that add up or take extremes over voxels, so the tallies of the
+blocks of a volume merge to the tally of the whole, whatever the blocks::
+
+    row 6 of two arrays    0 0 7 7 7 7 7 0      runs of equal pairs along x:
+                           0 0 0 0 3 3 3 3      (7,0) 2 voxels, (7,3) 3 voxels, (0,3) 1 voxel
+
+Facts of one array by instance are the rows summed over the other label (`collapse`); a single
+array is tallied against itself. Sums stay below 2**63 for every volume that `check_extent` lets
+through, so nothing is ever rounded.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cristae.errors import InputError
+from cristae.grid import Box, Triple
+
+Integers = NDArray[np.int64]
+Labels = NDArray[np.uint64]
+
+VOXELS = 0
+START = slice(1, 4)
+STOP = slice(4, 7)
+FIRST = 7
+SUM = slice(8, 11)
+WEIGHT = 11
+FACTS = 12
+"""Columns of the facts: voxels, box (z, y, x; half-open), raster index of the first voxel,
+coordinate sums (z, y, x), sum of weights. Coordinates count from voxel 0 of the volume."""
+
+_STEP = np.uint64(16)
+_ONE = np.uint64(1)
+_NO_WEIGHTS = np.zeros((0, 1, 1, 1), np.uint8)
+_MERGE_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Facts of every pair of labels that meet.
+
+    Attributes:
+        labels: (n, 2) uint64, ascending by first label, then by second; no row is (0, 0).
+        facts: (n, 12) int64, see `FACTS`.
+        voxels: Voxels looked at, those of (0, 0) included.
+    """
+
+    labels: Labels
+    facts: Integers
+    voxels: int
+
+    @classmethod
+    def empty(cls) -> "Tally":
+        """The tally of no voxels."""
+        return cls(np.zeros((0, 2), np.uint64), np.zeros((0, FACTS), np.int64), 0)
+
+
+def check_extent(shape: Triple, name: str, weight: int = 1) -> None:
+    """Refuse a volume so large that a sum over it could leave 64-bit integers.
+
+    Args:
+        shape: Extent (z, y, x) of the volume.
+        name: What messages call it.
+        weight: Largest weight of one voxel.
+
+    Raises:
+        InputError: Voxels times the longest side, or times the weight, reach 2**63.
+    """
+    worst = Box.of(shape).size * max(*shape, weight)
+    if worst >= 2**63:
+        raise InputError(f"{name}: shape {shape} allows sums up to {worst:.3g}, at most 2**63 - 1")
+
+
+def as_labels(array: NDArray[Any], name: str, box: Box) -> NDArray[Any]:
+    """An array of labels as contiguous unsigned integers of the same width.
+
+    Args:
+        array: (z, y, x) integers, booleans, or floats without fraction; none negative.
+        name: What messages call the volume.
+        box: Where the array lies in it, for messages.
+
+    Raises:
+        InputError: Negative or fractional labels, or another type.
+    """
+    kind = array.dtype.kind
+    if kind not in "buif":
+        raise InputError(f"{name}: labels are {array.dtype}, expected integers")
+    if kind == "f":
+        bad = array[~(np.floor(array) == array)]
+        if bad.size:
+            raise InputError(f"{name}: label {bad[0]} in box {box}, expected whole numbers")
+    if kind in "if" and array.size and array.min() < 0:
+        raise InputError(f"{name}: label {array.min()} in box {box}, expected none under 0")
+    if kind == "f":
+        return np.ascontiguousarray(array.astype(np.uint64))
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def tally_block(
+    first: NDArray[Any],
+    second: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    *,
+    corner: Triple = (0, 0, 0),
+    extent: Triple | None = None,
+) -> Tally:
+    """Tally two label arrays of one block.
+
+    Args:
+        first: (z, y, x) unsigned labels, C-contiguous (`as_labels`); 0 is background.
+        second: Labels of the same shape; ``first`` itself to tally one array.
+        weights: (c, z, y, x) unsigned or int64 weights, summed over channels and over the voxels
+            of each pair whose first label is not 0.
+        corner: Voxel of the volume that is the block's voxel 0.
+        extent: Shape (z, y, x) of the volume, for raster indices; the block's by default.
+
+    Returns:
+        The tally, its coordinates and raster indices counted in the volume.
+    """
+    shape = (first.shape[0], first.shape[1], first.shape[2])
+    extent = shape if extent is None else extent
+    if first.dtype != second.dtype:
+        wide = np.promote_types(first.dtype, second.dtype)
+        first, second = first.astype(wide, copy=False), second.astype(wide, copy=False)
+    keys, facts = _scan(
+        first,
+        second,
+        _NO_WEIGHTS if weights is None else np.ascontiguousarray(weights),
+        np.array(corner, np.int64),
+        np.array(extent, np.int64),
+    )
+    return _reduced(keys, facts, first.size)
+
+
+def merge_tallies(tallies: Iterable[Tally]) -> Tally:
+    """The tally of several parts together; their order does not matter.
+
+    Rows are merged whenever a million are waiting, so memory follows the table, not the parts.
+    """
+    waiting: list[Tally] = [Tally.empty()]
+    rows = 0
+    for tally in tallies:
+        waiting.append(tally)
+        rows += len(tally.labels)
+        if rows > max(_MERGE_ROWS, 2 * len(waiting[0].labels)):
+            waiting, rows = [_merged(waiting)], 0
+    return _merged(waiting)
+
+
+def collapse(tally: Tally, column: int) -> tuple[Labels, Integers]:
+    """Facts by the first (0) or second (1) label alone.
+
+    Returns:
+        Labels, ascending and without 0, shape (n,), and their facts, shape (n, 12).
+    """
+    order = np.argsort(tally.labels[:, column], kind="stable")
+    labels = tally.labels[order, column]
+    inside = labels > 0
+    labels, facts = labels[inside], tally.facts[order[inside]]
+    starts = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]][: len(labels)])
+    return labels[starts], _reduce_facts(facts, starts)
+
+
+def _merged(tallies: list[Tally]) -> Tally:
+    return _reduced(
+        np.concatenate([t.labels for t in tallies]),
+        np.concatenate([t.facts for t in tallies]),
+        sum(t.voxels for t in tallies),
+    )
+
+
+def _reduced(labels: Labels, facts: Integers, voxels: int) -> Tally:
+    order = np.lexsort((labels[:, 1], labels[:, 0]))
+    labels, facts = labels[order], facts[order]
+    fresh = np.r_[True, (labels[1:] != labels[:-1]).any(axis=1)][: len(labels)]
+    starts = np.flatnonzero(fresh)
+    return Tally(labels[starts], _reduce_facts(facts, starts), voxels)
+
+
+def _reduce_facts(facts: Integers, starts: NDArray[np.intp]) -> Integers:
+    out = np.empty((len(starts), FACTS), np.int64)
+    if len(starts):
+        out[:] = np.add.reduceat(facts, starts, axis=0)
+        for columns in (START, slice(FIRST, FIRST + 1)):
+            out[:, columns] = np.minimum.reduceat(facts[:, columns], starts, axis=0)
+        out[:, STOP] = np.maximum.reduceat(facts[:, STOP], starts, axis=0)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _scan(first, second, weights, corner, extent):  # type: ignore[no-untyped-def]
+    """Walk the rows run by run; rows of the result are in order of first meeting."""
+    capacity = 256
+    slots = np.full(4 * capacity, -1, np.int64)
+    keys = np.empty((capacity, 2), np.uint64)
+    facts = np.empty((capacity, FACTS), np.int64)
+    count = 0
+    for z in range(first.shape[0]):
+        for y in range(first.shape[1]):
+            a, b = first[z, y], second[z, y]
+            x = 0
+            while x < a.size:
+                end = _run_end(a, b, x)
+                if a[x] != 0 or b[x] != 0:
+                    u, v = np.uint64(a[x]), np.uint64(b[x])
+                    slot = _find(slots, keys, u, v)
+                    row = slots[slot]
+                    if row < 0:
+                        if count == capacity:
+                            capacity *= 2
+                            keys, facts = _grown(keys), _grown(facts)
+                            slots = _slots_of(keys, count)
+                            slot = _find(slots, keys, u, v)
+                        row, count = count, count + 1
+                        slots[slot] = row
+                        keys[row, 0], keys[row, 1] = u, v
+                        _clear(facts[row])
+                    _add_run(facts[row], z, y, x, end, corner, extent)
+                    if u != 0:
+                        facts[row, WEIGHT] += _weight(weights, z, y, x, end)
+                x = end
+    return keys[:count].copy(), facts[:count].copy()
+
+
+@njit(nogil=True, cache=True)
+def _run_end(a, b, start):  # type: ignore[no-untyped-def]
+    """First x after ``start`` where the pair changes; 16 voxels a step while it does not.
+
+    Unsigned indices spare NumPy's test for negative ones and let the compiler use vectors:
+    2,000 Mvoxel/s against 960 voxel by voxel (uint32, 8 % foreground, one core of two).
+    """
+    va, vb = a[start], b[start]
+    size = np.uint64(a.size)
+    x = np.uint64(start) + _ONE
+    while x + _STEP <= size:
+        part_a, part_b = a[x : x + _STEP], b[x : x + _STEP]
+        differs = 0
+        for k in range(16):
+            differs |= (part_a[k] != va) | (part_b[k] != vb)
+        if differs:
+            break
+        x += _STEP
+    while x < size and a[x] == va and b[x] == vb:
+        x += _ONE
+    return np.int64(x)
+
+
+@njit(nogil=True, cache=True)
+def _find(slots, keys, u, v):  # type: ignore[no-untyped-def]
+    """Slot that holds the pair, or the free one where it belongs (linear probing)."""
+    mask = np.uint64(slots.size - 1)
+    h = u * np.uint64(0x9E3779B97F4A7C15) ^ v * np.uint64(0xC2B2AE3D27D4EB4F)
+    h = (h ^ (h >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    slot = (h ^ (h >> np.uint64(32))) & mask
+    while slots[slot] >= 0 and (keys[slots[slot], 0] != u or keys[slots[slot], 1] != v):
+        slot = (slot + _ONE) & mask
+    return slot
+
+
+@njit(nogil=True, cache=True)
+def _slots_of(keys, count):  # type: ignore[no-untyped-def]
+    slots = np.full(4 * len(keys), -1, np.int64)
+    for row in range(count):
+        slots[_find(slots, keys, keys[row, 0], keys[row, 1])] = row
+    return slots
+
+
+@njit(nogil=True, cache=True)
+def _grown(table):  # type: ignore[no-untyped-def]
+    out = np.empty((2 * table.shape[0], table.shape[1]), table.dtype)
+    out[: table.shape[0]] = table
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _clear(facts):  # type: ignore[no-untyped-def]
+    facts[:] = 0
+    facts[START] = np.iinfo(np.int64).max
+    facts[FIRST] = np.iinfo(np.int64).max
+
+
+@njit(nogil=True, cache=True)
+def _add_run(facts, z, y, x, end, corner, extent):  # type: ignore[no-untyped-def]
+    """Add the voxels x..end-1 of a row to a pair's facts."""
+    length = end - x
+    gz, gy, gx = z + corner[0], y + corner[1], x + corner[2]
+    facts[VOXELS] += length
+    facts[1], facts[2], facts[3] = min(facts[1], gz), min(facts[2], gy), min(facts[3], gx)
+    facts[4], facts[5] = max(facts[4], gz + 1), max(facts[5], gy + 1)
+    facts[6] = max(facts[6], gx + length)
+    facts[FIRST] = min(facts[FIRST], (gz * extent[1] + gy) * extent[2] + gx)
+    facts[8] += length * gz
+    facts[9] += length * gy
+    facts[10] += length * gx + length * (length - 1) // 2
+
+
+@njit(nogil=True, cache=True)
+def _weight(weights, z, y, x, end):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    for c in range(weights.shape[0]):
+        for i in range(x, end):
+            total += np.int64(weights[c, z, y, i])
+    return total
