@@ -1,0 +1,93 @@
+"""Batches: each a pure function of the seed and its number, made ahead of the step it is for."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cristae.training.augment import apply_grey, draw_grey
+from cristae.training.config import TrainConfig
+from cristae.training.sampling import (
+    GEOMETRY,
+    GREY,
+    Source,
+    plan_patch,
+    random_stream,
+    read_patch,
+)
+
+PREFETCH = 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of a step.
+
+    Attributes:
+        image: float32 (n, 1, z, y, x), normalised.
+        labels: int32 (n, z, y, x).
+        valid: float32 (n, 1, z, y, x), 0 where nothing is known, or None.
+    """
+
+    image: Tensor
+    labels: Tensor
+    valid: Tensor | None
+
+
+def make_batch(
+    sources: Sequence[Source], config: TrainConfig, first: int, device: torch.device
+) -> Batch:
+    """The ``batch`` patches from patch ``first`` on; a pure function of the seed and ``first``."""
+    images, labels, masks, greys = [], [], [], []
+    for index in range(first, first + config.batch):
+        plan = plan_patch(
+            sources,
+            config.patch,
+            config.working_voxel_size_nm,
+            config.sampling,
+            config.geometry,
+            random_stream(config.seed, index, GEOMETRY),
+        )
+        image, ids, mask = read_patch(sources[plan.source], plan, config.patch, config.intensity)
+        images.append(image)
+        labels.append(ids)
+        masks.append(mask)
+        greys.append(draw_grey(config.patch, config.grey, random_stream(config.seed, index, GREY)))
+    return stack_patches(apply_grey(torch.stack(images).to(device), greys), labels, masks)
+
+
+def supply(
+    make: Callable[[int], Batch], first: int, last: int, depth: int = PREFETCH
+) -> Iterator[Batch]:
+    """Batches of steps ``first`` to ``last`` (exclusive), made ahead in a thread of its own."""
+    waiting: deque[Future[Batch]] = deque()
+    # its own thread count: the arithmetic of the step keeps all of its threads
+    pool = ThreadPoolExecutor(1, "supply", initializer=_one_thread)
+    try:
+        for step in range(first, last):
+            while len(waiting) < depth and step + len(waiting) < last:
+                waiting.append(pool.submit(make, step + len(waiting)))
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def stack_patches(
+    images: Tensor, labels: Sequence[Tensor], masks: Sequence[Tensor | None]
+) -> Batch:
+    """A batch from images (n, z, y, x) and the labels and masks of each patch."""
+    valid = None
+    if any(mask is not None for mask in masks):
+        filled = [
+            torch.ones_like(ids, dtype=torch.float32) if mask is None else mask
+            for ids, mask in zip(labels, masks, strict=True)
+        ]
+        valid = torch.stack(filled)[:, None].to(images.device)
+    return Batch(images[:, None], torch.stack(list(labels)).to(images.device), valid)

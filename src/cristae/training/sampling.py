@@ -1,0 +1,308 @@
+r"""Patches: patch i of a run is a pure function of (seed, i), so a run can be resumed anywhere.
+
+A patch is first planned (`plan_patch`: which sample, where, turned and scaled how), then read: its
+source voxels are one box, and all geometry is one interpolation from that box (`read_patch`)::
+
+    source box          +-----------------+          patch, in working voxels
+    (native voxels)     |    /\           |          +--------+
+                        |   /  \  patch   |   --->   |        |
+                        |   \   \         |          |        |
+                        |    \  /         |          +--------+
+                        +-----\/----------+
+
+Working voxels are those the network sees: ``working_voxel_size_nm`` in plane, the sample's own
+sections along z, or every k-th of them (`Sample.z_steps`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cristae.configuration import config_dataclass
+from cristae.grid import Box, Triple, tile
+from cristae.training.augment import GeometryConfig, Warp, draw_warp, warp_patch
+from cristae.volumes.dataset import OpenedSample, voxel_size_of
+from cristae.volumes.intensity import IntensityStatistics, normalise, sample_intensity
+from cristae.volumes.volume import Volume, read_reflected
+
+WorkingSize = tuple[float | None, float | None, float | None]
+Array = NDArray[Any]
+
+GEOMETRY, GREY, PASTE = 0, 1, 2
+"""Streams of random numbers of one patch."""
+
+MAX_EXACT_ID = 1 << 24
+"""Below this every id is exact in float32."""
+
+INDEX_SHAPE = (32, 1024, 1024)
+INDEX_BLOCKS = 64
+POINTS_PER_INSTANCE = 64
+
+
+@config_dataclass
+class SamplingConfig:
+    """Where patches are taken from; the three are weights of a choice.
+
+    Attributes:
+        uniform: Anywhere in the volume.
+        foreground: Around a voxel of any instance, so large instances are seen more often.
+        instance: Around an instance, each as often as any other.
+    """
+
+    uniform: float = 0.3
+    foreground: float = 0.2
+    instance: float = 0.5
+
+
+@dataclass(frozen=True)
+class InstanceIndex:
+    """Where the instances of a volume are.
+
+    Attributes:
+        voxels: Number of voxels of each instance seen.
+        first: Start of each instance's points in ``points``; one more entry than instances.
+        points: Some voxels (z, y, x) of each instance.
+    """
+
+    voxels: NDArray[np.int64]
+    first: NDArray[np.int64]
+    points: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sample made ready to take patches from.
+
+    Attributes:
+        opened: Its volumes.
+        statistics: Grey statistics of its image.
+        index: Where its instances are.
+    """
+
+    opened: OpenedSample
+    statistics: IntensityStatistics
+    index: InstanceIndex
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """Where a patch comes from and how it is turned.
+
+    Attributes:
+        source: Index of the sample.
+        sections: Section of the sample that each section of the patch comes from, shape (z,).
+        thickness: Sections that are averaged for one of the patch (the middle one's labels count).
+        warp: In-plane geometry.
+    """
+
+    source: int
+    sections: NDArray[np.int64]
+    thickness: int
+    warp: Warp
+
+
+def random_stream(seed: int, index: int, stream: int) -> np.random.Generator:
+    """The random numbers of one patch: a pure function of seed, patch and stream."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index, stream])))
+
+
+def prepare_source(opened: OpenedSample) -> Source:
+    """Statistics and instance index of a sample; reads it once.
+
+    Raises:
+        InputError: What reading the volumes raises.
+    """
+    return Source(opened, sample_intensity(opened.image), index_instances(opened.labels))
+
+
+def index_instances(labels: Volume) -> InstanceIndex:
+    """Find the instances of a volume and some voxels of each.
+
+    At most 64 blocks, spread evenly over the volume, are looked at (all of them below 2 Gvoxel),
+    and of each instance at most 64 voxels, spread evenly over its raster order, are kept.
+    """
+    blocks = tile(labels.box, INDEX_SHAPE)
+    chosen = np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), INDEX_BLOCKS)).astype(int))
+    counts: dict[int, int] = {}
+    kept: dict[int, list[Array]] = {}
+    for block in (blocks[i] for i in chosen):
+        array = labels.read(block)
+        flat = np.flatnonzero(array)
+        ids = array.reshape(-1)[flat]
+        order = np.argsort(ids, kind="stable")
+        found, starts = np.unique(ids[order], return_index=True)
+        for one, positions in zip(found, np.split(flat[order], starts[1:]), strict=True):
+            points = np.stack(np.unravel_index(_thin(positions), block.shape), axis=1)
+            counts[int(one)] = counts.get(int(one), 0) + len(positions)
+            kept.setdefault(int(one), []).append(points + np.array(block.start))
+    ids_sorted = sorted(counts)
+    thinned = [_thin(np.concatenate(kept[i])) for i in ids_sorted]
+    lengths = [len(points) for points in thinned]
+    return InstanceIndex(
+        np.array([counts[i] for i in ids_sorted], np.int64),
+        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        np.concatenate([*thinned, np.zeros((0, 3), np.int64)]).astype(np.int64),
+    )
+
+
+def working_factors(opened: OpenedSample, working: WorkingSize) -> tuple[float, float]:
+    """Native voxels per working voxel along y and x; 1 where the working size is null."""
+    size = voxel_size_of(opened)
+    y, x = (1.0 if w is None else w / v for w, v in zip(working[1:], size[1:], strict=True))
+    return y, x
+
+
+def plan_patch(
+    sources: Sequence[Source],
+    patch: Triple,
+    working: WorkingSize,
+    sampling: SamplingConfig,
+    geometry: GeometryConfig,
+    random: np.random.Generator,
+) -> PatchPlan:
+    """Choose where a patch comes from and how it is turned.
+
+    Args:
+        sources: Samples to choose from, by their weights.
+        patch: Extent (z, y, x) in working voxels.
+        working: Working voxel size (z, y, x) in nm.
+        sampling: How places are chosen.
+        geometry: How patches are turned and scaled.
+        random: The patch's own random numbers.
+
+    Returns:
+        The plan; nothing is read.
+    """
+    weights = np.array([s.opened.sample.weight for s in sources], float)
+    chosen = int(random.choice(len(sources), p=weights / weights.sum()))
+    source = sources[chosen]
+    shape = source.opened.image.shape
+    step = int(random.choice(source.opened.sample.z_steps))
+    factors = working_factors(source.opened, working)
+    # a stack that is thinner than the patch at this step is taken at a finer one
+    step = max(1, min(step, shape[0] // patch[0]))
+    centre = _choose_centre(source, sampling, random)
+    extent = (patch[0] * step, patch[1] * factors[0], patch[2] * factors[1])
+    if centre is None:
+        centre = tuple(random.uniform(0, n) for n in shape)  # type: ignore[assignment]
+    else:
+        centre += random.uniform(-0.3, 0.3, 3) * extent
+    inside = [_keep_inside(c, e, n) for c, e, n in zip(centre, extent, shape, strict=True)]
+    first = int(inside[0] - extent[0] / 2) + int(random.integers(step))
+    sections = first + step * np.arange(patch[0], dtype=np.int64)
+    sections = np.minimum(sections, max(shape[0] - 1, int(sections[0]))) if step > 1 else sections
+    if geometry.flip and random.random() < 0.5:
+        sections = sections[::-1].copy()
+    thickness = step if step > 1 and random.random() < geometry.thick_sections else 1
+    warp = draw_warp((inside[1], inside[2]), factors, patch, geometry, random)
+    return PatchPlan(chosen, sections, thickness, warp)
+
+
+def read_patch(
+    source: Source, plan: PatchPlan, patch: Triple, rule: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Read and turn a planned patch.
+
+    Args:
+        source: The sample the plan names.
+        plan: From `plan_patch`.
+        patch: Extent (z, y, x) in working voxels.
+        rule: Intensity rule.
+
+    Returns:
+        Image float32 (z, y, x), normalised; labels int32 (z, y, x), whose ids stand for the
+        sample's within this patch only; and 1 where labels are known (None: everywhere).
+    """
+    opened = source.opened
+    (y0, y1), (x0, x1) = plan.warp.bounds(patch)
+    low, high = int(plan.sections.min()), int(plan.sections.max()) + 1
+    around = plan.thickness // 2
+    box = Box((low, y0, x0), (high, y1, x1))
+    deep = box.grow((around, 0, 0))
+    grey = normalise(
+        read_reflected(opened.image, deep),
+        source.statistics,
+        rule,
+        opened.sample.invert,
+    )
+    image = _pick_sections(grey, plan.sections - deep.start[0], plan.thickness)
+    labels = read_reflected(opened.labels, box)[plan.sections - low]
+    labels = _small_ids(labels)
+    mask = None
+    if opened.mask is not None:
+        known = read_reflected(opened.mask, box)[plan.sections - low] != 0
+        mask = torch.from_numpy(known.astype(np.float32))
+    return warp_patch(
+        torch.from_numpy(image), torch.from_numpy(labels), mask, plan.warp, (y0, x0), patch
+    )
+
+
+def fixed_patches(
+    sources: Sequence[Source], count: int, patch: Triple, working: WorkingSize
+) -> list[PatchPlan]:
+    """The same patches at every call, unturned: ``count`` from each sample, for validation.
+
+    Even ones lie around instances, odd ones anywhere.
+    """
+    still = GeometryConfig.still()
+    plans = []
+    for index, source in enumerate(sources):
+        for i in range(count):
+            where = SamplingConfig(uniform=i % 2, foreground=0.0, instance=(i + 1) % 2)
+            random = random_stream(index, i, GEOMETRY)
+            plan = plan_patch([source], patch, working, where, still, random)
+            plans.append(PatchPlan(index, plan.sections, plan.thickness, plan.warp))
+    return plans
+
+
+def _choose_centre(
+    source: Source, sampling: SamplingConfig, random: np.random.Generator
+) -> NDArray[np.float64] | None:
+    """A voxel of an instance, or None for anywhere."""
+    weights = np.array([sampling.uniform, sampling.foreground, sampling.instance])
+    way = random.choice(3, p=weights / weights.sum())
+    index = source.index
+    if way == 0 or not len(index.voxels):
+        return None
+    shares = index.voxels / index.voxels.sum() if way == 1 else None
+    instance = int(random.choice(len(index.voxels), p=shares))
+    point = int(random.integers(index.first[instance], index.first[instance + 1]))
+    return index.points[point] + 0.5
+
+
+def _keep_inside(centre: float, extent: float, length: int) -> float:
+    """Move a centre so that the extent lies inside 0..length, or is centred where it cannot."""
+    if extent >= length:
+        return length / 2
+    return min(max(centre, extent / 2), length - extent / 2)
+
+
+def _pick_sections(grey: Array, sections: Array, thickness: int) -> Array:
+    if thickness == 1:
+        return np.ascontiguousarray(grey[sections])
+    low = sections - thickness // 2
+    total = np.zeros((len(sections), *grey.shape[1:]), np.float32)
+    for k in range(thickness):
+        total += grey[np.minimum(low + k, len(grey) - 1)]
+    return total / np.float32(thickness)
+
+
+def _small_ids(labels: Array) -> NDArray[np.int32]:
+    """Ids that float32 can hold exactly."""
+    if labels.dtype.itemsize <= 2 or int(labels.max()) < MAX_EXACT_ID:
+        return labels.astype(np.int32)
+    ids, inverse = np.unique(labels, return_inverse=True)
+    offset = 0 if ids[0] == 0 else 1
+    return (inverse.reshape(labels.shape) + offset).astype(np.int32)
+
+
+def _thin(values: Array) -> Array:
+    """At most 64 entries, spread evenly."""
+    if len(values) <= POINTS_PER_INSTANCE:
+        return values
+    return values[np.linspace(0, len(values) - 1, POINTS_PER_INSTANCE).astype(np.int64)]

@@ -1,0 +1,152 @@
+"""What a training run keeps: its state from step to step, its files, and its table of losses."""
+
+import copy
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cristae.engine.files import write_atomic
+from cristae.networks.model import Model
+from cristae.networks.unet import build_network
+from cristae.training.config import TrainConfig
+
+COLUMNS = (
+    "step",
+    "learning_rate",
+    "loss",
+    "bce",
+    "dice",
+    "gradient_norm",
+    "seconds",
+    "waited",
+    "validation_loss",
+    "validation_iou",
+    "by_sample",
+)
+"""Columns of the table of a run."""
+
+WRITE_EVERY = 10
+
+
+@dataclass
+class State:
+    """What changes from step to step, and nothing else: the whole of a checkpoint.
+
+    Attributes:
+        step: Updates done.
+        network: The weights being trained.
+        average: A network whose weights are their moving average.
+        optimizer: AdamW with its moments.
+        best: Best foreground IoU on the validation samples so far; -1 before the first.
+    """
+
+    step: int
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    best: float = -1.0
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run writes, all beside its model file."""
+
+    model: Path
+
+    @property
+    def best(self) -> Path:
+        """The model that was best on the validation samples."""
+        return self.model.with_suffix(".best.pt")
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a run is resumed from."""
+        return self.model.with_suffix(".training.pt")
+
+    @property
+    def table(self) -> Path:
+        """Losses and rates, one line every few steps."""
+        return self.model.with_suffix(".csv")
+
+
+class Table:
+    """The CSV of a run; lines after the step that is resumed from are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        if step and path.exists():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+
+    def add(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Add figures to a step's line, with six digits; the file is written now and then."""
+        texts = {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in figures.items()}
+        if not self.rows or self.rows[-1]["step"] != str(step):
+            self.rows.append({"step": str(step)})
+        self.rows[-1].update(texts)
+        if len(self.rows) % WRITE_EVERY == 1 or "validation_iou" in figures:
+            self.write()
+
+    def write(self) -> None:
+        """Put all lines on disk."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.path, lambda file: file.write(text.getvalue().encode()))
+
+
+def first_state(config: TrainConfig, start: Model | None, device: torch.device) -> State:
+    """The state before the first step: weights from the seed, or those of a model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network: nn.Module = build_network(config.network)
+    if start is not None:
+        network.load_state_dict(start.state_dict)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    plain = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    average = copy.deepcopy(network).requires_grad_(False)
+    return State(0, network, average, optimizer)
+
+
+def restore_state(state: State, path: Path, device: torch.device) -> None:
+    """Take up a checkpoint; the inverse of `save_state`."""
+    tree = torch.load(path, map_location=device, weights_only=True)
+    state.network.load_state_dict(tree["network"])
+    state.average.load_state_dict(tree["average"])
+    state.optimizer.load_state_dict(tree["optimizer"])
+    state.step, state.best = tree["step"], tree["best"]
+
+
+@torch.no_grad()
+def update_average(state: State, decay: float) -> None:
+    """Move the averaged weights towards the present ones; faster in the first steps."""
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    pairs = zip(state.average.parameters(), state.network.parameters(), strict=True)
+    for average, new in pairs:
+        average.lerp_(new, 1 - decay)
+
+
+def save_state(state: State, path: Path) -> None:
+    """Write a checkpoint, atomically."""
+    tree = {
+        "step": state.step,
+        "best": state.best,
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+    }
+    write_atomic(path, lambda file: torch.save(tree, file))

@@ -1,0 +1,281 @@
+"""Samples: pairs of image and labels, as the ``volumes:`` list of a configuration names them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cristae.configuration import config_dataclass
+from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.grid import tile
+from cristae.volumes.simulate import SimulationConfig, simulate_volume
+from cristae.volumes.sources import open_volume
+from cristae.volumes.volume import Array, Nanometres, Volume, array_volume
+from cristae.volumes.widen import widened_volume
+
+Group = Literal["train", "validation", "test"]
+
+SCAN_SHAPE = (32, 512, 512)
+"""Block in which labels are read to check and load them."""
+
+
+@config_dataclass
+class Sample:
+    """One volume of a configuration.
+
+    Attributes:
+        name: What the run folder and all tables call it.
+        image: Source of the grey values; None where ``simulate`` is given.
+        labels: Source of the instance labels; None where there are none (or ``simulate``).
+        mask: Source of a volume that is 0 where the labels are not to be trusted.
+        voxel_size_nm: Voxel size (z, y, x) in nm; needed where the sources do not say.
+        roi: ``z0:z1,y0:y1,x0:x1`` of image, labels and mask; all by default.
+        group: ``train``, ``validation`` or ``test``.
+        invert: Turn the contrast around (for bright membranes).
+        label_widening_nm: By how much instances are grown to end at the outer membrane's outer
+            edge; for training only, scores are always of the labels as they are.
+        weight: How often patches come from here, in relation to the other samples.
+        z_steps: Of which sections a training patch is made: every k-th, k drawn from these. With
+            (1, 2, 4, 8) a volume with 5 nm sections stands for 5 to 40 nm ones.
+        simulate: A simulated volume in place of sources.
+    """
+
+    name: str
+    image: str | None = None
+    labels: str | None = None
+    mask: str | None = None
+    voxel_size_nm: tuple[float, float, float] | None = None
+    roi: str | None = None
+    group: Group = "train"
+    invert: bool = False
+    label_widening_nm: float = 0.0
+    weight: float = 1.0
+    z_steps: tuple[int, ...] = (1,)
+    simulate: SimulationConfig | None = None
+
+
+@dataclass(frozen=True)
+class OpenedSample:
+    """A sample whose sources are open and fit together.
+
+    Attributes:
+        sample: What was opened.
+        image: Grey values.
+        labels: Instance ids, widened where the sample says so.
+        mask: 0 where the labels are not to be trusted, or None.
+        in_memory: Whether the arrays are held in memory.
+    """
+
+    sample: Sample
+    image: Volume
+    labels: Volume
+    mask: Volume | None
+    in_memory: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the content, for ledgers."""
+        parts = [self.image.fingerprint, self.labels.fingerprint]
+        if self.mask is not None:
+            parts.append(self.mask.fingerprint)
+        return " ".join(parts)
+
+
+def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSample:
+    """Open a sample for training and check that it can be used.
+
+    Args:
+        sample: What to open.
+        voxel_size_needed: Whether an unknown voxel size is a fault.
+
+    Returns:
+        The open sample; nothing is held in memory yet.
+
+    Raises:
+        InputError: All faults at once: sources that cannot be read, no labels, shapes or origins
+            that differ, negative or fractional or empty labels, an unknown voxel size.
+    """
+    raise_faults(f"volume {sample.name!r}", sample_faults(sample), ConfigError)
+    image, labels, mask = _open_sources(sample)
+    faults = _pair_faults(image, labels, mask)
+    faults += _label_faults(labels)
+    if voxel_size_needed or sample.label_widening_nm:
+        faults += _voxel_size_faults(image)
+    raise_faults(f"volume {sample.name!r}", faults)
+    labels = labels.with_(voxel_size_nm=image.voxel_size_nm)
+    labels = widened_volume(labels, sample.label_widening_nm)
+    return OpenedSample(sample, image, labels, mask)
+
+
+def open_samples(
+    samples: Sequence[Sample], *, voxel_size_needed: bool = True
+) -> list[OpenedSample]:
+    """Open several samples; the faults of all of them come in one error.
+
+    Raises:
+        InputError: See `open_sample`; also names given twice.
+    """
+    names = [sample.name for sample in samples]
+    faults = [f"name {n!r} given {names.count(n)} times" for n in set(names) if names.count(n) > 1]
+    opened = []
+    for sample in samples:
+        try:
+            opened.append(open_sample(sample, voxel_size_needed=voxel_size_needed))
+        except InputError as error:
+            faults.append(str(error))
+    raise_faults("volumes", faults)
+    return opened
+
+
+def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[OpenedSample]:
+    """Hold samples in memory, in the order given, as long as the room lasts.
+
+    Args:
+        opened: Open samples.
+        memory_bytes: Room for all of them together; a sample that does not fit stays on disk.
+
+    Returns:
+        The samples, each in memory as a whole or not at all. Labels are held in the smallest
+        unsigned type that their ids fit.
+    """
+    room, result = memory_bytes, []
+    for one in opened:
+        volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
+        needed = sum(volume.size * volume.dtype.itemsize for volume in volumes)
+        if needed > room:
+            result.append(one)
+            continue
+        room -= needed
+        result.append(
+            OpenedSample(
+                one.sample,
+                _load(one.image),
+                _load(one.labels, smallest=True),
+                _load(one.mask) if one.mask is not None else None,
+                in_memory=True,
+            )
+        )
+    return result
+
+
+def sample_faults(sample: Sample) -> list[str]:
+    """Faults of a sample's own fields, before anything is opened."""
+    faults = []
+    if sample.simulate is None and (sample.image is None or sample.labels is None):
+        faults.append(
+            f"image {sample.image!r} and labels {sample.labels!r}: expected both, or `simulate`"
+        )
+    if sample.simulate is not None:
+        given = [n for n in ("image", "labels", "mask") if getattr(sample, n) is not None]
+        faults += [f"{name} given beside `simulate`: expected one of them" for name in given]
+    if sample.label_widening_nm < 0:
+        faults.append(f"label_widening_nm {sample.label_widening_nm}: expected at least 0")
+    if sample.weight < 0:
+        faults.append(f"weight {sample.weight}: expected at least 0")
+    if not sample.z_steps or min(sample.z_steps) < 1:
+        faults.append(f"z_steps {sample.z_steps}: expected one or more numbers of at least 1")
+    return faults
+
+
+def _open_sources(sample: Sample) -> tuple[Volume, Volume, Volume | None]:
+    if sample.simulate is not None:
+        image, labels = simulate_volume(sample.simulate)
+        return (
+            open_volume(image, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi),
+            open_volume(labels, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi),
+            None,
+        )
+    faults: list[str] = []
+    volumes: list[Volume | None] = []
+    for source, kind in ((sample.image, "image"), (sample.labels, "labels"), (sample.mask, None)):
+        try:
+            volumes.append(
+                None
+                if source is None
+                else open_volume(
+                    source,
+                    voxel_size_nm=sample.voxel_size_nm,
+                    roi=sample.roi,
+                    kind=kind,  # type: ignore[arg-type]
+                )
+            )
+        except InputError as error:
+            faults.append(str(error))
+            volumes.append(None)
+    raise_faults(f"volume {sample.name!r}", faults)
+    image_there, labels_there, mask = volumes
+    if image_there is None or labels_there is None:
+        raise InputError(f"volume {sample.name!r}: image and labels are needed")
+    return image_there, labels_there, mask
+
+
+def _pair_faults(image: Volume, labels: Volume, mask: Volume | None) -> list[str]:
+    faults = []
+    others = [("labels", labels), ("mask", mask)]
+    for what, other in others:
+        if other is not None and other.shape != image.shape:
+            faults.append(
+                f"{what} {other.name} of shape {other.shape}, expected that of image "
+                f"{image.name}, {image.shape}"
+            )
+    for volume in (image, labels, mask):
+        if volume is not None and volume.channels is not None:
+            faults.append(f"{volume.name}: {len(volume.channels)} channels, expected (z, y, x)")
+    return faults
+
+
+def _voxel_size_faults(image: Volume) -> list[str]:
+    if image.voxel_size_nm is None:
+        return [f"{image.name}: unknown voxel size, expected `voxel_size_nm: [z, y, x]`"]
+    if min(image.voxel_size_nm) <= 0:
+        return [f"voxel_size_nm {image.voxel_size_nm}: expected three positive numbers"]
+    return []
+
+
+def _label_faults(labels: Volume) -> list[str]:
+    """Whether labels hold ids: whole numbers, none negative, at least one above 0.
+
+    Unsigned labels are read only until the first instance; others have to be read as a whole.
+    """
+    if labels.channels is not None:
+        return []
+    if labels.dtype.kind not in "uifb":
+        return [f"{labels.name}: {labels.dtype} voxels, expected whole numbers"]
+    empty = True
+    for box in tile(labels.box, SCAN_SHAPE):
+        block = labels.read(box)
+        if labels.dtype.kind == "f" and not np.array_equal(block, np.floor(block)):
+            odd = block[block != np.floor(block)][0]
+            return [f"{labels.name}: label {odd} in {box}, expected whole numbers"]
+        if labels.dtype.kind in "if" and block.min() < 0:
+            return [f"{labels.name}: label {block.min()} in {box}, expected at least 0"]
+        empty = empty and not block.any()
+        if not empty and labels.dtype.kind in "ub":
+            break
+    return [f"{labels.name}: no label above 0, expected instances"] if empty else []
+
+
+def _load(volume: Volume, smallest: bool = False) -> Volume:
+    array = np.empty(volume.shape, volume.dtype)
+    for box in tile(volume.box, SCAN_SHAPE):
+        array[box.slices()] = volume.read(box)
+    if smallest:
+        array = _smallest(array)
+    held = array_volume(
+        array, name=volume.name, voxel_size_nm=volume.voxel_size_nm, kind=volume.kind
+    )
+    return held.with_(fingerprint=volume.fingerprint, attributes=volume.attributes)
+
+
+def _smallest(labels: Array) -> Array:
+    highest = int(labels.max())
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        if highest <= np.iinfo(dtype).max:
+            return labels.astype(dtype, copy=False)
+    return labels.astype(np.uint64, copy=False)
+
+
+def voxel_size_of(opened: OpenedSample) -> Nanometres:
+    """The voxel size (z, y, x) in nm; 1 nm where it is unknown and was not needed."""
+    return opened.image.voxel_size_nm or (1.0, 1.0, 1.0)
