@@ -1,0 +1,394 @@
+"""The overlap table: every prediction, every truth instance, and how much of each lies in which.
+
+It is made in one pass over both label arrays, in blocks, and holds integers only, so it is the
+same for any blocks, workers and scheduling. All scores are functions of this table (`metrics`,
+`matching`); nothing looks at voxels again. `overlaps_of_tally` is where other sources of the same
+counts, such as run tables, join.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cristae.engine.blockwise import promise_memory
+from cristae.engine.executors import Resources
+from cristae.engine.ledger import Ledger
+from cristae.errors import InputError, raise_faults
+from cristae.grid import Box, Triple
+from cristae.measurement.blocks import blocks_of, memory_of, tally_blocks
+from cristae.measurement.tally import (
+    FIRST,
+    START,
+    STOP,
+    SUM,
+    VOXELS,
+    WEIGHT,
+    Integers,
+    Labels,
+    Tally,
+    as_labels,
+    check_extent,
+    collapse,
+    tally_block,
+)
+from cristae.volumes.volume import Volume
+
+Align = Literal["origin", "corner"]
+Floats = NDArray[np.float64]
+
+FLOAT_UNIT = 1 << 24
+"""Scores that are floats are counted in steps of 2**-24, so that their sums are integers too."""
+
+_TOLERANCE_VX = 1e-3
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Exact facts of the instances of one label array, ascending by label.
+
+    Attributes:
+        labels: (n,) uint64, none 0.
+        voxels: (n,) voxel counts.
+        start: (n, 3) first voxel (z, y, x) of the bounding box.
+        stop: (n, 3) its last voxel, exclusive.
+        first: (n,) raster index of the instance's first voxel.
+        sums: (n, 3) coordinate sums (z, y, x) over its voxels.
+        score_sums: (n,) sums of the scores in integer units; zeros where there are none.
+    """
+
+    labels: Labels
+    voxels: Integers
+    start: Integers
+    stop: Integers
+    first: Integers
+    sums: Integers
+    score_sums: Integers
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def centroids(self) -> Floats:
+        """(n, 3) mean voxel coordinates (z, y, x)."""
+        return self.sums / self.voxels[:, None]
+
+    def select(self, keep: NDArray[np.bool_]) -> "Instances":
+        """Those where ``keep`` is true."""
+        return Instances(
+            self.labels[keep],
+            self.voxels[keep],
+            self.start[keep],
+            self.stop[keep],
+            self.first[keep],
+            self.sums[keep],
+            self.score_sums[keep],
+        )
+
+    def cut_by(self, box: Box) -> NDArray[np.bool_]:
+        """(n,) whether an instance touches a face of the box, so that part of it may be missing.
+
+        A face at which the box is one voxel thin counts as well: there, everything is cut.
+        """
+        at_start = self.start <= np.array(box.start)
+        at_stop = self.stop >= np.array(box.stop)
+        return np.asarray((at_start | at_stop).any(axis=1))
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """The sparse overlap table of a prediction and a truth.
+
+    Attributes:
+        prediction: Facts of the predicted instances; coordinates are voxels of that array.
+        truth: Facts of the true instances, in the same coordinates.
+        predicted: (m,) rows of ``prediction``, one entry a pair that overlaps, ascending.
+        true: (m,) rows of ``truth`` of the same pairs, ascending within a prediction.
+        voxels: (m,) voxels that the pair shares, at least 1.
+        compared_voxels: Voxels compared; fewer than in ``box`` where a mask left some out.
+        box: What was compared, in voxels of the prediction's array.
+        score_unit: What one voxel of score 1 adds to ``score_sums``; None without scores.
+    """
+
+    prediction: Instances
+    truth: Instances
+    predicted: NDArray[np.intp]
+    true: NDArray[np.intp]
+    voxels: Integers
+    compared_voxels: int
+    box: Box
+    score_unit: int | None = None
+
+    @property
+    def iou(self) -> Floats:
+        """(m,) intersection over union of every pair."""
+        union = self.prediction.voxels[self.predicted] + self.truth.voxels[self.true] - self.voxels
+        return self.voxels / union
+
+    @property
+    def mean_scores(self) -> Floats | None:
+        """(predictions,) mean score of each predicted instance, 0 to 1; None without scores."""
+        if self.score_unit is None:
+            return None
+        return self.prediction.score_sums / (self.prediction.voxels * float(self.score_unit))
+
+    def select(
+        self, keep_predictions: NDArray[np.bool_], keep_truth: NDArray[np.bool_]
+    ) -> "Overlaps":
+        """The table of some instances only; whole-volume counts stay as they are."""
+        keep = keep_predictions[self.predicted] & keep_truth[self.true]
+        row_of_prediction = np.cumsum(keep_predictions) - 1
+        row_of_truth = np.cumsum(keep_truth) - 1
+        return Overlaps(
+            self.prediction.select(keep_predictions),
+            self.truth.select(keep_truth),
+            row_of_prediction[self.predicted[keep]],
+            row_of_truth[self.true[keep]],
+            self.voxels[keep],
+            self.compared_voxels,
+            self.box,
+            self.score_unit,
+        )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared, volume by volume.
+
+    Attributes:
+        prediction: Labels (z, y, x), 0 background, ids up to 2**64 - 1.
+        truth: Labels of the same place.
+        scores: Prediction ([c,] z, y, x), unsigned integers over their type's whole range or
+            floats in [0, 1], whose mean within an instance is its score.
+        score_channel: Channel of ``scores``; the mean over channels by default.
+        mask: Voxels where it is 0 are left out of everything.
+    """
+
+    prediction: Volume
+    truth: Volume
+    scores: Volume | None = None
+    score_channel: int | None = None
+    mask: Volume | None = None
+
+    @property
+    def volumes(self) -> dict[str, Volume]:
+        """Those given, by role."""
+        roles = {
+            "prediction": self.prediction,
+            "truth": self.truth,
+            "scores": self.scores,
+            "mask": self.mask,
+        }
+        return {role: volume for role, volume in roles.items() if volume is not None}
+
+    @property
+    def score_unit(self) -> int | None:
+        """What a voxel of score 1 adds up to over the channels used; None without scores."""
+        if self.scores is None:
+            return None
+        channels = 1 if self.score_channel is not None else len(self.scores.channels or ("",))
+        kind = self.scores.dtype.kind
+        if kind in "bf":
+            return channels * (FLOAT_UNIT if kind == "f" else 1)
+        return channels * int(np.iinfo(self.scores.dtype).max)
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Bytes a worker holds for a voxel of its block."""
+        p, t = self.prediction.dtype.itemsize, self.truth.dtype.itemsize
+        total = p + t + (max(p, t) if p != t else 0)
+        if self.scores is not None:
+            total += len(self.scores.channels or ("",)) * self.scores.dtype.itemsize
+            total += 8 if self.scores.dtype.kind == "f" else 0
+        return total if self.mask is None else total + p + t + self.mask.dtype.itemsize + 1
+
+
+def overlap_table(
+    compared: Compared,
+    *,
+    crop: bool = False,
+    align: Align = "origin",
+    resources: Resources | None = None,
+    ledger: Ledger | None = None,
+) -> Overlaps:
+    """Count how the instances of two label volumes overlap.
+
+    Args:
+        compared: The volumes.
+        crop: Compare the common part of volumes that do not cover the same place.
+        align: ``origin`` places the volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
+        resources: Workers and executor.
+        ledger: Remembers finished blocks.
+
+    Returns:
+        The table, independent of blocks and workers.
+
+    Raises:
+        InputError: Volumes of different places or voxel sizes, offsets that are not whole voxels,
+            labels that are negative or fractional; all faults of the volumes at once.
+        MemoryLimitError: A block does not fit.
+    """
+    resources = Resources() if resources is None else resources
+    box, placed = _place(compared, crop, align)
+    unit = compared.score_unit
+    check_extent(compared.prediction.shape, compared.prediction.name, unit or 1)
+    blocks = blocks_of(list(placed.volumes.values()))
+    promise_memory("evaluate", memory_of(blocks, placed.bytes_per_voxel, resources), resources)
+    tally = tally_blocks(
+        _Pass(placed, box.start, compared.prediction.shape),
+        blocks,
+        description="overlaps",
+        resources=resources,
+        ledger=ledger,
+    )
+    return overlaps_of_tally(tally, box, unit)
+
+
+def overlaps_of_tally(tally: Tally, box: Box, score_unit: int | None = None) -> Overlaps:
+    """The overlap table from counts of (prediction, truth) pairs, wherever they come from.
+
+    Args:
+        tally: Facts of every pair; first label the prediction's, second the truth's.
+        box: What was compared.
+        score_unit: What one voxel of score 1 adds to the weights; None without scores.
+    """
+    prediction = _instances(*collapse(tally, 0))
+    truth = _instances(*collapse(tally, 1))
+    both = (tally.labels > 0).all(axis=1)
+    pairs = tally.labels[both]
+    return Overlaps(
+        prediction,
+        truth,
+        np.searchsorted(prediction.labels, pairs[:, 0]),
+        np.searchsorted(truth.labels, pairs[:, 1]),
+        tally.facts[both, VOXELS],
+        tally.voxels,
+        box,
+        score_unit,
+    )
+
+
+def _instances(labels: Labels, facts: Integers) -> Instances:
+    return Instances(
+        labels,
+        facts[:, VOXELS],
+        facts[:, START],
+        facts[:, STOP],
+        facts[:, FIRST],
+        facts[:, SUM],
+        facts[:, WEIGHT],
+    )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Reads one block of every volume and tallies it; the volumes have one shape."""
+
+    compared: Compared
+    corner: Triple
+    extent: Triple
+
+    def __call__(self, block: Box) -> Tally:
+        prediction, truth = self.compared.prediction, self.compared.truth
+        first = as_labels(prediction.read(block), prediction.name, block)
+        second = as_labels(truth.read(block), truth.name, block)
+        left_out = 0
+        if self.compared.mask is not None:
+            inside = self.compared.mask.read(block) != 0
+            first, second = first * inside, second * inside
+            left_out = inside.size - int(np.count_nonzero(inside))
+        scores = self.compared.scores
+        weights = None if scores is None else _weights(scores, block, self.compared.score_channel)
+        corner = block.shift(self.corner).start
+        tally = tally_block(first, second, weights, corner=corner, extent=self.extent)
+        return Tally(tally.labels, tally.facts, tally.voxels - left_out)
+
+
+def _weights(scores: Volume, block: Box, channel: int | None) -> NDArray[Any]:
+    """(c, z, y, x) integer scores of a block."""
+    array = scores.read(block)
+    array = array[None] if array.ndim == 3 else array
+    array = array if channel is None else array[channel : channel + 1]
+    if array.dtype.kind != "f":
+        return array
+    if not ((array >= 0) & (array <= 1)).all():
+        raise InputError(f"{scores.name}: scores outside [0, 1] in box {block}")
+    return np.rint(array * float(FLOAT_UNIT)).astype(np.int64)
+
+
+def _place(compared: Compared, crop: bool, align: Align) -> tuple[Box, Compared]:
+    """The box to compare in the prediction's voxels, and every volume cropped to it."""
+    prediction, truth, volumes = compared.prediction, compared.truth, compared.volumes
+    faults = _type_faults(compared)
+    offsets: dict[str, Triple] = {}
+    for role, volume in volumes.items():
+        offsets[role], found = _offset(prediction, volume, align)
+        faults += found
+    raise_faults(f"{prediction.name} and {truth.name}", faults)
+    boxes = {role: volume.box.shift(offsets[role]) for role, volume in volumes.items()}
+    common = boxes["prediction"].clip(boxes["truth"])
+    if boxes["truth"] != boxes["prediction"] and not crop:
+        faults.append(
+            f"prediction has shape {prediction.shape}, truth has shape {truth.shape} at voxel "
+            f"{offsets['truth']} of it; expected the same place (crop compares the common part)"
+        )
+    elif common.empty:
+        faults.append(f"truth at {boxes['truth']} and prediction at {prediction.box} do not meet")
+    for role in ("scores", "mask"):
+        if role in boxes and not boxes[role].contains(common):
+            faults.append(f"{role} at {boxes[role]} does not cover {common}")
+    raise_faults(f"{prediction.name} and {truth.name}", faults)
+    parts = {role: v.crop(common.relative_to(offsets[role])) for role, v in volumes.items()}
+    placed = replace(
+        compared,
+        prediction=parts["prediction"],
+        truth=parts["truth"],
+        scores=parts.get("scores"),
+        mask=parts.get("mask"),
+    )
+    return common, placed
+
+
+def _offset(base: Volume, volume: Volume, align: Align) -> tuple[Triple, list[str]]:
+    """Voxel of ``base`` on which voxel 0 of ``volume`` lies, and what is wrong with that."""
+    size, other = base.voxel_size_nm, volume.voxel_size_nm
+    faults = []
+    if size is not None and other is not None and not np.allclose(size, other, rtol=1e-4):
+        faults.append(f"voxel size {other} nm of {volume.name}, {size} nm of {base.name}")
+    if align == "corner":
+        return (0, 0, 0), faults
+    # where the voxel size is unknown, origins are counted in voxels
+    here, there = (np.array(v.origin_nm) / (v.voxel_size_nm or (1.0,) * 3) for v in (base, volume))
+    offset = there - here
+    whole = np.rint(offset)
+    if not faults and (np.abs(offset - whole) > _TOLERANCE_VX).any():
+        z, y, x = np.round(offset, 3).tolist()
+        faults.append(
+            f"{volume.name} lies ({z}, {y}, {x}) voxels from {base.name}, expected whole voxels"
+        )
+    z, y, x = (int(i) for i in whole)
+    return (z, y, x), faults
+
+
+def _type_faults(compared: Compared) -> list[str]:
+    faults = []
+    for role, volume in compared.volumes.items():
+        if role != "scores" and volume.channels is not None:
+            faults.append(f"{role} has channels {', '.join(volume.channels)}, expected none")
+        if role in ("prediction", "truth") and volume.dtype.kind not in "buif":
+            faults.append(f"{role} is {volume.dtype}, expected integer labels")
+        if role == "scores":
+            faults += _score_faults(volume, compared.score_channel)
+    return faults
+
+
+def _score_faults(scores: Volume, channel: int | None) -> list[str]:
+    faults = []
+    kind, width = scores.dtype.kind, scores.dtype.itemsize
+    if kind not in "buf" or (kind == "u" and width > 4):
+        faults.append(f"scores are {scores.dtype}, expected uint8 to uint32, or floats in [0, 1]")
+    channels = len(scores.channels or ("",))
+    if channel is not None and not 0 <= channel < channels:
+        faults.append(f"score channel {channel}, scores have channels 0 to {channels - 1}")
+    return faults

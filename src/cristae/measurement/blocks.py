@@ -1,0 +1,114 @@
+"""Tallies of whole volumes: block after block, resumed where a ledger remembers them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cristae.engine.blockwise import run_blocks
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.files import write_atomic
+from cristae.engine.ledger import Ledger
+from cristae.engine.progress import track
+from cristae.grid import Box, Triple, tile
+from cristae.measurement.tally import Tally, merge_tallies
+from cristae.volumes.volume import Volume
+
+BLOCK_VOXELS = 1 << 23
+"""Voxels a block grows to from whole chunks; 8 M keep two uint64 label blocks at 128 MiB."""
+
+TABLE_BYTES = 32 << 20
+"""Memory counted for the tally itself: some hundred thousand pairs, with a copy while merging."""
+
+
+def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
+    """Blocks of whole chunks that volumes of one shape are read in, in raster order.
+
+    The block starts as the larger chunk of the volumes along each axis and is doubled along x,
+    then y, then z while it has at most `BLOCK_VOXELS` voxels: long rows make long runs.
+    """
+    shape = volumes[0].shape
+    block = [
+        min(side, max(v.chunk_shape[axis] for v in volumes)) for axis, side in enumerate(shape)
+    ]
+    for axis in (2, 1, 0):
+        others = int(np.prod(block)) // block[axis]
+        while block[axis] < shape[axis] and 2 * block[axis] * others <= BLOCK_VOXELS:
+            block[axis] = min(2 * block[axis], shape[axis])
+    z, y, x = block
+    return tile(Box.of(shape), (z, y, x))
+
+
+def memory_of(blocks: Sequence[Box], bytes_per_voxel: int, resources: Resources) -> int:
+    """Upper bound of the bytes a tally takes: a block a worker, and the table."""
+    largest = max((block.size for block in blocks), default=0)
+    workers = 1 if resources.executor == "serial" else max(1, resources.workers)
+    return min(workers, len(blocks)) * largest * bytes_per_voxel + TABLE_BYTES
+
+
+def tally_blocks(
+    function: Callable[[Box], Tally],
+    blocks: Sequence[Box],
+    *,
+    description: str,
+    resources: Resources,
+    ledger: Ledger | None = None,
+) -> Tally:
+    """Tally every block and merge.
+
+    Args:
+        function: Gives the tally of a block; picklable where the executor is ``processes``.
+        blocks: Blocks without overlap.
+        description: What progress says.
+        resources: Workers and executor.
+        ledger: Where finished blocks are remembered, so that an interrupted run goes on.
+
+    Returns:
+        The tally of all blocks together, the same for any blocks and workers.
+    """
+    if ledger is None:
+        return merge_tallies(_in_memory(function, blocks, description, resources))
+    run_blocks(
+        "tally",
+        blocks,
+        _Saved(function, ledger.scratch),
+        ledger=ledger,
+        resources=resources,
+        description=description,
+    )
+    return merge_tallies(_load(ledger.scratch / _file_of(block)) for block in blocks)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """Tallies a block into a file."""
+
+    function: Callable[[Box], Tally]
+    folder: Path
+
+    def __call__(self, block: Box) -> int:
+        tally = self.function(block)
+        path = self.folder / _file_of(block)
+        columns = {"labels": tally.labels, "facts": tally.facts, "voxels": np.int64(tally.voxels)}
+        write_atomic(path, lambda file: np.savez(file, **columns))  # type: ignore[arg-type]
+        return len(tally.labels)
+
+
+def _in_memory(
+    function: Callable[[Box], Tally], blocks: Sequence[Box], description: str, resources: Resources
+) -> Iterator[Tally]:
+    with track(description, sum(block.size for block in blocks), "voxels") as advance:
+        for block, tally in run_tasks(function, blocks, resources):
+            yield tally
+            advance(block.size)
+
+
+def _file_of(block: Box) -> str:
+    sides: Triple = block.start
+    return "tally-{}-{}-{}.npz".format(*sides)
+
+
+def _load(path: Path) -> Tally:
+    with np.load(path) as columns:
+        return Tally(columns["labels"], columns["facts"], int(columns["voxels"]))

@@ -1,0 +1,90 @@
+"""Equal to mAP_3Dvolume and TIMISE on the reference data, to the digits they print."""
+
+import functools
+import re
+from collections import defaultdict
+
+import h5py
+import numpy as np
+import pytest
+
+from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.metrics import match
+from cristae.volumes.volume import array_volume
+
+CASES = ("case0", "case1", "case2", "case3", "lucchi")
+AP_KEYS = ("50:95", "50", "75", "75_small", "75_medium", "75_large")
+
+
+@functools.cache
+def table_of(folder, case):
+    if case == "lucchi":
+        truth = h5py.File(folder / "lucchi" / "lucchi_gt_test.h5")["main"][...]
+        prediction = h5py.File(folder / "lucchi" / "lucchi_pred_UNet_label_test.h5")["main"][...]
+        scores = None
+    else:
+        with np.load(folder / "metric" / f"{case}.npz") as data:
+            truth, prediction = data["truth"], data["prediction"]
+            scores = array_volume(data["heatmap"])
+    return overlap_table(Compared(array_volume(prediction), array_volume(truth), scores))
+
+
+def reference(folder, case, ranked_by):
+    stem = "lucchi/lucchi" if case == "lucchi" else f"metric/{case}_{ranked_by}_ranked"
+    printed = (folder / f"{stem}_map.txt").read_text()
+    ap = [float(value) for value in re.findall(r"= +(-?\d\.\d+)$", printed, re.MULTILINE)]
+    match_p = np.loadtxt(folder / f"{stem}_match_p.txt", ndmin=2)
+    match_fn = np.loadtxt(folder / f"{stem}_match_fn.txt", ndmin=2).reshape(-1, 5)
+    return ap, match_p, match_fn
+
+
+def matches_of(folder, case, ranked_by):
+    table = table_of(folder, case)
+    return match(table, table.mean_scores if ranked_by == "heatmap" else None)
+
+
+RANKED = [
+    (case, by)
+    for case in CASES
+    for by in ("size", "heatmap")
+    if (case, by) != ("lucchi", "heatmap")
+]
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    return shared / "golden"
+
+
+@pytest.mark.parametrize(("case", "ranked_by"), RANKED)
+def test_average_precision_to_the_printed_digits(golden, case, ranked_by):
+    expected, _, _ = reference(golden, case, ranked_by)
+    found = matches_of(golden, case, ranked_by).average_precision()
+    assert tuple(found) == AP_KEYS
+    printed = [-1.0 if value is None else float(f"{value:.3f}") for value in found.values()]
+    assert printed == expected
+
+
+@pytest.mark.parametrize(("case", "ranked_by"), RANKED)
+def test_matches_of_the_predictions(golden, case, ranked_by):
+    """Same rows in the same order; rows of equal ranking score are compared as a set."""
+    _, expected, _ = reference(golden, case, ranked_by)
+    matches = matches_of(golden, case, ranked_by)
+    found = np.round(matches.prediction_rows(), 4)
+    by = matches.table.prediction.voxels if ranked_by == "size" else matches.table.mean_scores
+    scores = dict(zip(matches.table.prediction.labels.tolist(), by.tolist(), strict=True))
+    assert len(found) == len(expected)
+    groups = [defaultdict(set), defaultdict(set)]
+    for rows, group in zip((expected, found), groups, strict=True):
+        for place, row in enumerate(rows):
+            score = scores[int(row[0])]
+            assert score == scores[int(found[place, 0])]
+            group[score].add(tuple(row))
+    assert groups[0] == groups[1]
+
+
+@pytest.mark.parametrize(("case", "ranked_by"), RANKED)
+def test_missed_truth(golden, case, ranked_by):
+    _, _, expected = reference(golden, case, ranked_by)
+    found = np.round(matches_of(golden, case, ranked_by).missed_rows(), 4)
+    np.testing.assert_array_equal(found, expected)
