@@ -1,0 +1,1 @@
+"""Networks: what turns an image into logits, and the file that carries one."""

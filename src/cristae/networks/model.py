@@ -1,0 +1,305 @@
+"""The model file: weights with all that a later stage needs to know about them.
+
+A model file is one `torch.save` archive of tensors and plain values (numbers, strings, lists,
+dicts, null), read with ``weights_only=True``, so that opening a stranger's file runs no code::
+
+    format          "cristae model"
+    format_version  1
+    network         the kind of network: "unet"
+    network_config  its configuration, plain
+    channels, working_voxel_size_nm, intensity, decoder, thresholds, card
+    stored_as       "float32" or "float16": how the convolutions' weights lie in the file
+    state_dict      tensors by name
+
+Named models are files of the package, ``weights/NAME.pt``, each with a card ``NAME.md`` beside it.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cristae.configuration import from_plain, to_plain
+from cristae.errors import InputError, SourceNotFoundError, raise_faults
+from cristae.networks.unet import UNet, UNetConfig, build_network, check_unet_config
+
+FORMAT = "cristae model"
+FORMAT_VERSION = 1
+INTENSITY_RULES = ("window", "uint8")
+
+StoredAs = Literal["float32", "float16"]
+VoxelSize = tuple[float | None, float | None, float | None]
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "network_config": dict,
+    "channels": list,
+    "working_voxel_size_nm": list,
+    "intensity": str,
+    "decoder": str,
+    "thresholds": dict,
+    "card": dict,
+    "stored_as": str,
+    "state_dict": dict,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network with what its use needs to know.
+
+    Attributes:
+        network_config: What the network is built from.
+        state_dict: Its tensors by name; floating ones are float32.
+        channels: Names of its outputs, in order.
+        working_voxel_size_nm: Voxel size (z, y, x) in nm it was trained at; null on an axis where
+            images are never resampled.
+        intensity: The rule of `cristae.volumes.intensity` for its input: "window" or "uint8".
+        decoder: The decoder its outputs are meant for.
+        thresholds: That decoder's thresholds, by name; none means the decoder's defaults.
+        card: Where it comes from: data, settings, date, scores. Plain values.
+        format_version: Version of the file it was read from, or will be written as.
+    """
+
+    network_config: UNetConfig
+    state_dict: Mapping[str, Tensor]
+    channels: tuple[str, ...]
+    working_voxel_size_nm: VoxelSize = (None, None, None)
+    intensity: str = "window"
+    decoder: str = "bc_watershed"
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what can change a prediction: 16 hexadecimal digits.
+
+        Weights, network, channels, working voxel size and intensity rule. The decoder, its
+        thresholds and the card are left out: a prediction does not go stale when they change.
+        """
+        digest = hashlib.sha256()
+        facts = {
+            "network": to_plain(self.network_config),
+            "channels": list(self.channels),
+            "working_voxel_size_nm": list(self.working_voxel_size_nm),
+            "intensity": self.intensity,
+        }
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict.items()):
+            if tensor.is_floating_point():
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def model_network(model: Model) -> UNet:
+    """The model's network with its weights, in evaluation mode.
+
+    Raises:
+        InputError: Weights that do not fit the network; all misfits at once.
+    """
+    raise_faults("model", _misfits(model.network_config, model.state_dict))
+    network = build_network(model.network_config)
+    network.load_state_dict(dict(model.state_dict))
+    return network.eval()
+
+
+def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32") -> Model:
+    """Write a model file; a reader sees the old file or the whole new one, never a part.
+
+    Args:
+        model: What to write.
+        path: The file; its folder must exist.
+        stored_as: "float16" halves the file: weights of two or more axes are rounded to half
+            precision. Biases and the statistics of batch normalisation stay float32.
+
+    Returns:
+        The model exactly as `load_model` will read it: the given one, or its rounded twin with
+        another fingerprint.
+
+    Raises:
+        InputError: Faults of the model, or weights outside the range of half precision.
+    """
+    path = Path(path)
+    raise_faults(str(path), _faults(model, stored_as))
+    tensors = {name: _stored(tensor, stored_as) for name, tensor in model.state_dict.items()}
+    tree = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "network": "unet",
+        "network_config": to_plain(model.network_config),
+        "channels": list(model.channels),
+        "working_voxel_size_nm": list(model.working_voxel_size_nm),
+        "intensity": model.intensity,
+        "decoder": model.decoder,
+        "thresholds": dict(model.thresholds),
+        "card": to_plain(model.card),
+        "stored_as": stored_as,
+        "state_dict": tensors,
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(tree, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return replace(model, state_dict=_widened(tensors), format_version=FORMAT_VERSION)
+
+
+def load_model(path_or_name: str | Path) -> Model:
+    """Read a model file, or a model of the package by its name.
+
+    Args:
+        path_or_name: A path, or one of `named_models`. A name wins over a file of the same name in
+            the working folder; write ``./NAME`` for that.
+
+    Raises:
+        SourceNotFoundError: Neither a file nor a known name; the known names are listed.
+        InputError: Not a model file, one of a newer format, or one with missing or unfit parts.
+    """
+    path = _find(path_or_name)
+    tree = _read(path)
+    version = tree.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version {version} found, this version of cristae reads up to "
+            f"{FORMAT_VERSION}: install a newer one"
+        )
+    faults = [
+        f"{key}: {type(tree.get(key)).__name__} found, expected {kind}"
+        for key, kind in _FIELDS.items()
+        if not isinstance(tree.get(key), kind)
+    ]
+    if tree.get("network") != "unet":
+        faults.append(f"network: {tree.get('network')!r} found, expected 'unet'")
+    raise_faults(str(path), faults)
+    model = Model(
+        network_config=from_plain(UNetConfig, tree["network_config"], f"{path}: network_config"),
+        state_dict=_widened(tree["state_dict"]),
+        channels=tuple(tree["channels"]),
+        working_voxel_size_nm=tuple(tree["working_voxel_size_nm"]),
+        intensity=tree["intensity"],
+        decoder=tree["decoder"],
+        thresholds=tree["thresholds"],
+        card=tree["card"],
+        format_version=version,
+    )
+    raise_faults(str(path), _faults(model, tree["stored_as"]))
+    return model
+
+
+def named_models() -> dict[str, Path]:
+    """The models that come with the package: their files by name, in alphabetical order."""
+    return {path.stem: path for path in sorted(_WEIGHTS.glob("*.pt"))}
+
+
+def model_card(name: str) -> str:
+    """The card (Markdown) of a model that comes with the package; empty where it has none.
+
+    Raises:
+        SourceNotFoundError: An unknown name; the known ones are listed.
+    """
+    if name not in named_models():
+        raise SourceNotFoundError(f"{name}: {_known()}")
+    card = _WEIGHTS / f"{name}.md"
+    return card.read_text() if card.is_file() else ""
+
+
+def _find(path_or_name: str | Path) -> Path:
+    named = named_models()
+    if isinstance(path_or_name, str) and path_or_name in named:
+        return named[path_or_name]
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f"{path}: a folder found, expected a model file")
+    raise SourceNotFoundError(f"{path}: no such model file, and {_known()}")
+
+
+def _known() -> str:
+    names = ", ".join(named_models())
+    return f"no model has that name (known names: {names or 'none in this installation'})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree of a model file; an InputError for anything else."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a model file (no archive written by torch)")
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a model file, or a damaged one: {reason}") from error
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        found = tree.get("format") if isinstance(tree, dict) else type(tree).__name__
+        raise InputError(f"{path}: not a model file (format {found!r} found, expected {FORMAT!r})")
+    return tree
+
+
+def _faults(model: Model, stored_as: str) -> list[str]:
+    """Everything wrong with a model, before it is written and after it is read."""
+    faults = []
+    if stored_as not in ("float32", "float16"):
+        faults.append(f"stored_as: {stored_as!r} found, expected 'float32' or 'float16'")
+    if model.channels != tuple(model.network_config.channels):
+        faults.append(f"channels {model.channels}: the network has {model.network_config.channels}")
+    if model.intensity not in INTENSITY_RULES:
+        faults.append(f"intensity: {model.intensity!r} found, expected one of {INTENSITY_RULES}")
+    sizes = model.working_voxel_size_nm
+    if len(sizes) != 3 or any(size is not None and not size > 0 for size in sizes):
+        faults.append(f"working_voxel_size_nm {sizes}: expected three positive numbers or nulls")
+    faults += _misfits(model.network_config, model.state_dict)
+    if stored_as == "float16":
+        largest = torch.finfo(torch.float16).max
+        faults += [
+            f"{name}: a weight of {float(tensor.abs().max()):g}, float16 reaches {largest:g}"
+            for name, tensor in model.state_dict.items()
+            if _halved(tensor) and float(tensor.abs().max()) > largest
+        ]
+    return faults
+
+
+def _misfits(config: UNetConfig, state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that are missing, unknown, of another shape, or not finite."""
+    check_unet_config(config)
+    with torch.device("meta"):
+        expected = build_network(config).state_dict()
+    faults = [f"{name}: not in the file" for name in expected if name not in state]
+    faults += [f"{name}: not in the network" for name in state if name not in expected]
+    for name in expected.keys() & state.keys():
+        found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
+        if found != wanted:
+            faults.append(f"{name}: shape {found} found, expected {wanted}")
+        elif not bool(torch.isfinite(state[name]).all()):
+            faults.append(f"{name}: holds values that are not finite")
+    return sorted(faults)
+
+
+def _halved(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() >= 2
+
+
+def _stored(tensor: Tensor, stored_as: str) -> Tensor:
+    """A contiguous copy on the CPU, as it lies in the file."""
+    tensor = tensor.detach().cpu().contiguous().clone()
+    return tensor.half() if stored_as == "float16" and _halved(tensor) else tensor
+
+
+def _widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
