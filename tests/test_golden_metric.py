@@ -6,9 +6,17 @@ from collections import defaultdict
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.matching import (
+    KINDS,
+    associate,
+    association_counts,
+    category_codes,
+    matching_scores,
+)
 from cristae.evaluation.metrics import match
 from cristae.volumes.volume import array_volume
 
@@ -88,3 +96,66 @@ def test_missed_truth(golden, case, ranked_by):
     _, _, expected = reference(golden, case, ranked_by)
     found = np.round(matches_of(golden, case, ranked_by).missed_rows(), 4)
     np.testing.assert_array_equal(found, expected)
+
+
+def timise(folder, case, name):
+    stem = "lucchi/timise" if case == "lucchi" else f"metric/{case}_timise"
+    return pd.read_csv(folder / f"{stem}_{name}.csv")
+
+
+def numbers(text):
+    return tuple(sorted(int(i) for i in re.findall(r"\d+", str(text))))
+
+
+def timise_categories(folder, case):
+    stats = timise(folder, case, "gt_stats")
+    return dict(zip(stats["label"].tolist(), stats["category"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_associations(golden, case):
+    expected = {
+        (numbers(p), numbers(t), kind.replace("-", "_"))
+        for p, t, kind in timise(golden, case, "associations").itertuples(index=False)
+    }
+    matches = matches_of(golden, case, "size")
+    table, found = matches.table, associate(matches)
+    groups = set()
+    for row in np.unique(found.group_of_truth[found.group_of_truth >= 0]):
+        predictions = table.prediction.labels[found.group_of_prediction == row].tolist()
+        truths = table.truth.labels[found.group_of_truth == row].tolist()
+        groups.add((numbers(predictions), numbers(truths), KINDS[found.truth[row]]))
+    for i in table.prediction.labels[found.group_of_prediction < 0].tolist():
+        groups.add(((i,), (), "background"))
+    for i in table.truth.labels[found.group_of_truth < 0].tolist():
+        groups.add(((), (i,), "missing"))
+    assert groups == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_association_counts_by_category(golden, case):
+    stats = timise(golden, case, "associations_stats").set_index("Unnamed: 0")
+    matches = matches_of(golden, case, "size")
+    codes = category_codes(matches.table, timise_categories(golden, case))
+    found = association_counts(associate(matches), codes)
+    for category, row in stats.iterrows():
+        expected = {name.replace("-", "_"): int(numbers(n)[0]) for name, n in row.items()}
+        assert found[category] == expected
+    totals = stats.map(lambda n: numbers(n)[0]).sum()
+    assert found["all"] == {name.replace("-", "_"): int(n) for name, n in totals.items()}
+
+
+@pytest.mark.parametrize("case", ["case3", "lucchi"])
+def test_matching_by_category(golden, case):
+    """Counts exactly; ratios of IoUs to 1e-3, because TIMISE holds them as float16."""
+    matches = matches_of(golden, case, "size")
+    codes = category_codes(matches.table, timise_categories(golden, case))
+    found = matching_scores(matches, associate(matches), codes)
+    for row in timise(golden, case, "matching_metrics").to_dict("records"):
+        category = "all" if row["category"] == "total" else row["category"]
+        scores = found[str(row["thresh"])][category]
+        for key in ("tp", "fp", "fn"):
+            assert scores[key] == row[key]
+        for key in ("precision", "recall", "accuracy", "f1"):
+            assert scores[key] == pytest.approx(row[key], abs=1e-12)
+        assert scores["panoptic_quality"] == pytest.approx(row["panoptic_quality"], abs=1e-3)

@@ -6,7 +6,8 @@ same for any blocks, workers and scheduling. All scores are functions of this ta
 counts, such as run tables, join.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -53,9 +54,10 @@ class Instances:
         voxels: (n,) voxel counts.
         start: (n, 3) first voxel (z, y, x) of the bounding box.
         stop: (n, 3) its last voxel, exclusive.
-        first: (n,) raster index of the instance's first voxel.
+        first: (n, 3) the instance's first voxel in raster order.
         sums: (n, 3) coordinate sums (z, y, x) over its voxels.
         score_sums: (n,) sums of the scores in integer units; zeros where there are none.
+        cut: (n,) whether it touches a face of what was compared, so that part may be missing.
     """
 
     labels: Labels
@@ -65,6 +67,7 @@ class Instances:
     first: Integers
     sums: Integers
     score_sums: Integers
+    cut: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,16 +87,8 @@ class Instances:
             self.first[keep],
             self.sums[keep],
             self.score_sums[keep],
+            self.cut[keep],
         )
-
-    def cut_by(self, box: Box) -> NDArray[np.bool_]:
-        """(n,) whether an instance touches a face of the box, so that part of it may be missing.
-
-        A face at which the box is one voxel thin counts as well: there, everything is cut.
-        """
-        at_start = self.start <= np.array(box.start)
-        at_stop = self.stop >= np.array(box.stop)
-        return np.asarray((at_start | at_stop).any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -106,8 +101,6 @@ class Overlaps:
         predicted: (m,) rows of ``prediction``, one entry a pair that overlaps, ascending.
         true: (m,) rows of ``truth`` of the same pairs, ascending within a prediction.
         voxels: (m,) voxels that the pair shares, at least 1.
-        compared_voxels: Voxels compared; fewer than in ``box`` where a mask left some out.
-        box: What was compared, in voxels of the prediction's array.
         score_unit: What one voxel of score 1 adds to ``score_sums``; None without scores.
     """
 
@@ -116,8 +109,6 @@ class Overlaps:
     predicted: NDArray[np.intp]
     true: NDArray[np.intp]
     voxels: Integers
-    compared_voxels: int
-    box: Box
     score_unit: int | None = None
 
     @property
@@ -136,7 +127,7 @@ class Overlaps:
     def select(
         self, keep_predictions: NDArray[np.bool_], keep_truth: NDArray[np.bool_]
     ) -> "Overlaps":
-        """The table of some instances only; whole-volume counts stay as they are."""
+        """The table of some instances only."""
         keep = keep_predictions[self.predicted] & keep_truth[self.true]
         row_of_prediction = np.cumsum(keep_predictions) - 1
         row_of_truth = np.cumsum(keep_truth) - 1
@@ -146,8 +137,6 @@ class Overlaps:
             row_of_prediction[self.predicted[keep]],
             row_of_truth[self.true[keep]],
             self.voxels[keep],
-            self.compared_voxels,
-            self.box,
             self.score_unit,
         )
 
@@ -242,19 +231,22 @@ def overlap_table(
         resources=resources,
         ledger=ledger,
     )
-    return overlaps_of_tally(tally, box, unit)
+    return overlaps_of_tally(tally, box, compared.prediction.shape, unit)
 
 
-def overlaps_of_tally(tally: Tally, box: Box, score_unit: int | None = None) -> Overlaps:
+def overlaps_of_tally(
+    tally: Tally, box: Box, extent: Triple, score_unit: int | None = None
+) -> Overlaps:
     """The overlap table from counts of (prediction, truth) pairs, wherever they come from.
 
     Args:
         tally: Facts of every pair; first label the prediction's, second the truth's.
-        box: What was compared.
+        box: What was compared; instances that touch its faces are cut.
+        extent: Shape (z, y, x) of the array that raster indices count in.
         score_unit: What one voxel of score 1 adds to the weights; None without scores.
     """
-    prediction = _instances(*collapse(tally, 0))
-    truth = _instances(*collapse(tally, 1))
+    prediction = _instances(*collapse(tally, 0), box, extent)
+    truth = _instances(*collapse(tally, 1), box, extent)
     both = (tally.labels > 0).all(axis=1)
     pairs = tally.labels[both]
     return Overlaps(
@@ -263,21 +255,44 @@ def overlaps_of_tally(tally: Tally, box: Box, score_unit: int | None = None) -> 
         np.searchsorted(prediction.labels, pairs[:, 0]),
         np.searchsorted(truth.labels, pairs[:, 1]),
         tally.facts[both, VOXELS],
-        tally.voxels,
-        box,
         score_unit,
     )
 
 
-def _instances(labels: Labels, facts: Integers) -> Instances:
+def pool(tables: Sequence[Overlaps]) -> Overlaps:
+    """The instances of several volumes as if of one; ids may then occur more than once."""
+    units = {table.score_unit for table in tables}
+    if len(units) > 1:
+        raise InputError(f"volumes scored in units of {units} cannot be pooled")
+    predictions = np.cumsum([0, *(len(table.prediction) for table in tables)])
+    truths = np.cumsum([0, *(len(table.truth) for table in tables)])
+    return Overlaps(
+        _joined([table.prediction for table in tables]),
+        _joined([table.truth for table in tables]),
+        np.concatenate([t.predicted + n for t, n in zip(tables, predictions, strict=False)]),
+        np.concatenate([t.true + n for t, n in zip(tables, truths, strict=False)]),
+        np.concatenate([table.voxels for table in tables]),
+        units.pop(),
+    )
+
+
+def _joined(parts: Sequence[Instances]) -> Instances:
+    columns = (f.name for f in fields(Instances))
+    return Instances(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
+
+
+def _instances(labels: Labels, facts: Integers, box: Box, extent: Triple) -> Instances:
+    start, stop = facts[:, START], facts[:, STOP]
+    at_face = (start <= np.array(box.start)) | (stop >= np.array(box.stop))
     return Instances(
         labels,
         facts[:, VOXELS],
-        facts[:, START],
-        facts[:, STOP],
-        facts[:, FIRST],
+        start,
+        stop,
+        np.stack(np.unravel_index(facts[:, FIRST], extent), axis=1).astype(np.int64),
         facts[:, SUM],
         facts[:, WEIGHT],
+        np.asarray(at_face.any(axis=1)),
     )
 
 

@@ -1,0 +1,324 @@
+"""Evaluation of predicted instances against the truth: the stage, its settings and its results.
+
+One pass over the two label volumes makes the overlap table (`contingency`); every score comes
+from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cristae.configuration import config_dataclass, to_plain
+from cristae.engine.executors import Resources
+from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.progress import log
+from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.evaluation.contingency import Align, Compared, Floats, Overlaps, overlap_table, pool
+from cristae.evaluation.matching import (
+    CATEGORIES,
+    associate,
+    association_counts,
+    category_codes,
+    matching_scores,
+)
+from cristae.evaluation.metrics import given_scores, match, voxel_scores
+from cristae.evaluation.scores import (
+    Block,
+    Ranking,
+    Scores,
+    load_scores,
+    write_scores,
+    write_tables,
+)
+from cristae.evaluation.tables import (
+    MatchTables,
+    Place,
+    has_matches,
+    match_tables,
+    overlaps_of_tables,
+    precision_recall_of,
+    read_matches,
+)
+from cristae.evaluation.text import format_scores
+from cristae.evaluation.uncertainty import bootstrap_intervals
+from cristae.volumes.volume import Array, Volume, array_volume
+
+__all__ = [
+    "EvaluateConfig",
+    "MatchTables",
+    "Scores",
+    "check_evaluate_config",
+    "evaluate_volume",
+    "format_scores",
+    "load_scores",
+    "pool_scores",
+    "precision_recall_of",
+    "read_matches",
+    "score_instances",
+    "scores_of_table",
+    "write_scores",
+    "write_tables",
+]
+
+
+@config_dataclass
+class EvaluateConfig:
+    """How to score.
+
+    Attributes:
+        size_thresholds_vx: Most voxels of a small and of a medium instance, for AP by size.
+        score_channel: Channel of the scores that ranks the instances; their mean by default.
+        crop: Compare the common part of volumes that do not cover the same place.
+        align: ``origin`` places volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
+        without_border_cut: Score a second time without instances that the border cuts.
+        bootstrap_samples: Times the instances are drawn again for intervals; 0 for no intervals.
+        bootstrap_seed: Of those draws.
+    """
+
+    size_thresholds_vx: tuple[int, int] = (5000, 15000)
+    score_channel: int | None = None
+    crop: bool = False
+    align: Align = "origin"
+    without_border_cut: bool = False
+    bootstrap_samples: int = 1000
+    bootstrap_seed: int = 0
+
+
+def check_evaluate_config(config: EvaluateConfig) -> None:
+    """Raise one ConfigError that lists every fault of a configuration."""
+    faults = []
+    low, high = config.size_thresholds_vx
+    if not 0 < low < high:
+        faults.append(f"size_thresholds_vx {low}, {high}: expected 0 < small < medium")
+    if config.score_channel is not None and config.score_channel < 0:
+        faults.append(f"score_channel {config.score_channel}: expected 0 or more")
+    for name in ("bootstrap_samples", "bootstrap_seed"):
+        if getattr(config, name) < 0:
+            faults.append(f"{name} {getattr(config, name)}: expected 0 or more")
+    raise_faults("evaluate", faults, ConfigError)
+
+
+def score_instances(
+    instances: Volume | Array,
+    truth: Volume | Array,
+    *,
+    scores: Volume | Array | Mapping[int, float] | None = None,
+    mask: Volume | Array | None = None,
+    categories: Mapping[int, str] | None = None,
+    config: EvaluateConfig | None = None,
+    resources: Resources | None = None,
+) -> Scores:
+    """Score predicted instances against the truth.
+
+    Args:
+        instances: Predicted labels (z, y, x), 0 background, any integers up to 2**64 - 1.
+        truth: True labels of the same place.
+        scores: What ranks the predictions for average precision: a prediction ([c,] z, y, x)
+            whose mean within an instance counts, or a table id -> score. Voxel counts by default.
+        mask: Voxels where it is 0 are left out.
+        categories: Truth id -> ``small``, ``medium`` or ``large``, for matching and associations
+            by category; ids without one count as ``small``.
+        config: How to score.
+        resources: Workers and executor.
+
+    Returns:
+        The scores, independent of blocks and workers.
+
+    Raises:
+        ConfigError: Settings out of range.
+        InputError: Volumes that cannot be compared; all faults at once.
+
+    Example:
+        >>> import numpy as np
+        >>> truth = np.zeros((4, 8, 8), np.uint8)
+        >>> truth[1:3, 2:6, 2:6] = 1
+        >>> score_instances(truth, truth).average_precision_coco["75"]
+        1.0
+    """
+    config = EvaluateConfig() if config is None else config
+    check_evaluate_config(config)
+    _check_categories(categories)
+    image = None if isinstance(scores, Mapping) else scores
+    volumes = _compared(instances, truth, image, mask, config)
+    table = _table(volumes, config, resources, None)
+    ranking = given_scores(table, scores) if isinstance(scores, Mapping) else table.mean_scores
+    return scores_of_table(table, _place_of(volumes), config, ranking, categories)
+
+
+def scores_of_table(
+    table: Overlaps,
+    place: Place,
+    config: EvaluateConfig,
+    ranking: Floats | None = None,
+    categories: Mapping[int, str] | None = None,
+) -> Scores:
+    """All scores of an overlap table; nothing is read.
+
+    Args:
+        table: The overlap table.
+        place: Of the predicted array, for the match tables.
+        config: How to score.
+        ranking: (predictions,) scores that rank them; voxel counts by default.
+        categories: Truth id -> category.
+    """
+    codes = None if categories is None else category_codes(table, categories)
+    matches = match(table, ranking, config.size_thresholds_vx)
+    groups = associate(matches)
+    named = None if codes is None else (codes, CATEGORIES)
+    blocks = _blocks(table, ranking, codes, config)
+    if config.without_border_cut:
+        keep_predictions, keep_truth = _uncut(table, matches.best["all"].rows)
+        blocks["without_border_cut"] = _blocks(
+            table.select(keep_predictions, keep_truth),
+            None if ranking is None else ranking[keep_predictions],
+            None if codes is None else codes[keep_truth],
+            config,
+        )
+    return Scores(
+        **blocks,
+        voxel=voxel_scores(table),
+        ranked_by="size" if ranking is None else "score",
+        tables=match_tables(matches, groups, place, named),
+    )
+
+
+def _blocks(
+    table: Overlaps,
+    ranking: Floats | None,
+    codes: NDArray[np.int64] | None,
+    config: EvaluateConfig,
+) -> Block:
+    matches = match(table, ranking, config.size_thresholds_vx)
+    groups = associate(matches)
+    blocks: Block = {
+        "average_precision_coco": matches.average_precision(),
+        "matching": matching_scores(matches, groups, codes),
+        "associations": association_counts(groups, codes),
+    }
+    if config.bootstrap_samples:
+        blocks["intervals"] = bootstrap_intervals(
+            matches, config.bootstrap_samples, config.bootstrap_seed
+        )
+    return blocks
+
+
+def _uncut(table: Overlaps, best: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Truth the border does not cut; predictions that go with it, or with none and are not cut."""
+    keep_truth = ~table.truth.cut
+    alone = best < 0
+    keep_predictions = np.where(alone, ~table.prediction.cut, np.append(keep_truth, False)[best])
+    return keep_predictions, keep_truth
+
+
+def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
+    instances: Volume,
+    truth: Volume,
+    out_json: Path,
+    *,
+    scores: Volume | None = None,
+    mask: Volume | None = None,
+    config: EvaluateConfig | None = None,
+    csv_dir: Path | None = None,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> Scores:
+    """Score instances and write ``scores.json`` and, where asked, the match tables.
+
+    A finished output of the same inputs and settings is left alone; an interrupted one goes on
+    with the blocks that are missing.
+
+    Args:
+        instances: Predicted labels (z, y, x).
+        truth: True labels of the same place.
+        out_json: The scores file.
+        scores: Prediction whose mean within an instance ranks it; voxel counts by default.
+        mask: Voxels where it is 0 are left out.
+        config: How to score.
+        csv_dir: Folder for the match tables, see `tables.write_matches`.
+        resources: Workers and executor.
+        overwrite: Replace an output of other inputs or settings.
+
+    Returns:
+        The scores with their tables, or without where the file was done and no ``csv_dir`` given.
+
+    Raises:
+        ConfigError: Settings out of range.
+        InputError: Volumes that cannot be compared; all faults at once.
+        OutputExistsError: The file exists and was made of other inputs or settings.
+    """
+    config = EvaluateConfig() if config is None else config
+    check_evaluate_config(config)
+    volumes = _compared(instances, truth, scores, mask, config)
+    inputs = {role: volume.fingerprint for role, volume in volumes.volumes.items()}
+    with open_ledger(
+        out_json, stage="evaluate", inputs=inputs, settings=to_plain(config), overwrite=overwrite
+    ) as ledger:
+        if ledger.state == "done":
+            if csv_dir is None or has_matches(csv_dir):
+                log.info("%s: already done", out_json)
+                return load_scores(out_json, csv_dir)
+            ledger.reopen()
+        table = _table(volumes, config, resources, ledger)
+        result = scores_of_table(table, _place_of(volumes), config, table.mean_scores)
+        write_scores(result, out_json, csv_dir)
+        ledger.finish(ranked_by=result.ranked_by)
+    return result
+
+
+def pool_scores(tables: Sequence[MatchTables], config: EvaluateConfig | None = None) -> Scores:
+    """The scores of the instances of several volumes together, as if they were of one.
+
+    Args:
+        tables: Of each volume; all with scores or none.
+        config: How to score.
+
+    Returns:
+        Scores without tables.
+    """
+    config = EvaluateConfig() if config is None else config
+    check_evaluate_config(config)
+    table = pool([overlaps_of_tables(each) for each in tables])
+    ranking = table.mean_scores
+    blocks = _blocks(table, ranking, None, config)
+    ranked_by: Ranking = "size" if ranking is None else "score"
+    return Scores(**blocks, voxel=voxel_scores(table), ranked_by=ranked_by)
+
+
+def _check_categories(categories: Mapping[int, str] | None) -> None:
+    unknown = sorted(set((categories or {}).values()) - set(CATEGORIES))
+    if unknown:
+        raise InputError(f"categories {', '.join(unknown)}: expected {', '.join(CATEGORIES)}")
+
+
+def _compared(
+    instances: Volume | Array,
+    truth: Volume | Array,
+    scores: Volume | Array | None,
+    mask: Volume | Array | None,
+    config: EvaluateConfig,
+) -> Compared:
+    return Compared(
+        prediction=_volume(instances, "instances"),
+        truth=_volume(truth, "truth"),
+        scores=None if scores is None else _volume(scores, "scores"),
+        score_channel=config.score_channel,
+        mask=None if mask is None else _volume(mask, "mask"),
+    )
+
+
+def _volume(source: Volume | Array, name: str) -> Volume:
+    return source if isinstance(source, Volume) else array_volume(source, name=name)
+
+
+def _table(
+    volumes: Compared, config: EvaluateConfig, resources: Resources | None, ledger: Ledger | None
+) -> Overlaps:
+    return overlap_table(
+        volumes, crop=config.crop, align=config.align, resources=resources, ledger=ledger
+    )
+
+
+def _place_of(volumes: Compared) -> Place:
+    return Place(volumes.prediction.voxel_size_nm, volumes.prediction.origin_nm)

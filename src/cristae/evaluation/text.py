@@ -1,0 +1,94 @@
+"""Scores as text for a terminal."""
+
+from typing import Any
+
+from cristae.evaluation.scores import Scores
+
+_SIZE_NOTE = (
+    "Ranked by size, as mAP_3Dvolume does by default: small false positives come last and hardly\n"
+    "lower these numbers. The counts below include them; --scores ranks by confidence instead."
+)
+_ASSOCIATIONS = (
+    "one_to_one",
+    "over_segmentation",
+    "under_segmentation",
+    "many_to_many",
+    "missing",
+    "background",
+)
+
+
+def format_scores(scores: Scores) -> str:
+    """Readable tables of the scores.
+
+    Args:
+        scores: What to show; blocks that were not computed are left out.
+
+    Returns:
+        Lines of at most 100 characters, without a line break at the end.
+    """
+    parts = [_precision_text(scores)]
+    if scores.matching is not None:
+        parts.append(_matching_text(scores.matching))
+    if scores.associations is not None:
+        parts.append(_associations_text(scores.associations))
+    if scores.voxel is not None:
+        parts.append(_voxel_text(scores.voxel))
+    if scores.without_border_cut is not None:
+        rest = Scores(**scores.without_border_cut, ranked_by=scores.ranked_by)
+        parts.append("Without instances cut by the border\n\n" + format_scores(rest))
+    return "\n\n".join(parts)
+
+
+def _precision_text(scores: Scores) -> str:
+    ap = scores.average_precision_coco
+    head = ["IoU .50:.95", "IoU .50", "IoU .75", ".75 small", ".75 medium", ".75 large"]
+    rows = [head, [_number(value) for value in ap.values()]]
+    lines = ["Average precision (mAP_3Dvolume's definition)", _grid(rows)]
+    interval = (scores.intervals or {}).get("ap_75")
+    if interval:
+        lines.append(f"95 % interval of AP-75: {interval[0]:.3f} to {interval[1]:.3f}")
+    if scores.ranked_by == "size":
+        lines.append(_SIZE_NOTE)
+    accuracy = (scores.intervals or {}).get("accuracy_75")
+    if accuracy:
+        lines.append(
+            f"95 % interval of the accuracy at IoU .75: {accuracy[0]:.3f} to {accuracy[1]:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _matching_text(matching: dict[str, dict[str, Any]]) -> str:
+    names = ("tp", "fp", "fn", "precision", "recall", "accuracy", "f1", "panoptic_quality")
+    rows = [["IoU", "instances", *(name.replace("_", " ") for name in names)]]
+    for iou, groups in matching.items():
+        for category, values in groups.items():
+            rows.append([iou, category, *(_number(values[name]) for name in names)])
+    return "Matching (TIMISE's definition)\n" + _grid(rows)
+
+
+def _associations_text(associations: dict[str, dict[str, int]]) -> str:
+    rows = [["instances", *(name.replace("_", " ") for name in _ASSOCIATIONS)]]
+    for category, counts in associations.items():
+        rows.append([category, *(str(counts[name]) for name in _ASSOCIATIONS)])
+    return "Associations of the truth; background: predictions without truth\n" + _grid(rows)
+
+
+def _voxel_text(voxel: dict[str, Any]) -> str:
+    head = ["foreground IoU", "Dice", "adapted Rand error", "VOI split", "VOI merge"]
+    keys = ("foreground_iou", "foreground_dice", "adapted_rand_error", "voi_split", "voi_merge")
+    return "Voxels (errors: 0 is perfect; VOI in bits)\n" + _grid(
+        [head, [_number(voxel[key]) for key in keys]]
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _grid(rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(lines)
