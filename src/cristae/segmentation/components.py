@@ -1,0 +1,374 @@
+"""Components, block by block: what a block knows alone, and how blocks are joined.
+
+A block is labelled alone; then the runs on faces that another block adjoins are joined, across
+faces, edges and corners at once, because runs of neighbouring blocks touch exactly where their
+places do (`cristae.segmentation.runs`)::
+
+      block A      | block B          A's run on the face and B's run on the face meet end to end,
+    ....=====......|....=====....     or touch row by row as inside a block: one walk over the
+    .......========|======.......     face runs of all blocks finds every contact
+                  face
+
+The seeded path keeps two labellings. *Pieces* are the 6-connected components of the foreground:
+a flood cannot leave one, and its order inside one depends on nothing outside. *Seeds* are the
+26-connected components of the seed mask, wherever they lie. A piece that only one seed reaches
+is that seed's without any flood; only a piece that holds several seeds is flooded, and only such
+pieces keep the values of their voxels. The connected path has pieces alone, 26-connected.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cristae.grid import Box
+from cristae.segmentation.decoders import Decoding
+from cristae.segmentation.runs import (
+    Ints,
+    Raster,
+    Runs,
+    intersect,
+    join_owners,
+    label_runs,
+    no_runs,
+    number_roots,
+    on_faces,
+    scan_rule,
+)
+
+NOWHERE = np.iinfo(np.int64).max
+
+
+class Statistics(NamedTuple):
+    """Sums over the voxels of labels 0..n-1; integers, so any order gives the same.
+
+    Attributes:
+        voxels: Number of voxels.
+        mass: Sum of the mask channel's values.
+        first: Place of the first voxel.
+        low: First voxel of the box (z, y, x), (n, 3).
+        high: Last voxel of the box, plus one, (n, 3).
+    """
+
+    voxels: Ints
+    mass: Ints
+    first: Ints
+    low: Ints
+    high: Ints
+
+
+def no_statistics(n: int) -> Statistics:
+    """Statistics of n labels without a voxel."""
+    return Statistics(
+        np.zeros(n, np.int64),
+        np.zeros(n, np.int64),
+        np.full(n, NOWHERE, np.int64),
+        np.full((n, 3), NOWHERE, np.int64),
+        np.zeros((n, 3), np.int64),
+    )
+
+
+def add_statistics(total: Statistics, part: Statistics, label: NDArray[Any]) -> None:
+    """Add the statistics of parts to those of the labels they belong to, in place."""
+    np.add.at(total.voxels, label, part.voxels)
+    np.add.at(total.mass, label, part.mass)
+    np.minimum.at(total.first, label, part.first)
+    np.minimum.at(total.low, label, part.low)
+    np.maximum.at(total.high, label, part.high)
+
+
+def measure_runs(
+    runs: Runs, label: NDArray[Any], n: int, value: NDArray[np.uint8], raster: Raster
+) -> Statistics:
+    """Statistics of labelled runs.
+
+    Args:
+        runs: The runs.
+        label: Label of each, 0..n-1.
+        n: Number of labels.
+        value: Mask value of each voxel, in the order of the runs.
+        raster: Numbering of the volume.
+    """
+    found = no_statistics(n)
+    _measure(runs.start, runs.length, label, value, raster.plane, raster.row, found)
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _measure(start, length, label, value, plane, row, found):  # type: ignore[no-untyped-def]
+    voxels, mass, first, low, high = found
+    at = 0
+    for i in range(start.size):
+        k = label[i]
+        total = 0
+        for j in range(at, at + length[i]):
+            total += np.int64(value[j])  # type: ignore[assignment]
+        at += length[i]
+        z = start[i] // plane
+        y = (start[i] - z * plane) // row
+        x = start[i] - z * plane - y * row
+        voxels[k] += length[i]
+        mass[k] += total
+        first[k] = min(first[k], start[i])
+        low[k, 0] = min(low[k, 0], z)
+        low[k, 1] = min(low[k, 1], y)
+        low[k, 2] = min(low[k, 2], x)
+        high[k, 0] = max(high[k, 0], z + 1)
+        high[k, 1] = max(high[k, 1], y + 1)
+        high[k, 2] = max(high[k, 2], x + length[i])
+
+
+def values_of(runs: Runs, mask: NDArray[np.uint8], box: Box, raster: Raster) -> NDArray[np.uint8]:
+    """Mask value of each voxel of runs that lie in a block, one run after the other."""
+    value = np.empty(int(runs.length.sum(dtype=np.int64)), np.uint8)
+    corner = raster.place(*box.start)
+    _gather(runs.start, runs.length, mask, corner, raster.plane, raster.row, value)
+    return value
+
+
+@njit(nogil=True, cache=True)
+def _gather(start, length, mask, corner, plane, row, value):  # type: ignore[no-untyped-def]
+    at = 0
+    for i in range(start.size):
+        z = (start[i] - corner) // plane
+        y = (start[i] - corner - z * plane) // row
+        x = start[i] - corner - z * plane - y * row
+        for k in range(length[i]):
+            value[at + k] = mask[z, y, x + k]
+        at += length[i]
+
+
+class BlockTable(NamedTuple):
+    """What a block keeps between the steps; local numbers are those of the block alone.
+
+    Attributes:
+        start: Places of the runs of the pieces kept, in raster order.
+        length: Their lengths.
+        piece: Local piece of each run.
+        voxels: Voxels of each piece in this block.
+        mass: Sum of the mask channel over them.
+        first: Place of each piece's first voxel in this block.
+        low: First voxel (z, y, x) of each piece's box in this block.
+        high: Last voxel of it, plus one.
+        face: Indices of the runs on faces that another block adjoins.
+        seed_voxels: Voxels of each local seed in this block.
+        seed_face: Places, lengths and local seeds of seed runs on such faces; (3, n).
+        pairs: (piece, seed) that share a voxel, each pair once; (n, 2).
+        valued: Whether the values of a piece's voxels are kept: it may hold several seeds.
+        value: Those values, one run after the other.
+        share: Places, lengths and local seeds of the seeds' voxels in those pieces; (3, n).
+        share_piece: Local piece of each.
+        removed: Whole instances dropped because they are small.
+    """
+
+    start: Ints
+    length: NDArray[np.int32]
+    piece: NDArray[np.int32]
+    voxels: Ints
+    mass: Ints
+    first: Ints
+    low: Ints
+    high: Ints
+    face: Ints
+    seed_voxels: Ints
+    seed_face: Ints
+    pairs: Ints
+    valued: NDArray[np.bool_]
+    value: NDArray[np.uint8]
+    share: Ints
+    share_piece: Ints
+    removed: Ints
+
+    @property
+    def runs(self) -> Runs:
+        """Runs of the pieces."""
+        return Runs(self.start, self.length)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Statistics of the pieces in this block."""
+        return Statistics(self.voxels, self.mass, self.first, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Runs of a mask, the local component of each, and which components leave the block."""
+
+    runs: Runs
+    label: NDArray[np.int32]
+    n: int
+    face: NDArray[np.bool_]
+    leaves: NDArray[np.bool_]
+
+    def keep(self, wanted: NDArray[np.bool_]) -> "_Labelled":
+        """Only some of the components, numbered anew in the same order."""
+        number = np.cumsum(wanted).astype(np.int32) - 1
+        mine = wanted[self.label]
+        return _Labelled(
+            self.runs.take(mine),
+            number[self.label[mine]],
+            int(wanted.sum()),
+            self.face[mine],
+            self.leaves[wanted],
+        )
+
+
+def label_block(
+    channels: NDArray[np.uint8], box: Box, raster: Raster, decoding: Decoding
+) -> BlockTable:
+    """Label one block alone and keep what the joined volume will need of it.
+
+    A component that does not reach a face another block adjoins is whole: what can be said of it
+    here is said here, and what will never become an instance is dropped.
+
+    Args:
+        channels: (c, z, y, x) uint8 prediction of the block.
+        box: Where the block lies in the volume.
+        raster: Numbering of the volume.
+        decoding: The decoder.
+    """
+    planes = tuple(channels)
+    connectivity = 6 if decoding.seed is not None else 26
+    pieces = _label(scan_rule(planes, box, raster, decoding.foreground), box, raster, connectivity)
+    if decoding.seed is None:
+        return _connected_table(pieces, planes[0], box, raster, decoding)
+    return _seeded_table(pieces, planes, box, raster, decoding)
+
+
+def _label(runs: Runs, box: Box, raster: Raster, connectivity: int) -> _Labelled:
+    label, n = label_runs(runs, raster, connectivity)
+    face = on_faces(runs, box, raster)
+    leaves = np.zeros(n, bool)
+    leaves[label[face]] = True
+    return _Labelled(runs, label, n, face, leaves)
+
+
+def _connected_table(
+    pieces: _Labelled, mask: NDArray[np.uint8], box: Box, raster: Raster, decoding: Decoding
+) -> BlockTable:
+    removed = 0
+    if decoding.reach == (0, 0):  # no voxel will be added
+        voxels = np.bincount(pieces.label, pieces.runs.length, pieces.n)
+        small = ~pieces.leaves & (voxels < decoding.min_size)
+        removed = int(small.sum())
+        pieces = pieces.keep(~small)
+    return _table(pieces, mask, box, raster, None, removed)
+
+
+class Share(NamedTuple):
+    """Voxels of seeds inside the foreground: runs, the piece and the seed of each."""
+
+    runs: Runs
+    piece: Ints
+    seed: Ints
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """What a block keeps of its seeds."""
+
+    voxels: Ints
+    face: Ints
+    pairs: Ints
+    share: Share
+
+
+def _seeded_table(
+    pieces: _Labelled,
+    planes: tuple[NDArray[np.uint8], ...],
+    box: Box,
+    raster: Raster,
+    decoding: Decoding,
+) -> BlockTable:
+    rule = decoding.seed or decoding.foreground
+    seeds = _label(scan_rule(planes, box, raster, rule), box, raster, 26)
+    voxels = np.bincount(seeds.label, seeds.runs.length, seeds.n)
+    seeds = seeds.keep(seeds.leaves | (voxels >= decoding.min_seed_size))
+    common, in_piece, in_seed = intersect(pieces.runs, seeds.runs)
+    piece = pieces.label[in_piece].astype(np.int64)
+    seed = seeds.label[in_seed].astype(np.int64)
+    seeded = np.zeros(pieces.n, bool)
+    seeded[piece] = True
+    wanted = pieces.leaves | seeded
+    number = np.cumsum(wanted) - 1
+    share = Share(common, number[piece], seed)
+    face = seeds.face
+    found = _Seeds(
+        np.bincount(seeds.label, seeds.runs.length, seeds.n).astype(np.int64),
+        np.stack([seeds.runs.start[face], seeds.runs.length[face], seeds.label[face]]),
+        _unique_pairs(share.piece, seed, seeds.n),
+        share,
+    )
+    return _table(pieces.keep(wanted), planes[0], box, raster, found, 0)
+
+
+def _unique_pairs(a: Ints, b: Ints, n: int) -> Ints:
+    key = np.unique(a * max(n, 1) + b)
+    return np.stack(np.divmod(key, max(n, 1)), axis=1)
+
+
+def _table(
+    pieces: _Labelled,
+    mask: NDArray[np.uint8],
+    box: Box,
+    raster: Raster,
+    seeds: _Seeds | None,
+    removed: int,
+) -> BlockTable:
+    value = values_of(pieces.runs, mask, box, raster)
+    statistics = measure_runs(pieces.runs, pieces.label, pieces.n, value, raster)
+    valued = np.zeros(pieces.n, bool)
+    if seeds is None:
+        none = np.zeros((3, 0), np.int64)
+        share = Share(no_runs(), none[0], none[0])
+        seeds = _Seeds(none[0], none, np.zeros((0, 2), np.int64), share)
+    else:
+        valued = (np.bincount(seeds.pairs[:, 0], minlength=pieces.n) > 1) | pieces.leaves
+    shared = valued[seeds.share.piece]
+    share_runs = seeds.share.runs.take(shared)
+    return BlockTable(
+        pieces.runs.start,
+        pieces.runs.length,
+        pieces.label,
+        *statistics,
+        np.flatnonzero(pieces.face),
+        seeds.voxels,
+        seeds.face,
+        seeds.pairs,
+        valued,
+        value[np.repeat(valued[pieces.label], pieces.runs.length)],
+        np.stack([share_runs.start, share_runs.length, seeds.share.seed[shared]]),
+        seeds.share.piece[shared],
+        np.array([removed], np.int64),
+    )
+
+
+def join(
+    runs: list[Runs],
+    owner: list[NDArray[Any]],
+    n: int,
+    raster: Raster,
+    connectivity: int,
+) -> tuple[Ints, int]:
+    """Join components of blocks over the runs on their faces.
+
+    Args:
+        runs: Face runs of each block.
+        owner: Component of each run, numbered over all blocks.
+        n: Number of components over all blocks.
+        raster: Numbering of the volume.
+        connectivity: 6 or 26.
+
+    Returns:
+        Joined component of each, 0..m-1, and m.
+    """
+    parent = np.arange(n, dtype=np.int64)
+    if runs:
+        start = np.concatenate([r.start for r in runs])
+        order = np.argsort(start, kind="stable")
+        length = np.concatenate([r.length for r in runs])
+        together = Runs(start[order], length[order].astype(np.int32))
+        join_owners(together, np.concatenate(owner)[order], parent, raster, connectivity)
+    return number_roots(parent)

@@ -1,0 +1,277 @@
+"""Decoders: how a prediction becomes instances, as two rules and a few numbers.
+
+Two code paths, and the field's names as presets of them:
+
+- ``seeded_watershed``: seeds are the 26-connected components of the voxels that pass the seed
+  rule; they flood the voxels that pass the foreground rule (`cristae.segmentation.flood`).
+- ``connected``: instances are the 26-connected components of the voxels that pass the foreground
+  rule, widened in plane where the decoder says so.
+
+A threshold is a probability t and is compared as PyTorch Connectomics v1 does: a uint8 value v
+passes ``> t`` with v > int(255 t) and ``< t`` with v < int(255 t). A distance threshold is a signed
+distance, d = v / 127.5 - 1. Channels are known by position: mask, contour, distance.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cristae.configuration import config_dataclass
+from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.grid import Triple
+from cristae.volumes.volume import Array, Volume
+
+Levels = NDArray[np.uint8]
+
+CHANNELS = ("mask", "contour", "distance")
+PROBABILITIES = ("foreground_threshold", "seed_threshold", "contour_threshold")
+DISTANCES = ("distance_seed_threshold", "distance_foreground_threshold")
+COUNTS = ("min_seed_size", "min_size")
+DEFAULT_DECODER = "bc_watershed"
+
+
+@config_dataclass
+class SegmentConfig:
+    """What a user may set of a decoder; None takes the prediction's value, then the decoder's.
+
+    Attributes:
+        decoder: Name of a decoder; the prediction's own, else ``bc_watershed``.
+        foreground_threshold: Mask probability above which a voxel is foreground.
+        seed_threshold: Mask probability above which a voxel may be seed.
+        contour_threshold: Contour probability below which it may be.
+        distance_seed_threshold: Signed distance in [-1, 1] above which it may be.
+        distance_foreground_threshold: Signed distance in [-1, 1] above which it is foreground.
+        dilation: Extent (z, y, x) of the box that widens instances in plane, odd, z = 1.
+        min_seed_size: Seeds of fewer voxels are dropped.
+        min_size: Instances of fewer voxels are dropped, after everything else.
+        small: What becomes of small instances: ``background``.
+    """
+
+    decoder: str | None = None
+    foreground_threshold: float | None = None
+    seed_threshold: float | None = None
+    contour_threshold: float | None = None
+    distance_seed_threshold: float | None = None
+    distance_foreground_threshold: float | None = None
+    dilation: Triple | None = None
+    min_seed_size: int | None = None
+    min_size: int | None = None
+    small: str | None = None
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A name of the field: a code path, the channels it reads, and its defaults."""
+
+    path: Literal["seeded_watershed", "connected"]
+    channels: int
+    defaults: Mapping[str, Any]
+
+
+_WATERSHED = {"min_seed_size": 32, "min_size": 128, "small": "background"}
+_CONNECTED = {"min_size": 128, "small": "background"}
+_BC = {"seed_threshold": 0.9, "contour_threshold": 0.8, "foreground_threshold": 0.85, **_WATERSHED}
+_DISTANCE = {"distance_seed_threshold": 0.5, "distance_foreground_threshold": 0.0}
+
+DECODERS: dict[str, Decoder] = {
+    "bc_watershed": Decoder("seeded_watershed", 2, _BC),
+    "mitoem": Decoder(
+        "seeded_watershed",
+        2,
+        {
+            **_BC,
+            "seed_threshold": 0.85,
+            "contour_threshold": 0.6,
+            "foreground_threshold": 0.8,
+            "min_size": 1024,
+        },
+    ),
+    "bcd_watershed": Decoder("seeded_watershed", 3, {**_BC, **_DISTANCE}),
+    "binary_watershed": Decoder(
+        "seeded_watershed",
+        1,
+        {"seed_threshold": 0.98, "foreground_threshold": 0.85, **_WATERSHED},
+    ),
+    "binary_connected": Decoder("connected", 1, {"foreground_threshold": 0.8, **_CONNECTED}),
+    "bc_connected": Decoder(
+        "connected",
+        2,
+        {
+            "foreground_threshold": 0.8,
+            "contour_threshold": 0.5,
+            "dilation": (1, 5, 5),
+            **_CONNECTED,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A decoder with every number fixed; two equal ones give equal instances.
+
+    Attributes:
+        decoder: Its name.
+        path: Code path.
+        channels: Number of channels read, from the first on.
+        parameters: Every parameter of the decoder, by name.
+        foreground: Rule (above, below, beyond) on uint8 mask, contour and distance.
+        seed: Rule of seeds; None on the connected path.
+        reach: Voxels (y, x) an instance is widened by to each side.
+    """
+
+    decoder: str
+    path: Literal["seeded_watershed", "connected"]
+    channels: int
+    parameters: Mapping[str, Any]
+    foreground: Triple
+    seed: Triple | None
+    reach: tuple[int, int]
+
+    @property
+    def min_size(self) -> int:
+        """Instances of fewer voxels are dropped."""
+        return int(self.parameters["min_size"])
+
+    @property
+    def min_seed_size(self) -> int:
+        """Seeds of fewer voxels are dropped."""
+        return int(self.parameters.get("min_seed_size", 0))
+
+
+def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
+    """Fix every number of a decoder, and check all of them against the prediction.
+
+    A parameter is taken from ``config``, else from the prediction's ``thresholds`` attribute where
+    the decoder is the one the prediction names, else from the decoder's defaults.
+
+    Raises:
+        ConfigError: An unknown decoder (the known ones are listed), a parameter the decoder does
+            not have, a value outside its range, or a prediction with too few channels; all at once.
+    """
+    named = prediction.attributes.get("decoder")
+    name = config.decoder or named or DEFAULT_DECODER
+    if name not in DECODERS:
+        known = ", ".join(DECODERS)
+        raise ConfigError(f"{prediction.name}: decoder {name!r} is not known, known are {known}")
+    decoder = DECODERS[name]
+    own = (prediction.attributes.get("thresholds") or {}) if name == named else {}
+    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "decoder"}
+    given = {key: value for key, value in given.items() if value is not None}
+    parameters = {**decoder.defaults, **own, **given}
+    faults = [
+        f"{key}: {name} has no such parameter, it has {', '.join(decoder.defaults)}"
+        for key in parameters
+        if key not in decoder.defaults
+    ]
+    faults += _faults_of_values(parameters) + _faults_of_prediction(prediction, name, decoder)
+    raise_faults(f"{prediction.name}, decoder {name}", faults, ConfigError)
+    if "dilation" in parameters:
+        parameters["dilation"] = tuple(parameters["dilation"])
+    return _decoding(name, decoder, parameters)
+
+
+def _faults_of_values(parameters: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for keys, low in ((PROBABILITIES, 0), (DISTANCES, -1)):
+        for key in keys:
+            value = parameters.get(key, low)
+            if not _is_number(value) or not low <= value <= 1:
+                faults.append(f"{key}: {value!r} found, expected a number in [{low}, 1]")
+    for key in COUNTS:
+        value = parameters.get(key, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            faults.append(f"{key}: {value!r} found, expected a whole number of voxels, 0 or more")
+    if parameters.get("small", "background") != "background":
+        faults.append(
+            f"small: {parameters['small']!r} found, expected 'background' "
+            "(small instances become background)"
+        )
+    dilation = parameters.get("dilation", (1, 1, 1))
+    if not _is_dilation(dilation):
+        faults.append(
+            f"dilation: {dilation!r} found, expected (1, y, x) with odd extents (in plane only)"
+        )
+    return faults
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_dilation(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(v, int) and v > 0 and v % 2 == 1 for v in value)
+        and value[0] == 1
+    )
+
+
+def _faults_of_prediction(prediction: Volume, name: str, decoder: Decoder) -> list[str]:
+    faults = []
+    found = 1 if prediction.channels is None else len(prediction.channels)
+    if found < decoder.channels:
+        names = ", ".join(prediction.channels or ("one, unnamed",))
+        needed = ", ".join(CHANNELS[: decoder.channels])
+        faults.append(f"{found} channels found ({names}), {name} needs {needed}")
+    if prediction.dtype not in (np.uint8, np.uint16) and prediction.dtype.kind != "f":
+        faults.append(
+            f"{prediction.dtype} voxels found, expected uint8, uint16, or float in [0, 1]"
+        )
+    return faults
+
+
+def _decoding(name: str, decoder: Decoder, parameters: dict[str, Any]) -> Decoding:
+    foreground = int(255 * parameters["foreground_threshold"])
+    contour = int(255 * parameters["contour_threshold"]) if decoder.channels > 1 else 256
+    if decoder.path == "connected":
+        _, y, x = parameters.get("dilation", (1, 1, 1))
+        rule = (foreground, contour, -1)
+        return Decoding(
+            name, decoder.path, decoder.channels, parameters, rule, None, (y // 2, x // 2)
+        )
+    beyond, seed_beyond = -1, -1
+    if decoder.channels > 2:
+        beyond = distance_bound(parameters["distance_foreground_threshold"])
+        seed_beyond = distance_bound(parameters["distance_seed_threshold"])
+    seed = (int(255 * parameters["seed_threshold"]), contour, seed_beyond)
+    rule = (foreground, 256, beyond)
+    return Decoding(name, decoder.path, decoder.channels, parameters, rule, seed, (0, 0))
+
+
+def distance_bound(threshold: float) -> int:
+    """The largest uint8 value that does not pass a distance threshold; -1 where all pass."""
+    distance = np.arange(256) / 127.5 - 1.0
+    return int(np.count_nonzero(distance <= threshold)) - 1
+
+
+def quantise(array: Array, name: str) -> Levels:
+    """A prediction as 256 levels, truncated as PyTorch Connectomics writes it.
+
+    Args:
+        array: uint8 (kept), uint16 (65535 is certain) or float probabilities in [0, 1].
+        name: What messages call the array.
+
+    Returns:
+        uint8 array of the same shape: int(255 p).
+
+    Raises:
+        InputError: A float outside [0, 1], or not a number.
+    """
+    levels: Levels
+    if array.dtype == np.uint8:
+        levels = array
+        return levels
+    if array.dtype == np.uint16:
+        levels = (array // 257).astype(np.uint8)
+        return levels
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"{name}: values from {low:.6g} to {high:.6g}, expected [0, 1]")
+    wide = np.float64 if array.dtype == np.float64 else np.float32
+    levels = np.multiply(array, 255, dtype=wide).astype(np.uint8)
+    return levels

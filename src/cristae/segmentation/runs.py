@@ -1,0 +1,411 @@
+"""Runs: a mask as stretches along x, and union-find over stretches that touch.
+
+A voxel (z, y, x) of a volume has one number, its place in a raster whose rows and planes are one
+voxel longer than the volume's (`Raster`)::
+
+    place = z * plane + y * row + x        row = nx + 1, plane = (ny + 1) * row
+
+so places rise in (z, y, x) order, and a shift by ``row`` or ``plane`` never runs into a
+neighbouring row: the padding is never foreground. A run is a place and a length. The runs that
+touch a run in the row above are those that meet it once shifted by ``row``, and one walk along
+both lists finds all of them: the same walk joins the runs of a block and the faces of blocks.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cristae.grid import Box, Triple
+
+Ints = NDArray[np.int64]
+Lengths = NDArray[np.int32]
+
+ALL_SET = np.uint64(0x0101010101010101)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Numbers the voxels of a volume in (z, y, x) order, with one voxel of padding.
+
+    Attributes:
+        shape: Extent (z, y, x) of the volume in voxels.
+    """
+
+    shape: Triple
+
+    @property
+    def row(self) -> int:
+        """Distance between neighbours along y."""
+        return self.shape[2] + 1
+
+    @property
+    def plane(self) -> int:
+        """Distance between neighbours along z."""
+        return (self.shape[1] + 1) * self.row
+
+    def place(self, z: int, y: int, x: int) -> int:
+        """Number of a voxel."""
+        return z * self.plane + y * self.row + x
+
+    def locate(self, place: Ints) -> tuple[Ints, Ints, Ints]:
+        """(z, y, x) of numbered voxels."""
+        z, rest = np.divmod(place, self.plane)
+        y, x = np.divmod(rest, self.row)
+        return z, y, x
+
+
+class Runs(NamedTuple):
+    """Stretches along x, in raster order, none overlapping another.
+
+    Attributes:
+        start: Place of the first voxel, int64.
+        length: Voxels, int32, at least 1.
+    """
+
+    start: Ints
+    length: Lengths
+
+    def take(self, index: NDArray[Any] | slice) -> "Runs":
+        """Some of the runs, by index, mask or slice."""
+        return Runs(self.start[index], self.length[index])
+
+
+def no_runs() -> Runs:
+    """Runs of an empty mask."""
+    return Runs(np.zeros(0, np.int64), np.zeros(0, np.int32))
+
+
+def scan(mask: NDArray[np.uint8], box: Box, raster: Raster) -> Runs:
+    """Runs of the voxels of a block that are not zero.
+
+    Args:
+        mask: (z, y, x) uint8 of 0 and 1.
+        box: Where the block lies in the volume.
+        raster: Numbering of the volume.
+    """
+    return scan_rule((mask,), box, raster, (0, 256, -1))
+
+
+def scan_rule(
+    channels: tuple[NDArray[np.uint8], ...], box: Box, raster: Raster, rule: Triple
+) -> Runs:
+    """Runs of the voxels of a block that pass a rule.
+
+    Args:
+        channels: Mask, and where the rule asks for them contour and distance; (z, y, x) uint8.
+        box: Where the block lies in the volume.
+        raster: Numbering of the volume.
+        rule: (above, below, beyond): a voxel passes with mask > above, contour < below and
+            distance > beyond; above from 0 on. A channel whose bound all values pass is not read.
+    """
+    above, below, beyond = rule
+    if above >= 255 or below <= 0 or beyond >= 255:
+        return no_runs()
+    mask = np.ascontiguousarray(channels[0])
+    contour = np.ascontiguousarray(channels[1]) if below < 256 else mask
+    distance = np.ascontiguousarray(channels[2]) if beyond >= 0 else mask
+    corner = raster.place(*box.start)
+    uses = (below < 256, beyond >= 0)
+    bounds = (np.uint8(above), np.uint8(min(below, 255)), np.uint8(max(beyond, 0)))
+    start, length = _scan(mask, contour, distance, bounds, uses, corner, raster.plane, raster.row)
+    return Runs(start, length)
+
+
+@njit(nogil=True, cache=True)
+def _scan(mask, contour, distance, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-def]
+    nz, ny, nx = mask.shape
+    above, below, beyond = bounds
+    use_contour, use_distance = uses
+    passes = np.zeros((nx + 8) // 8 * 8, np.uint8)
+    words = passes.view(np.uint64)
+    start = np.empty(max(1024, nx), np.int64)
+    length = np.empty(max(1024, nx), np.int32)
+    n = 0
+    for z in range(nz):
+        for y in range(ny):
+            line = mask[z, y]
+            for x in range(nx):
+                passes[x] = line[x] > above
+            if use_contour:
+                line = contour[z, y]
+                for x in range(nx):
+                    passes[x] &= line[x] < below
+            if use_distance:
+                line = distance[z, y]
+                for x in range(nx):
+                    passes[x] &= line[x] > beyond
+            if n + nx // 2 + 1 > start.size:
+                start = _grown(start, n)
+                length = _grown(length, n)
+            n = _scan_row(passes, words, corner + z * plane + y * row, start, length, n)
+    return start[:n].copy(), length[:n].copy()
+
+
+@njit(nogil=True, cache=True)
+def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untyped-def]
+    inside = False
+    first = 0
+    for w in range(words.size):
+        word = words[w]
+        if word == 0:
+            if inside:
+                length[n] = 8 * w - first
+                n += 1
+                inside = False
+        elif word == ALL_SET:
+            if not inside:
+                first = 8 * w
+                start[n] = place + first
+                inside = True
+        else:
+            for x in range(8 * w, 8 * w + 8):
+                if passes[x] and not inside:
+                    first = x
+                    start[n] = place + x
+                    inside = True
+                elif inside and not passes[x]:
+                    length[n] = x - first
+                    n += 1
+                    inside = False
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _grown(array, n):  # type: ignore[no-untyped-def]
+    larger = np.empty(2 * array.size, array.dtype)
+    larger[:n] = array[:n]
+    return larger
+
+
+def neighbour_shifts(raster: Raster, connectivity: int) -> tuple[tuple[int, int], ...]:
+    """The rows before a row that its runs can touch, as (shift, reach).
+
+    Args:
+        raster: Numbering of the volume.
+        connectivity: 6 (faces; rows y-1 and z-1) or 26 (faces, edges and corners; four rows).
+    """
+    row, plane = raster.row, raster.plane
+    if connectivity == 6:
+        return ((row, 0), (plane, 0))
+    return ((row, 1), (plane - row, 1), (plane, 1), (plane + row, 1))
+
+
+def label_runs(runs: Runs, raster: Raster, connectivity: int) -> tuple[NDArray[np.int32], int]:
+    """Connected components of a mask given as maximal runs.
+
+    Args:
+        runs: All runs of the mask.
+        raster: Numbering of the volume.
+        connectivity: 6 or 26.
+
+    Returns:
+        Component of each run, 0..n-1 in raster order of the first voxel, and n.
+    """
+    parent = np.arange(runs.start.size, dtype=np.int32)
+    for shift, reach in neighbour_shifts(raster, connectivity):
+        _join_within(runs.start, runs.length, parent, shift, reach)
+    return number_roots(parent)
+
+
+def join_owners(
+    runs: Runs, owner: NDArray[Any], parent: NDArray[Any], raster: Raster, connectivity: int
+) -> None:
+    """Unite the owners of runs that touch, also end to end in one row.
+
+    Args:
+        runs: Runs in raster order.
+        owner: What each run belongs to.
+        parent: Union-find forest over owners; changed in place. A root is its tree's least owner.
+        raster: Numbering of the volume.
+        connectivity: 6 or 26.
+    """
+    _join_ends(runs.start, runs.length, owner, parent)
+    for shift, reach in neighbour_shifts(raster, connectivity):
+        _join_owned(runs.start, runs.length, owner, parent, shift, reach)
+
+
+def number_roots(parent: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Number the trees of a forest 0..n-1 in order of their roots; (tree of each node, n)."""
+    number = np.empty_like(parent)
+    return number, int(_number_roots(parent, number))
+
+
+@njit(nogil=True, cache=True)
+def _find(parent, i):  # type: ignore[no-untyped-def]
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(nogil=True, cache=True)
+def _unite(parent, i, j):  # type: ignore[no-untyped-def]
+    i = _find(parent, i)
+    j = _find(parent, j)
+    if i < j:
+        parent[j] = i
+    elif j < i:
+        parent[i] = j
+
+
+@njit(nogil=True, cache=True)
+def _join_within(start, length, parent, shift, reach):  # type: ignore[no-untyped-def]
+    n = start.size
+    j = 0
+    for i in range(n):
+        low = start[i] - reach - shift
+        high = start[i] + length[i] + reach - shift
+        while start[j] + length[j] <= low:
+            j += 1
+        k = j
+        while k < i and start[k] < high:
+            _unite(parent, i, k)
+            k += 1
+
+
+@njit(nogil=True, cache=True)
+def _join_owned(start, length, owner, parent, shift, reach):  # type: ignore[no-untyped-def]
+    n = start.size
+    j = 0
+    for i in range(n):
+        low = start[i] - reach - shift
+        high = start[i] + length[i] + reach - shift
+        while start[j] + length[j] <= low:
+            j += 1
+        k = j
+        while k < i and start[k] < high:
+            _unite(parent, owner[i], owner[k])
+            k += 1
+
+
+@njit(nogil=True, cache=True)
+def _join_ends(start, length, owner, parent):  # type: ignore[no-untyped-def]
+    for i in range(1, start.size):
+        if start[i - 1] + length[i - 1] == start[i]:
+            _unite(parent, owner[i - 1], owner[i])
+
+
+@njit(nogil=True, cache=True)
+def _number_roots(parent, number):  # type: ignore[no-untyped-def]
+    n = 0
+    for i in range(parent.size):
+        root = _find(parent, i)
+        if root == i:
+            number[i] = n
+            n += 1
+        else:
+            number[i] = number[root]
+    return n
+
+
+def intersect(a: Runs, b: Runs) -> tuple[Runs, NDArray[np.int64], NDArray[np.int64]]:
+    """What two masks have in common.
+
+    Returns:
+        Runs of the common voxels, cut where either mask's runs end, and for each the index of its
+        run in ``a`` and in ``b``.
+    """
+    start, length, in_a, in_b = _intersect(a.start, a.length, b.start, b.length)
+    return Runs(start, length), in_a, in_b
+
+
+@njit(nogil=True, cache=True)
+def _intersect(a_start, a_length, b_start, b_length):  # type: ignore[no-untyped-def]
+    most = a_start.size + b_start.size
+    start = np.empty(most, np.int64)
+    length = np.empty(most, np.int32)
+    in_a = np.empty(most, np.int64)
+    in_b = np.empty(most, np.int64)
+    n = i = j = 0
+    while i < a_start.size and j < b_start.size:
+        a_stop = a_start[i] + a_length[i]
+        b_stop = b_start[j] + b_length[j]
+        low = max(a_start[i], b_start[j])
+        high = min(a_stop, b_stop)
+        if low < high:
+            start[n] = low
+            length[n] = high - low
+            in_a[n] = i
+            in_b[n] = j
+            n += 1
+        if a_stop <= b_stop:
+            i += 1
+        else:
+            j += 1
+    return start[:n].copy(), length[:n].copy(), in_a[:n].copy(), in_b[:n].copy()
+
+
+def paint_into(
+    array: NDArray[Any], runs: Runs, value: NDArray[Any], box: Box, raster: Raster
+) -> None:
+    """Set the voxels of runs in the (z, y, x) array of a box, each run to its value; clipped."""
+    corner = np.array(box.start, np.int64)
+    _paint(runs.start, runs.length, value, array, corner, raster.plane, raster.row)
+
+
+@njit(nogil=True, cache=True)
+def _paint(start, length, value, array, corner, plane, row):  # type: ignore[no-untyped-def]
+    nz, ny, nx = array.shape
+    for i in range(start.size):
+        z = start[i] // plane
+        rest = start[i] - z * plane
+        y = rest // row
+        x = rest - y * row - corner[2]
+        z -= corner[0]
+        y -= corner[1]
+        if 0 <= z < nz and 0 <= y < ny:
+            for k in range(max(0, x), min(nx, x + length[i])):
+                array[z, y, k] = value[i]
+
+
+def on_faces(runs: Runs, box: Box, raster: Raster) -> NDArray[np.bool_]:
+    """Which runs of a block have a voxel on a face of it that another block adjoins."""
+    z, y, x = raster.locate(runs.start)
+    touches = np.zeros(runs.start.size, bool)
+    for place, axis in ((z, 0), (y, 1)):
+        if box.start[axis] > 0:
+            touches |= place == box.start[axis]
+        if box.stop[axis] < raster.shape[axis]:
+            touches |= place == box.stop[axis] - 1
+    if box.start[2] > 0:
+        touches |= x == box.start[2]
+    if box.stop[2] < raster.shape[2]:
+        touches |= x + runs.length == box.stop[2]
+    return touches
+
+
+def merge_ends(runs: Runs, label: NDArray[Any]) -> tuple[Runs, NDArray[Any]]:
+    """Runs in raster order with those of one label that meet end to end made one."""
+    if runs.start.size == 0:
+        return runs, label
+    stop = runs.start + runs.length
+    head = np.ones(runs.start.size, bool)
+    head[1:] = (runs.start[1:] != stop[:-1]) | (label[1:] != label[:-1])
+    first = np.flatnonzero(head)
+    last = np.append(first[1:], runs.start.size) - 1
+    length = (stop[last] - runs.start[first]).astype(np.int32)
+    return Runs(runs.start[first], length), label[first]
+
+
+def runs_of_plane(
+    plane: NDArray[np.int64], corner: int, raster: Raster
+) -> tuple[Runs, NDArray[np.int64]]:
+    """Runs of equal values other than 0 in a (y, x) array, and the value of each.
+
+    Args:
+        plane: The array.
+        corner: Place of its first voxel.
+        raster: Numbering of the volume.
+    """
+    inner = np.zeros((plane.shape[0], plane.shape[1] + 1), plane.dtype)
+    inner[:, :-1] = plane
+    before = np.zeros_like(inner)
+    before[:, 1:] = plane
+    y, x = np.nonzero((inner != before) & (inner != 0))
+    end_y, end_x = np.nonzero((inner != before) & (before != 0))
+    start = corner + y * np.int64(raster.row) + x
+    length = (end_y - y) * np.int64(raster.row) + end_x - x
+    return Runs(start, length.astype(np.int32)), plane[y, x]

@@ -1,0 +1,298 @@
+"""Segment: a prediction of any size becomes instances, the same bytes for any blocks and workers.
+
+::
+
+    prediction --label--> tables --resolve--> plan --flood--> labelled runs --write--> labels
+       read once     a block each    no voxel     contested pieces       a shard each, once
+
+1. *label* reads every block once and keeps runs and components (`components`).
+2. *resolve* joins them over the faces of the blocks (`resolve`).
+3. *flood* decodes the pieces that hold several seeds, each whole and on its own (`flood`);
+   the connected path has no floods, but may widen its instances in plane.
+4. Instances are filtered by size, then numbered 1..n in (z, y, x) order of the first voxel.
+5. *write* paints every shard of the labels, and the tables of runs and instances are written.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cristae.configuration import to_plain
+from cristae.engine.blockwise import (
+    Stopwatch,
+    peak_memory,
+    promise_memory,
+    run_blocks,
+)
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.files import check_disk
+from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.progress import log, rate_text, track
+from cristae.errors import MemoryLimitError
+from cristae.grid import Triple, tile
+from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
+from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
+from cristae.segmentation.flood import voxel_bytes
+from cristae.segmentation.resolve import Batch, Plan, resolve_pieces
+from cristae.segmentation.runs import Ints
+from cristae.segmentation.scratch import (
+    Job,
+    load_arrays,
+    save_array,
+    shape_name,
+)
+from cristae.segmentation.steps import (
+    flood_step,
+    label_step,
+    layers,
+    slab_step,
+    statistics_of,
+    widen_step,
+    write_step,
+)
+from cristae.segmentation.tables import (
+    RUN_COLUMNS,
+    read_instances_table,
+    read_runs,
+    write_instances_table,
+    write_runs_table,
+)
+from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
+from cristae.volumes.volume import Volume
+
+__all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]
+
+VERSION = 1
+"""Raised when the same prediction and parameters would give other labels."""
+
+
+def segment_volume(
+    prediction: Volume,
+    out: str | Path,
+    *,
+    config: SegmentConfig | None = None,
+    block_shape: Triple | None = None,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> Volume:
+    """Decode a prediction into instances, out of core and exactly.
+
+    The result is that of decoding the whole volume at once: it does not depend on block shape,
+    workers or executor. Interrupted and run again, only what is missing is done.
+
+    Args:
+        prediction: (c, z, y, x) probabilities: mask, and as the decoder asks contour and
+            distance; uint8 (255 is certain), uint16 or float in [0, 1]. Or (z, y, x): the mask.
+        out: Folder of the labels, ``NAME.zarr``.
+        config: Decoder and parameters; what it leaves open comes from the prediction's own
+            metadata, then from the decoder.
+        block_shape: Extent (z, y, x) of the blocks read at a time; a shard of the output by
+            default.
+        resources: Workers, executor and memory.
+        overwrite: Replace an output made from other inputs or settings.
+
+    Returns:
+        Labels (z, y, x), uint32 (uint64 beyond 2**32 - 1 instances), 0 background, 1..n in order
+        of the first voxel. `read_runs` and `read_instances_table` read the tables inside.
+
+    Raises:
+        ConfigError: A decoder or parameter that cannot be used with this prediction.
+        InputError: Probabilities outside [0, 1].
+        MemoryLimitError: It cannot fit; a piece too large for a flood is named with its box.
+        DiskSpaceError: The output cannot fit.
+        OutputExistsError: The output exists with other inputs or settings.
+    """
+    out, resources = Path(out), resources or Resources()
+    decoding = resolve(config or SegmentConfig(), prediction)
+    settings = {"version": VERSION, "decoder": decoding.decoder, **to_plain(decoding.parameters)}
+    inputs = {"prediction": prediction.fingerprint}
+    shape = Layout().fitted(prediction.shape).shard if block_shape is None else block_shape
+    with open_ledger(
+        out, stage="segment", inputs=inputs, settings=settings, overwrite=overwrite
+    ) as ledger:
+        if ledger.state == "done":
+            log.info("%s: already done", out)
+            return open_ome_zarr(out)
+        job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))
+        _promise_start(job, out, resources)
+        summary = _segment(job, out, ledger, resources)
+        ledger.finish(**summary)
+    return open_ome_zarr(out)
+
+
+def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[str, Any]:
+    watch = Stopwatch()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    run = partial(run_blocks, ledger=ledger, resources=resources)
+    tables = run(
+        f"label {job.name}", job.blocks, partial(label_step, job), description="labelling blocks"
+    )
+    plan = resolve_pieces(job)
+    _promise_floods(job, plan, list(tables.values()), out, resources)
+    parts = _flood(job, plan, ledger, resources)
+    if job.decoding.reach != (0, 0):
+        run(f"widen {job.name}", job.blocks, partial(widen_step, job), description="widening")
+        parts = [f"wide-{i}.npz" for i in range(len(job.blocks))]
+    columns, removed = _number(job, plan, parts)
+    count = columns["id"].size
+    labels = _create_labels(job, out, columns["id"].dtype)
+    shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
+    run("write", shards, partial(write_step, job, labels), description="writing labels")
+    _write_tables(job, out, columns, run)
+    summary = {
+        "blocks": len(job.blocks),
+        "block_shape": list(job.block_shape),
+        "instances": count,
+        "removed_small": removed,
+        "largest_component": plan.largest,
+    }
+    _log_summary(job, summary, watch.seconds)
+    return summary
+
+
+def _promise_start(job: Job, out: Path, resources: Resources) -> None:
+    block = np.prod(np.minimum(job.block_shape, job.prediction.shape)).item()
+    channels = len(job.prediction.channels or ("mask",))
+    itemsize = job.prediction.dtype.itemsize
+    read = channels * (itemsize + (itemsize > 1))
+    shard = np.prod(Layout().fitted(job.prediction.shape).shard).item()
+    needed = max(block * (read + 2), shard * 8)
+    promise_memory("segment", int(resources.workers * needed), resources)
+    check_disk(out, job.prediction.box.size // 16)
+
+
+def _promise_floods(
+    job: Job, plan: Plan, tables: Sequence[Any], out: Path, resources: Resources
+) -> None:
+    """Promise memory and disk again, now that the sizes are known."""
+    runs = sum(table["runs"] for table in tables)
+    check_disk(out, 96 * runs)
+    if not plan.batches:
+        return
+    density = runs / max(1, sum(table["values"] for table in tables))
+    worst = max(plan.batches, key=lambda batch: batch.voxels)
+    needed = voxel_bytes(worst.voxels, int(worst.voxels * density))
+    several = min(resources.workers, len(plan.batches))
+    try:
+        promise_memory("segment, floods", several * needed, resources)
+    except MemoryLimitError as error:
+        low, high = worst.box
+        box = ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
+        raise MemoryLimitError(
+            f"{error}; the largest piece that holds several seeds has {worst.largest} voxels in "
+            f"box {box}. Fewer workers or higher thresholds need less"
+        ) from error
+
+
+def _flood(job: Job, plan: Plan, ledger: Ledger, resources: Resources) -> list[str]:
+    """Flood every batch not yet done; gives the names of the index files."""
+    step = f"flood {job.name}"
+    done = ledger.done(step)
+    todo = [(k, batch) for k, batch in enumerate(plan.batches) if str(k) not in done]
+    total = sum(batch.voxels for batch in plan.batches)
+    before = total - sum(batch.voxels for _, batch in todo)
+    if plan.batches:
+        with track("flooding", total, "voxels", before) as advance:
+            for (k, batch), result in run_tasks(partial(flood_step, job), todo, resources):
+                ledger.mark(step, str(k), result)
+                advance(batch.voxels)
+    save_array(job.path("spans.npy"), _spans(job, plan.batches))
+    return [f"flood-{k}.npz" for k in range(len(plan.batches))]
+
+
+def _spans(job: Job, batches: Sequence[Batch]) -> Ints:
+    """(block, flood, first row, last row) of every stretch of flooded runs, by block."""
+    spans = [np.zeros((0, 4), np.int64)]
+    for k in range(len(batches)):
+        blocks, row = load_arrays(job.path(f"flood-{k}.npz"), "blocks", "rows")
+        spans.append(np.stack([blocks, np.full_like(blocks, k), row[:-1], row[1:]], axis=1))
+    together = np.concatenate(spans)
+    return together[np.argsort(together[:, 0], kind="stable")]
+
+
+def _number(job: Job, plan: Plan, parts: Sequence[str]) -> tuple[dict[str, Any], int]:
+    """Number the instances that stay, leave ``number.npy``; table columns, and how many went."""
+    totals = plan.statistics
+    if job.decoding.reach != (0, 0):
+        totals = no_statistics(plan.instances)
+    for name in parts:
+        instances, statistics = statistics_of(job, name)
+        add_statistics(totals, statistics, instances)
+    there = totals.first != NOWHERE
+    stays = there & (totals.voxels >= job.decoding.min_size)
+    order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
+    number = np.zeros(plan.instances, np.int64)
+    number[order] = np.arange(1, order.size + 1)
+    save_array(job.path("number.npy"), number)
+    kept = Statistics(*(field[order] for field in totals))
+    dtype = np.uint32 if order.size < 1 << 32 else np.uint64
+    cut = (kept.low == 0).any(axis=1) | (kept.high == job.prediction.shape).any(axis=1)
+    columns = {
+        "id": np.arange(1, order.size + 1).astype(dtype),
+        "box": np.concatenate([kept.low, kept.high], axis=1).astype(np.int32),
+        "voxels": kept.voxels,
+        "confidence_sum": kept.mass,
+        "cut": cut,
+    }
+    return columns, plan.removed + int(there.sum() - order.size)
+
+
+def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:
+    made = {
+        "decoder": job.decoding.decoder,
+        "parameters": to_plain(job.decoding.parameters),
+        "source": job.prediction.name,
+        "quantisation": _quantisation(job.prediction, job.decoding),
+    }
+    return create_ome_zarr(
+        out,
+        shape=job.prediction.shape,
+        dtype=dtype,
+        kind="labels",
+        voxel_size_nm=job.prediction.voxel_size_nm,
+        origin_nm=job.prediction.origin_nm,
+        attributes=made,
+    )
+
+
+def _quantisation(prediction: Volume, decoding: Decoding) -> str:
+    if prediction.dtype == np.uint8:
+        return str(prediction.attributes.get("quantisation", "uint8 as given"))
+    return f"{prediction.dtype} truncated to 256 levels"
+
+
+def _write_tables(
+    job: Job, out: Path, columns: Mapping[str, Any], run: Callable[..., dict[Any, Any]]
+) -> None:
+    run(f"runs {job.name}", layers(job), partial(slab_step, job), description="gathering runs")
+    starts = [np.zeros(1, np.int64)]
+    for i, layer in enumerate(layers(job)):
+        (z,) = load_arrays(job.path(f"runs-{i}.npz"), "z")
+        count = np.bincount(z - layer.start[0], minlength=layer.shape[0])
+        starts.append(starts[-1][-1] + np.cumsum(count))
+    write_runs_table(out, _layer_columns(job), np.concatenate(starts), columns["id"].dtype)
+    write_instances_table(out, columns)
+
+
+def _layer_columns(job: Job) -> Iterator[dict[str, Any]]:
+    for i in range(len(layers(job))):
+        yield dict(
+            zip(RUN_COLUMNS, load_arrays(job.path(f"runs-{i}.npz"), *RUN_COLUMNS), strict=True)
+        )
+
+
+def _log_summary(job: Job, summary: Mapping[str, Any], seconds: float) -> None:
+    log.info(
+        "segment: %d blocks of %s, %d instances, %d small ones removed, largest component "
+        "%d voxels, %s, peak memory %.2f GiB",
+        summary["blocks"],
+        job.name,
+        summary["instances"],
+        summary["removed_small"],
+        summary["largest_component"],
+        rate_text(job.prediction.box.size, seconds, "voxels"),
+        peak_memory() / (1 << 30),
+    )

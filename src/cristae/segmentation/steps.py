@@ -1,0 +1,279 @@
+"""Steps: the tasks of a segmentation. Each reads what earlier steps left and leaves one file.
+
+Every task depends only on the job and its item, so it may be done again, anywhere, at any time.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cristae.grid import Box, Triple
+from cristae.segmentation.components import (
+    Statistics,
+    label_block,
+    measure_runs,
+    values_of,
+)
+from cristae.segmentation.decoders import quantise
+from cristae.segmentation.flood import flood, labelled_runs
+from cristae.segmentation.resolve import NOBODY, Batch
+from cristae.segmentation.runs import Ints, Runs, merge_ends, no_runs, paint_into, runs_of_plane
+from cristae.segmentation.scratch import (
+    Job,
+    load_arrays,
+    load_table,
+    map_array,
+    save_array,
+    save_arrays,
+    save_table,
+)
+from cristae.volumes.volume import Volume
+
+
+def read_channels(job: Job, box: Box) -> NDArray[np.uint8]:
+    """The channels the decoder reads, as (c, z, y, x) uint8."""
+    array = job.prediction.read(box)
+    array = array[None] if array.ndim == 3 else array[: job.decoding.channels]
+    return quantise(array, f"{job.prediction.name}, box {box}")
+
+
+def label_step(job: Job, box: Box) -> dict[str, int]:
+    """Label one block alone; leaves its table."""
+    table = label_block(read_channels(job, box), box, job.raster, job.decoding)
+    save_table(job, job.index_of(box), table)
+    return {"runs": table.start.size, "pieces": table.voxels.size, "values": table.value.size}
+
+
+class _Contested(NamedTuple):
+    """Contested pieces in a block: runs, their values, and seeds inside them.
+
+    ``piece`` and ``share_piece`` count within the batch, ``share_seed`` are instances.
+    """
+
+    start: Ints
+    length: NDArray[np.int32]
+    piece: Ints
+    value: NDArray[np.uint8]
+    share_start: Ints
+    share_length: NDArray[np.int32]
+    share_piece: Ints
+    share_seed: Ints
+
+
+def flood_step(job: Job, item: tuple[int, Batch]) -> dict[str, int]:
+    """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
+    k, batch = item
+    parts = [_contested_in(job, index, batch) for index in batch.blocks]
+    block = np.repeat(np.arange(len(parts)), [part.start.size for part in parts])
+    found = _Contested(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    del parts
+    instances, name = np.unique(found.share_seed, return_inverse=True)
+    runs, label, source, value = _flood_pieces(
+        found, name.astype(np.int32) + 1, len(batch.pieces), job
+    )
+    statistics = measure_runs(runs, label, instances.size, value, job.raster)
+    order = np.argsort(block[source], kind="stable")
+    rows = np.stack([runs.start, runs.length, instances[label]], axis=1)[order]
+    first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
+    save_array(job.path(f"flood-{k}.npy"), rows)
+    index = {"blocks": np.array(batch.blocks), "rows": first, "instances": instances}
+    save_arrays(job.path(f"flood-{k}.npz"), {**index, **statistics._asdict()})
+    return {"runs": len(rows)}
+
+
+def _contested_in(job: Job, index: int, batch: Batch) -> _Contested:
+    names = ("start", "length", "piece", "valued", "value", "share", "share_piece")
+    start, length, piece, valued, value, share, share_piece = load_table(job, index, *names)
+    base = map_array(job.path("base.npy"))[:, index : index + 2]
+    target = np.asarray(map_array(job.path("target.npy"))[base[0, 0] : base[0, 1]])
+    seed = np.asarray(map_array(job.path("seed.npy"))[base[1, 0] : base[1, 1]])
+    members = np.sort(np.array(batch.pieces))
+    number = -2 - target
+    position = np.minimum(np.searchsorted(members, number), members.size - 1)
+    position = np.where(members[position] == number, position, -1)
+    mine = position[piece] >= 0
+    has_value = valued[piece]
+    share_seed = seed[share[2]]
+    seeds = (position[share_piece] >= 0) & (share_seed != NOBODY)
+    return _Contested(
+        start[mine],
+        length[mine],
+        position[piece[mine]],
+        value[np.repeat(mine[has_value], length[has_value])],
+        share[0, seeds],
+        share[1, seeds].astype(np.int32),
+        position[share_piece[seeds]],
+        share_seed[seeds],
+    )
+
+
+def _flood_pieces(
+    found: _Contested, name: NDArray[np.int32], pieces: int, job: Job
+) -> tuple[Runs, NDArray[np.int32], Ints, NDArray[np.uint8]]:
+    """Flood piece by piece.
+
+    Returns:
+        Labelled runs, the label of each from 0, the index of the run each was cut from, and the
+        value of each of their voxels.
+    """
+    order = np.lexsort((found.start, found.piece))
+    value = np.empty_like(found.value)
+    _reorder(found.length, order, found.value, value)
+    runs = Runs(found.start[order], found.length[order])
+    first = np.searchsorted(found.piece[order], np.arange(pieces + 1))
+    voxel = np.append(0, np.cumsum(runs.length, dtype=np.int64))
+    seed_order = np.lexsort((found.share_start, found.share_piece))
+    seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
+    name = name[seed_order]
+    seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(pieces + 1))
+    results = []
+    for p in range(pieces):
+        mine, its = slice(first[p], first[p + 1]), slice(seed_first[p], seed_first[p + 1])
+        here = value[voxel[first[p]] : voxel[first[p + 1]]]
+        piece = runs.take(mine)
+        label = flood(piece, here, seeds.take(its), name[its], job.raster)
+        cut, cut_name, source = labelled_runs(piece, label)
+        results.append((*cut, cut_name - 1, order[mine][source], here[label > 0]))
+    start, length, label, source, value = (np.concatenate(f) for f in zip(*results, strict=True))
+    return Runs(start, length), label, source, value
+
+
+@njit(nogil=True, cache=True)
+def _reorder(length, order, value, out):  # type: ignore[no-untyped-def]
+    """Copy the stretches of values of runs into another order of the runs."""
+    first = np.zeros(length.size + 1, np.int64)
+    for i in range(length.size):
+        first[i + 1] = first[i] + length[i]
+    at = 0
+    for i in order:
+        for k in range(first[i], first[i + 1]):
+            out[at] = value[k]
+            at += 1
+
+
+def widen_step(job: Job, box: Box) -> dict[str, int]:
+    """Widen the instances of the connected path in plane; the larger number wins.
+
+    A block is a core it writes and a halo of ``reach`` voxels along y and x that it reads.
+    """
+    y, x = job.decoding.reach
+    halo = box.grow((0, y, x)).clip(job.prediction.box)
+    runs, instance = _own_runs(job, halo)
+    order = np.argsort(runs.start, kind="stable")
+    raster = job.raster
+    parts, names = [no_runs()], [np.zeros(0, np.int64)]
+    first = np.searchsorted(
+        runs.start[order], [z * raster.plane for z in range(box.start[0], box.stop[0] + 1)]
+    )
+    for z in range(box.start[0], box.stop[0]):
+        mine = order[first[z - box.start[0]] : first[z - box.start[0] + 1]]
+        if mine.size:
+            plane = np.zeros(box.shape[1:], np.int64)
+            corner = (z * raster.plane, *box.start[1:])
+            at, name = runs.take(mine), instance[mine] + 1
+            _widen(at.start, at.length, name, plane, corner, raster.row, (y, x))
+            found, name = runs_of_plane(plane, raster.place(z, *box.start[1:]), raster)
+            parts.append(found)
+            names.append(name - 1)
+    wide = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    instances, label = np.unique(np.concatenate(names), return_inverse=True)
+    value = values_of(wide, read_channels(job, box)[0], box, raster)
+    statistics = measure_runs(wide, label, instances.size, value, raster)
+    rows = {**wide._asdict(), "label": label, "instances": instances}
+    save_arrays(job.path(f"wide-{job.index_of(box)}.npz"), {**rows, **statistics._asdict()})
+    return {"runs": wide.start.size}
+
+
+def _own_runs(job: Job, box: Box) -> tuple[Runs, Ints]:
+    """Runs of the blocks that share voxels with a box, and the instance of each; no floods."""
+    parts, names = [no_runs()], [np.zeros(0, np.int64)]
+    base = map_array(job.path("base.npy"))
+    target = map_array(job.path("target.npy"))
+    for index, _ in job.blocks_in(box):
+        start, length, piece = load_table(job, index, "start", "length", "piece")
+        instance = np.asarray(target[base[0, index] : base[0, index + 1]])[piece]
+        own = instance >= 0
+        parts.append(Runs(start[own], length[own]))
+        names.append(instance[own])
+    runs = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    return runs, np.concatenate(names)
+
+
+@njit(nogil=True, cache=True)
+def _widen(start, length, name, plane, corner, row, reach):  # type: ignore[no-untyped-def]
+    ny, nx = plane.shape
+    for i in range(start.size):
+        rest = start[i] - corner[0]
+        y = rest // row - corner[1]
+        x = rest - (rest // row) * row - corner[2]
+        for v in range(max(0, y - reach[0]), min(ny, y + reach[0] + 1)):
+            for u in range(max(0, x - reach[1]), min(nx, x + length[i] + reach[1])):
+                plane[v, u] = max(plane[v, u], name[i])
+
+
+def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
+    """Runs of a block after everything, in any order, and the final number of each."""
+    number = map_array(job.path("number.npy"))
+    if job.decoding.reach != (0, 0):
+        wide = load_arrays(job.path(f"wide-{index}.npz"), "start", "length", "label", "instances")
+        name = np.asarray(number[wide[3]])[wide[2]]
+        return Runs(wide[0][name > 0], wide[1][name > 0]), name[name > 0]
+    runs, instance = _own_runs(job, job.blocks[index])
+    starts, lengths, names = [runs.start], [runs.length], [instance]
+    spans = map_array(job.path("spans.npy"))
+    low, high = np.searchsorted(spans[:, 0], [index, index + 1])
+    for _, k, first, last in spans[low:high].tolist():
+        rows = np.asarray(map_array(job.path(f"flood-{k}.npy"))[first:last])
+        starts.append(rows[:, 0])
+        lengths.append(rows[:, 1].astype(np.int32))
+        names.append(rows[:, 2])
+    name = np.asarray(number)[np.concatenate(names)]
+    start, length = np.concatenate(starts), np.concatenate(lengths)
+    return Runs(start[name > 0], length[name > 0]), name[name > 0]
+
+
+def write_step(job: Job, labels: Volume, box: Box) -> int:
+    """Write one shard of the labels; a shard without instances is left out. Gives its runs."""
+    array = np.zeros(box.shape, labels.dtype)
+    count = 0
+    for index, _ in job.blocks_in(box):
+        runs, name = final_runs(job, index)
+        paint_into(array, runs, name, box, job.raster)
+        count += name.size
+    if count:
+        labels.write(box, array)
+    return count
+
+
+def slab_step(job: Job, slab: Box) -> int:
+    """Gather the final runs of one layer of blocks, whole again along x; gives their number."""
+    parts = [final_runs(job, index) for index, _ in job.blocks_in(slab)]
+    start = np.concatenate([runs.start for runs, _ in parts])
+    order = np.argsort(start, kind="stable")
+    length = np.concatenate([runs.length for runs, _ in parts])[order]
+    name = np.concatenate([name for _, name in parts])[order]
+    runs, name = merge_ends(Runs(start[order], length), name)
+    z, y, x = job.raster.locate(runs.start)
+    columns: dict[str, Any] = {"z": z, "y": y, "x0": x, "x1": x + runs.length}
+    narrow = {key: column.astype(np.int32) for key, column in columns.items()}
+    layer = slab.start[0] // job.block_shape[0]
+    save_arrays(job.path(f"runs-{layer}.npz"), {**narrow, "id": name})
+    return name.size
+
+
+def statistics_of(job: Job, file: str) -> tuple[Ints, Statistics]:
+    """Instances of a flood's or a widening's file, and their statistics."""
+    instances, *fields = load_arrays(job.path(file), "instances", *Statistics._fields)
+    return instances, Statistics(*fields)
+
+
+def layers(job: Job) -> list[Box]:
+    """The layers of blocks along z, each over the whole plane."""
+    shape: Triple = job.prediction.shape
+    step = job.block_shape[0]
+    return [
+        Box((z, 0, 0), (min(z + step, shape[0]), shape[1], shape[2]))
+        for z in range(0, shape[0], step)
+    ]

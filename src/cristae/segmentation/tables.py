@@ -1,0 +1,164 @@
+"""Tables inside a segmentation: its runs and its instances, as one-dimensional Zarr arrays.
+
+::
+
+    OUT.zarr/runs/{z, y, x0, x1, id}                        runs in raster order, x1 exclusive
+    OUT.zarr/runs/plane_start                               first run of each plane z, and the end
+    OUT.zarr/instances/{id, box, voxels, confidence_sum, cut}
+
+Runs are as long as they can be, so the tables, like the labels, do not depend on the blocks.
+``box`` is (z0, y0, x0, z1, y1, x1), stops exclusive; ``confidence_sum`` the sum of the mask
+channel's 256 levels over the instance; ``cut`` whether it touches the border of the volume.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+
+from cristae.engine.files import read_json, remove_tree, write_json
+from cristae.errors import InputError
+from cristae.volumes.volume import Array
+
+VERSION = 1
+ROWS_PER_CHUNK = 1 << 18
+RUN_COLUMNS = ("z", "y", "x0", "x1", "id")
+INSTANCE_COLUMNS = ("id", "box", "voxels", "confidence_sum", "cut")
+
+
+def write_instances_table(path: Path, columns: Mapping[str, Array]) -> None:
+    """Write ``PATH/instances``; columns of equal length, by name."""
+    _start(path / "instances", INSTANCE_COLUMNS)
+    for name in INSTANCE_COLUMNS:
+        array = columns[name]
+        store = _create(path / "instances" / name, array.shape, array.dtype)
+        if array.size:
+            store.write(array).result()
+
+
+def write_runs_table(
+    path: Path, layers: Iterable[Mapping[str, Array]], plane_start: Array, dtype: np.dtype[Any]
+) -> None:
+    """Write ``PATH/runs`` layer by layer.
+
+    Args:
+        path: The segmentation.
+        layers: Columns of consecutive layers of planes, the runs of each in raster order.
+        plane_start: First run of each plane, and the number of runs.
+        dtype: Type of the labels.
+    """
+    folder = path / "runs"
+    _start(folder, (*RUN_COLUMNS, "plane_start"))
+    total = int(plane_start[-1])
+    types = {name: np.dtype(np.int32) for name in RUN_COLUMNS} | {"id": dtype}
+    stores = {name: _create(folder / name, (total,), types[name]) for name in RUN_COLUMNS}
+    for first, chunk in _chunks(layers, types):
+        stop = first + chunk["z"].size
+        writes = [stores[name][first:stop].write(chunk[name]) for name in RUN_COLUMNS]
+        for write in writes:
+            write.result()
+    starts = plane_start.astype(np.int64)
+    _create(folder / "plane_start", starts.shape, starts.dtype).write(starts).result()
+
+
+def read_instances_table(path: str | Path) -> dict[str, Array]:
+    """The instances of a segmentation.
+
+    Args:
+        path: Folder of the segmentation.
+
+    Returns:
+        ``id`` (n,), ``box`` (n, 6) in voxels, ``voxels`` (n,), ``confidence_sum`` (n,) and ``cut``
+        (n,) bool, in order of the id.
+
+    Raises:
+        InputError: No such table.
+    """
+    folder = _check(Path(path) / "instances")
+    table = {name: np.asarray(_open(folder / name).read().result()) for name in INSTANCE_COLUMNS}
+    return table | {"cut": table["cut"].astype(bool)}
+
+
+def read_runs(path: str | Path, planes: tuple[int, int] | None = None) -> dict[str, Array]:
+    """The runs of a segmentation, in raster order.
+
+    Args:
+        path: Folder of the segmentation.
+        planes: Only those with z in planes[0]..planes[1]-1; all by default.
+
+    Returns:
+        ``z``, ``y``, ``x0``, ``x1`` (int32, voxels, x1 exclusive) and ``id`` of each run.
+
+    Raises:
+        InputError: No such table, or planes outside the volume.
+    """
+    folder = _check(Path(path) / "runs")
+    starts = np.asarray(_open(folder / "plane_start").read().result())
+    low, high = planes or (0, starts.size - 1)
+    if not 0 <= low <= high < starts.size:
+        raise InputError(f"{path}: planes {low}:{high} asked for, found 0:{starts.size - 1}")
+    rows = slice(int(starts[low]), int(starts[high]))
+    return {name: np.asarray(_open(folder / name)[rows].read().result()) for name in RUN_COLUMNS}
+
+
+def _start(folder: Path, columns: Iterable[str]) -> None:
+    if folder.exists():  # of an interrupted run
+        remove_tree(folder)
+    attributes = {"cristae": {"version": VERSION, "columns": list(columns)}}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    write_json(folder / "zarr.json", group)
+
+
+def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    chunk = [ROWS_PER_CHUNK, *shape[1:]]
+    codecs = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+    ]
+    metadata = {
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "fill_value": False if dtype.kind == "b" else 0,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "codecs": codecs if dtype.itemsize > 1 else [{"name": "bytes"}, codecs[1]],
+    }
+    kvstore = {"driver": "file", "path": str(path)}
+    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
+    return tensorstore.open(spec, create=True).result()
+
+
+def _open(path: Path) -> Any:
+    kvstore = {"driver": "file", "path": str(path)}
+    return tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True).result()
+
+
+def _check(folder: Path) -> Path:
+    attributes = (read_json(folder / "zarr.json") or {}).get("attributes", {})
+    found = attributes.get("cristae", {}).get("version")
+    if found is None:
+        raise InputError(f"{folder}: no such table; only a finished segmentation of ours has one")
+    if found > VERSION:
+        raise InputError(f"{folder}: version {found} found, up to {VERSION} can be read")
+    return folder
+
+
+def _chunks(
+    layers: Iterable[Mapping[str, Array]], types: Mapping[str, np.dtype[Any]]
+) -> Iterable[tuple[int, dict[str, Array]]]:
+    """Rows of the layers, re-cut to whole chunks: (first row, columns)."""
+    first = 0
+    waiting = {name: np.zeros(0, dtype) for name, dtype in types.items()}
+    for layer in layers:
+        waiting = {
+            name: np.concatenate([held, layer[name].astype(types[name])])
+            for name, held in waiting.items()
+        }
+        whole = waiting["z"].size // ROWS_PER_CHUNK * ROWS_PER_CHUNK
+        if whole:
+            yield first, {name: held[:whole] for name, held in waiting.items()}
+            first += whole
+            waiting = {name: held[whole:] for name, held in waiting.items()}
+    if waiting["z"].size:
+        yield first, waiting

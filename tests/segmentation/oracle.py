@@ -1,0 +1,86 @@
+"""The whole-volume decoders written as plainly as can be: slow, independent, the judge of ours."""
+
+import heapq
+from itertools import product
+
+import numpy as np
+
+FACES = ((-1, 0, 0), (0, -1, 0), (0, 0, -1), (0, 0, 1), (0, 1, 0), (1, 0, 0))
+AROUND = tuple(d for d in product((-1, 0, 1), repeat=3) if any(d))
+
+
+def neighbours(voxel, shape, steps):
+    for step in steps:
+        near = tuple(a + b for a, b in zip(voxel, step, strict=True))
+        if all(0 <= c < n for c, n in zip(near, shape, strict=True)):
+            yield near
+
+
+def label_26(mask):
+    """Components that share a face, edge or corner, numbered 1.. in raster order."""
+    label = np.zeros(mask.shape, np.int64)
+    n = 0
+    for voxel in map(tuple, np.argwhere(mask)):
+        if label[voxel]:
+            continue
+        n += 1
+        label[voxel] = n
+        stack = [voxel]
+        while stack:
+            for near in neighbours(stack.pop(), mask.shape, AROUND):
+                if mask[near] and not label[near]:
+                    label[near] = n
+                    stack.append(near)
+    return label
+
+
+def drop_small(label, size):
+    keep = np.bincount(label.ravel()) >= size
+    keep[0] = False
+    return np.where(keep[label], label, 0)
+
+
+def heap_flood(value, foreground, seed):
+    """Seeds grow in the order of (-value, age); a voxel is labelled when it is pushed."""
+    label = np.where(foreground, seed, 0)
+    heap = [(-int(value[tuple(v)]), age, tuple(v)) for age, v in enumerate(np.argwhere(label))]
+    age = len(heap)
+    heapq.heapify(heap)
+    while heap:
+        _, _, voxel = heapq.heappop(heap)
+        for near in neighbours(voxel, value.shape, FACES):
+            if foreground[near] and not label[near]:
+                label[near] = label[voxel]
+                heapq.heappush(heap, (-int(value[near]), age, near))
+                age += 1
+    return label
+
+
+def canonical(label):
+    """Numbers 1..n in raster order of the first voxel."""
+    names, first = np.unique(label, return_index=True)
+    order = names[np.argsort(first)]
+    number = {name: k for k, name in enumerate((n for n in order if n), 1)} | {0: 0}
+    return np.vectorize(number.get, otypes=[np.int64])(label)
+
+
+def passes(channel, threshold):
+    return channel > int(255 * threshold)
+
+
+def watershed(prediction, seed, foreground, min_seed_size, min_size):
+    """What the seeded path gives for masks already made."""
+    seeds = drop_small(label_26(seed), min_seed_size)
+    label = heap_flood(prediction[0], foreground, seeds)
+    return canonical(drop_small(label, min_size))
+
+
+def widen(label, reach):
+    """Grey dilation in plane: the largest number within reach."""
+    out = label.copy()
+    ny, nx = label.shape[1:]
+    for z, y, x in np.argwhere(label):
+        rows = slice(max(0, y - reach[0]), min(ny, y + reach[0] + 1))
+        columns = slice(max(0, x - reach[1]), min(nx, x + reach[1] + 1))
+        out[z, rows, columns] = np.maximum(out[z, rows, columns], label[z, y, x])
+    return out
