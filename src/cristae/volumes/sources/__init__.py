@@ -1,15 +1,33 @@
-"""Sources: every form a volume comes in, opened by one function."""
+"""Sources: every form a volume comes in, opened by one function.
 
+============================  ====================================================
+OME-Zarr, Zarr v2 and v3      folder of an image, an array, or a group with one of them
+``file.h5[:dataset]``         HDF5
+``file.tif``                  multi-page TIFF
+folder or glob                PNG or TIFF slices in natural order
+``index.json``                tile index of PyTorch Connectomics
+folder                        prediction chunks ``result_z0-z1-y0-y1-x0-x1[_suffix].h5``
+============================  ====================================================
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from cristae.engine.files import read_json
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import parse_roi
+from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slices, tiff, tile_index
 from cristae.volumes.sources.ome_zarr import open_ome_zarr
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
 
 Source = str | Path | Array | Volume
+
+FORMS = (
+    "a Zarr folder, file.h5[:dataset], file.tif, a folder or glob of PNG or TIFF slices, "
+    "a tile index .json, or a folder of prediction chunks NAME_z0-z1-y0-y1-x0-x1.h5"
+)
 
 
 def open_volume(
@@ -19,6 +37,7 @@ def open_volume(
     roi: str | None = None,
     kind: Kind | None = None,
     root: str | Path | None = None,
+    index: Mapping[str, int] | None = None,
 ) -> Volume:
     """Open any source as a lazily read volume.
 
@@ -28,6 +47,7 @@ def open_volume(
         roi: ``z0:z1,y0:y1,x0:x1``: only this part, which keeps its place in space.
         kind: What the voxels are; replaces what the source says.
         root: Folder that relative paths of a tile index count from.
+        index: Element to take of a time or channel axis (``{"t": 0, "c": 1}``).
 
     Returns:
         The volume.
@@ -36,22 +56,102 @@ def open_volume(
         SourceNotFoundError: No such path.
         InputError: A source that cannot be used; all faults at once.
     """
-    volume = _open(source, root)
+    if voxel_size_nm is not None and not (len(voxel_size_nm) == 3 and min(voxel_size_nm) > 0):
+        raise InputError(f"voxel size {voxel_size_nm}: expected three positive numbers in nm")
+    volume = _open(source, kind, root, index)
     if voxel_size_nm is not None:
-        volume = volume.with_(voxel_size_nm=voxel_size_nm)
+        z, y, x = (float(size) for size in voxel_size_nm)
+        volume = volume.with_(voxel_size_nm=(z, y, x))
     if kind is not None:
-        volume = volume.with_(kind=kind)
+        volume = tile_index.taken_as(volume, kind)
     return volume.crop(parse_roi(roi, volume.shape)) if roi is not None else volume
 
 
-def _open(source: Source, root: str | Path | None) -> Volume:
+def _open(
+    source: Source,
+    kind: Kind | None,
+    root: str | Path | None,
+    index: Mapping[str, int] | None,
+) -> Volume:
+    name = source.name if isinstance(source, Volume) else str(source)
+    if isinstance(source, np.ndarray):
+        name = "array"
+    is_index = isinstance(source, str | Path) and Path(source).suffix.lower() == ".json"
+    if root is not None and not is_index:
+        raise InputError(f"{name}: a root ({root}) is for tile indices (.json) only")
+    indexable = isinstance(source, str | Path) and not is_index
+    if index and not indexable:
+        raise InputError(f"{name}: there is no axis to index with {dict(index)}")
     if isinstance(source, Volume):
         return source
     if isinstance(source, np.ndarray):
-        return array_volume(source)
-    path = Path(source)
+        return array_volume(_real(source))
+    if is_index:
+        return tile_index.open_tile_index(source, kind=kind, root=root, name=name)
+    return _open_path(name, kind, index)
+
+
+def _real(array: Array) -> Array:
+    if array.dtype.kind not in "uifb":
+        raise InputError(f"array: found dtype {array.dtype}, expected real numbers")
+    return array.astype(np.uint8) if array.dtype.kind == "b" else array
+
+
+def _open_path(name: str, kind: Kind | None, index: Mapping[str, int] | None) -> Volume:
+    path, dataset = _split(name)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _open_folder(path, dataset, name, kind, index)
+    if suffix in hdf5.SUFFIXES and path.is_file():
+        return hdf5.open_hdf5(path, dataset, index=index, name=name)
+    if suffix in tiff.SUFFIXES and path.is_file():
+        return tiff.open_tiff(path, index=index, name=name)
+    if any(letter in name for letter in "*?["):
+        _refuse_index(name, index)
+        return slices.open_slices(name, kind)
     if not path.exists():
-        raise SourceNotFoundError(f"{source}: no such file or folder")
-    if (path / "zarr.json").is_file():
-        return open_ome_zarr(path, str(source))
-    raise InputError(f"{source}: not a known form of volume")
+        raise SourceNotFoundError(f"{name}: no such file or folder")
+    raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
+
+
+def _split(name: str) -> tuple[Path, str | None]:
+    """Path and dataset of ``path[:dataset]``."""
+    path = Path(name)
+    before, colon, after = name.rpartition(":")
+    has_datasets = Path(before).is_dir() or Path(before).suffix.lower() in hdf5.SUFFIXES
+    if colon and after and not path.exists() and Path(before).exists() and has_datasets:
+        return Path(before), after
+    return path, None
+
+
+def _open_folder(
+    path: Path,
+    dataset: str | None,
+    name: str,
+    kind: Kind | None,
+    index: Mapping[str, int] | None,
+) -> Volume:
+    if foreign_zarr.is_zarr(path):
+        if dataset is not None:
+            raise InputError(f"{name}: write the path of an array as {path}/{dataset}")
+        if _is_ours(path) and not index:
+            return open_ome_zarr(path, name)
+        return foreign_zarr.open_foreign_zarr(path, index=index, name=name)
+    _refuse_index(name, index)
+    if prediction_chunks.is_chunk_folder(path):
+        return prediction_chunks.open_prediction_chunks(path, dataset, name)
+    if slices.has_slices(path) and dataset is None:
+        return slices.open_slices(name, kind)
+    there = sorted(entry.name for entry in path.iterdir())
+    found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+    raise InputError(f"{name}: found {found or 'an empty folder'}, expected {FORMS}")
+
+
+def _refuse_index(name: str, index: Mapping[str, int] | None) -> None:
+    if index:
+        raise InputError(f"{name}: there is no axis to index with {dict(index)}")
+
+
+def _is_ours(path: Path) -> bool:
+    tree = read_json(path / "zarr.json")
+    return bool(tree and "cristae" in (tree.get("attributes") or {}))

@@ -18,6 +18,7 @@ from cristae.engine.files import merge_attributes, read_json, write_json
 from cristae.engine.ledger import fingerprint_of, record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
+from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume
 
 CHUNK: Triple = (32, 128, 128)
@@ -55,15 +56,26 @@ class ZarrReader:
         path: Folder of the array.
         driver: tensorstore's driver: ``zarr3`` or ``zarr`` (v2).
         stamp: Changes when the array is made anew, so that no stale handle is used.
+        lead: For axes before z, y, x: the element taken, or None for all; empty for all of all.
     """
 
     path: str
     driver: str
     stamp: int
+    lead: tuple[int | None, ...] = ()
 
     def read(self, box: Box) -> Array:
-        """The ([c,] z, y, x) array of a box."""
-        return np.asarray(self._store()[(..., *box.slices())].read().result())
+        """The ([c,] z, y, x) array of a box.
+
+        Raises:
+            InputError: Data that cannot be read or decoded, with array and box.
+        """
+        lead = tuple(slice(None) if element is None else element for element in self.lead)
+        try:
+            array = np.asarray(self._store()[(*lead, ..., *box.slices())].read().result())
+        except (ValueError, OSError) as error:
+            raise InputError(f"{self.path}, box {box}: {error}") from error
+        return array.astype(plain_dtype(array.dtype), copy=False)
 
     def write(self, box: Box, array: Array) -> None:
         """Put a box on disk."""
