@@ -5,23 +5,19 @@ table: written as CSV files and read back they give the same scores (`overlaps_o
 volumes of a run can be pooled without looking at voxels again.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from cristae.engine.files import write_atomic
 from cristae.errors import SourceNotFoundError, raise_faults
 from cristae.evaluation.contingency import Floats, Instances, Overlaps
 from cristae.evaluation.matching import KINDS, MISSING, Associations, Codes
 from cristae.evaluation.metrics import Curve, Matches, Rows, best_prediction
+from cristae.measurement.table import Table, read_table, write_table
 from cristae.volumes.volume import Nanometres
-
-Table = Mapping[str, NDArray[Any]]
 
 _AXES = ("z", "y", "x")
 _FILES = {"truth": "truth.csv", "prediction": "predictions.csv", "overlaps": "overlaps.csv"}
@@ -151,8 +147,7 @@ def precision_recall_of(tables: MatchTables, iou: float = 0.75) -> tuple[Floats,
 def write_matches(tables: MatchTables, folder: Path) -> None:
     """Write ``truth.csv``, ``predictions.csv`` and ``overlaps.csv``, each at once."""
     for name, file in _FILES.items():
-        text = pd.DataFrame(dict(getattr(tables, name))).to_csv(index=False).encode()
-        write_atomic(folder / file, lambda out, text=text: out.write(text))  # type: ignore[misc]
+        write_table(folder / file, getattr(tables, name))
 
 
 def has_matches(folder: Path) -> bool:
@@ -169,17 +164,11 @@ def read_matches(folder: Path) -> MatchTables:
     """
     missing = [f"no {file}" for file in _FILES.values() if not (folder / file).is_file()]
     raise_faults(str(folder), missing, SourceNotFoundError)
-    tables = {name: _read(folder / file) for name, file in _FILES.items()}
+    tables = {name: read_table(folder / file) for name, file in _FILES.items()}
     for name in ("truth", "prediction"):
         lacking = [f"no column {c}" for c in _NEEDED if c not in tables[name]]
         raise_faults(str(folder / _FILES[name]), lacking)
     return MatchTables(**tables)
-
-
-def _read(path: Path) -> Table:
-    ids = {name: np.uint64 for name in ("truth", "prediction", "instance")}
-    frame = pd.read_csv(path, dtype=ids, float_precision="round_trip", keep_default_na=False)
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
 def overlaps_of_tables(tables: MatchTables) -> Overlaps:

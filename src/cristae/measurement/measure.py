@@ -1,0 +1,160 @@
+"""Measurement of every instance of a label volume, in voxels and in nanometres.
+
+One pass in blocks sums integers (`tally`); floats come last, so the table does not depend on
+blocks or workers. Columns that need more than one pass over voxels (surface area, skeletons) will
+be computed from the same boxes and joined here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cristae.engine.blockwise import promise_memory
+from cristae.engine.executors import Resources
+from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.progress import log
+from cristae.errors import raise_faults
+from cristae.grid import Box, Triple
+from cristae.measurement.blocks import blocks_of, memory_of, tally_blocks
+from cristae.measurement.table import read_table, write_table
+from cristae.measurement.tally import (
+    START,
+    STOP,
+    SUM,
+    VOXELS,
+    Tally,
+    as_labels,
+    check_extent,
+    tally_block,
+)
+from cristae.volumes.volume import Nanometres, Volume
+
+NM3_PER_UM3 = 1e9
+_AXES = ("z", "y", "x")
+
+
+def measure_instances(
+    instances: Volume,
+    out_csv: Path | None = None,
+    *,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Measure every instance.
+
+    Args:
+        instances: Labels (z, y, x) with a voxel size; 0 is background.
+        out_csv: The table to write; None for none. A finished one of the same instances is left
+            alone, an interrupted one goes on with the blocks that are missing.
+        resources: Workers and executor.
+        overwrite: Replace a table of other instances.
+
+    Returns:
+        One row an instance, ascending by id:
+
+        - ``instance``: the id.
+        - ``volume_voxels``, ``volume_um3``.
+        - ``equivalent_diameter_nm``: of the ball of that volume, (6 V / pi)^(1/3).
+        - ``centroid_z_vx`` ...: mean voxel index; ``centroid_z_nm`` ...: the same place in space,
+          origin added (the origin is the centre of voxel 0).
+        - ``box_z0_vx``, ``box_z1_vx`` ...: half-open bounding box.
+        - ``extent_z_nm`` ...: its sides.
+        - ``cut_by_border``: touches a face of the volume, so that part of it may be missing.
+
+    Raises:
+        InputError: No voxel size, channels, negative or fractional labels; all faults at once.
+        OutputExistsError: The table exists and was made of other instances.
+        MemoryLimitError: A block does not fit.
+    """
+    resources = Resources() if resources is None else resources
+    voxel_size_nm = _check(instances)
+    if out_csv is None:
+        return _measured(instances, voxel_size_nm, resources, None)
+    inputs = {"instances": instances.fingerprint}
+    settings = {"voxel_size_nm": voxel_size_nm, "origin_nm": instances.origin_nm}
+    with open_ledger(
+        out_csv, stage="measure", inputs=inputs, settings=settings, overwrite=overwrite
+    ) as ledger:
+        if ledger.state == "done":
+            log.info("%s: already done", out_csv)
+            return read_measurements(out_csv)
+        table = _measured(instances, voxel_size_nm, resources, ledger)
+        write_table(out_csv, table)
+        ledger.finish(instances=len(table))
+    return table
+
+
+def read_measurements(path: Path) -> pd.DataFrame:
+    """The table that `measure_instances` wrote."""
+    return pd.DataFrame(read_table(path))
+
+
+def measurements_of(
+    tally: Tally, shape: Triple, voxel_size_nm: Nanometres, origin_nm: Nanometres
+) -> pd.DataFrame:
+    """The table from the facts of every instance, wherever they come from.
+
+    Args:
+        tally: Labels tallied against themselves.
+        shape: Extent (z, y, x) of the volume, for ``cut_by_border``.
+        voxel_size_nm: Voxel size (z, y, x).
+        origin_nm: Centre of voxel 0 (z, y, x).
+    """
+    voxels = tally.facts[:, VOXELS]
+    start, stop = tally.facts[:, START], tally.facts[:, STOP]
+    centroid = tally.facts[:, SUM] / voxels[:, None]
+    size, origin = np.array(voxel_size_nm), np.array(origin_nm)
+    volume_nm3 = voxels * float(np.prod(size))
+    columns = {
+        "instance": tally.labels[:, 0],
+        "volume_voxels": voxels,
+        "volume_um3": volume_nm3 / NM3_PER_UM3,
+        "equivalent_diameter_nm": np.cbrt(6 * volume_nm3 / np.pi),
+    }
+    centroid_nm = centroid * size + origin
+    columns |= {f"centroid_{a}_vx": centroid[:, i] for i, a in enumerate(_AXES)}
+    columns |= {f"centroid_{a}_nm": centroid_nm[:, i] for i, a in enumerate(_AXES)}
+    for i, axis in enumerate(_AXES):
+        columns[f"box_{axis}0_vx"] = start[:, i]
+        columns[f"box_{axis}1_vx"] = stop[:, i]
+    columns |= {f"extent_{a}_nm": ((stop - start) * size)[:, i] for i, a in enumerate(_AXES)}
+    columns["cut_by_border"] = ((start == 0) | (stop == np.array(shape))).any(axis=1)
+    return pd.DataFrame(columns)
+
+
+def _measured(
+    instances: Volume, voxel_size_nm: Nanometres, resources: Resources, ledger: Ledger | None
+) -> pd.DataFrame:
+    blocks = blocks_of([instances])
+    needed = memory_of(blocks, instances.dtype.itemsize, resources)
+    promise_memory("measure", needed, resources)
+    tally = tally_blocks(
+        _Pass(instances), blocks, description="measure", resources=resources, ledger=ledger
+    )
+    return measurements_of(tally, instances.shape, voxel_size_nm, instances.origin_nm)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Reads one block and tallies it against itself."""
+
+    instances: Volume
+
+    def __call__(self, block: Box) -> Tally:
+        labels = as_labels(self.instances.read(block), self.instances.name, block)
+        return tally_block(labels, labels, corner=block.start, extent=self.instances.shape)
+
+
+def _check(instances: Volume) -> Nanometres:
+    faults = []
+    if instances.channels is not None:
+        faults.append(f"has channels {', '.join(instances.channels)}, expected none")
+    if instances.dtype.kind not in "buif":
+        faults.append(f"is {instances.dtype}, expected integer labels")
+    if instances.voxel_size_nm is None:
+        faults.append("its voxel size is unknown; give it with --voxel-size Z,Y,X in nm")
+    raise_faults(instances.name, faults)
+    check_extent(instances.shape, instances.name)
+    return instances.voxel_size_nm or (1.0, 1.0, 1.0)
