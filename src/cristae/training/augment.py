@@ -340,7 +340,7 @@ def apply_grey(images: Tensor, greys: Sequence[Grey]) -> Tensor:
     for i, noise in noisy:
         unit[i] += noise.to(device)
     if bool((gamma != 1).any()):
-        unit.clamp_(0, 1).pow_(gamma)
+        unit = torch.where(gamma == 1, unit, unit.clamp(0, 1).pow_(gamma))
     _blank(unit, greys)
     return unit.mul_(2).sub_(1).clamp_(-CLIP, CLIP)
 
@@ -369,8 +369,8 @@ def _soften(images: Tensor, greys: Sequence[Grey]) -> Tensor:
 
 def _blank(unit: Tensor, greys: Sequence[Grey]) -> None:
     for i, grey in enumerate(greys):
-        for section in np.flatnonzero(np.isfinite(grey.blank)):
-            unit[i, section] = float(grey.blank[section])
+        for blank in np.flatnonzero(np.isfinite(grey.blank)).tolist():
+            unit[i, blank] = float(grey.blank[blank])
         for section, y0, y1, x0, x1, value in grey.holes:
             unit[i, section, y0:y1, x0:x1] = value
 
@@ -388,7 +388,7 @@ def _draw_missing(
     blank = np.full(patch[0], np.nan, np.float32)
     if patch[0] < 4 or random.random() >= config.missing:
         return order, blank
-    for section in random.integers(1, patch[0] - 1, size=int(random.integers(1, 3))):
+    for section in random.integers(1, patch[0] - 1, size=int(random.integers(1, 3))).tolist():
         if random.random() < 0.5:
             blank[section] = random.choice([0.0, random.uniform(0.2, 0.8), 1.0])
         else:

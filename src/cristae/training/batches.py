@@ -1,7 +1,7 @@
 """Batches: each a pure function of the seed and its number, made ahead of the step it is for."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ def make_batch(
 
 def supply(
     make: Callable[[int], Batch], first: int, last: int, depth: int = PREFETCH
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches of steps ``first`` to ``last`` (exclusive), made ahead in a thread of its own."""
     waiting: deque[Future[Batch]] = deque()
     # its own thread count: the arithmetic of the step keeps all of its threads

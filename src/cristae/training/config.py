@@ -1,4 +1,4 @@
-"""Settings of a training run, and their check."""
+"""Settings of a training run, their check, and the learning rate they mean."""
 
 import math
 from dataclasses import field
@@ -81,8 +81,8 @@ def check_train_config(config: TrainConfig) -> None:
     check_unet_config(config.network)
     check_channels(config.network.channels)
     lattice = network_context(config.network).lattice
-    positive = ("steps", "batch", "learning_rate", "clip_norm", "validate_every")
-    positive += ("validation_patches", "calibration_batches", "checkpoint_every")
+    positive = ["steps", "batch", "learning_rate", "clip_norm", "validate_every"]
+    positive += ["validation_patches", "calibration_batches", "checkpoint_every"]
     faults = [
         f"{name} {getattr(config, name)}: expected more than 0"
         for name in positive

@@ -14,6 +14,7 @@ Working voxels are those the network sees: ``working_voxel_size_nm`` in plane, t
 sections along z, or every k-th of them (`Sample.z_steps`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -189,13 +190,12 @@ def plan_patch(
     centre = _choose_centre(source, sampling, random)
     extent = (patch[0] * step, patch[1] * factors[0], patch[2] * factors[1])
     if centre is None:
-        centre = tuple(random.uniform(0, n) for n in shape)  # type: ignore[assignment]
+        centre = random.uniform(0, shape)
     else:
-        centre += random.uniform(-0.3, 0.3, 3) * extent
+        centre = centre + random.uniform(-0.3, 0.3, 3) * extent
     inside = [_keep_inside(c, e, n) for c, e, n in zip(centre, extent, shape, strict=True)]
-    first = int(inside[0] - extent[0] / 2) + int(random.integers(step))
+    first = math.floor(inside[0] - extent[0] / 2) + int(random.integers(step))
     sections = first + step * np.arange(patch[0], dtype=np.int64)
-    sections = np.minimum(sections, max(shape[0] - 1, int(sections[0]))) if step > 1 else sections
     if geometry.flip and random.random() < 0.5:
         sections = sections[::-1].copy()
     thickness = step if step > 1 and random.random() < geometry.thick_sections else 1
@@ -272,7 +272,8 @@ def _choose_centre(
     shares = index.voxels / index.voxels.sum() if way == 1 else None
     instance = int(random.choice(len(index.voxels), p=shares))
     point = int(random.integers(index.first[instance], index.first[instance + 1]))
-    return index.points[point] + 0.5
+    voxel: NDArray[np.float64] = index.points[point] + 0.5
+    return voxel
 
 
 def _keep_inside(centre: float, extent: float, length: int) -> float:

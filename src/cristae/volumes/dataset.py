@@ -142,20 +142,13 @@ def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[Open
     room, result = memory_bytes, []
     for one in opened:
         volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
-        needed = sum(volume.size * volume.dtype.itemsize for volume in volumes)
-        if needed > room:
+        if sum(volume.size * volume.dtype.itemsize for volume in volumes) > room:
             result.append(one)
             continue
-        room -= needed
-        result.append(
-            OpenedSample(
-                one.sample,
-                _load(one.image),
-                _load(one.labels, smallest=True),
-                _load(one.mask) if one.mask is not None else None,
-                in_memory=True,
-            )
-        )
+        held = [_load(volume, smallest=volume is one.labels) for volume in volumes]
+        room -= sum(volume.size * volume.dtype.itemsize for volume in held)
+        mask = held[2] if one.mask is not None else None
+        result.append(OpenedSample(one.sample, held[0], held[1], mask, in_memory=True))
     return result
 
 

@@ -1,0 +1,215 @@
+"""The loop: it learns, it resumes to the same weights, and it refuses what cannot be trained."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from cristae.errors import ConfigError, InputError, OutputExistsError
+from cristae.networks.model import load_model, model_network
+from cristae.networks.unet import UNetConfig
+from cristae.training import train
+from cristae.training.augment import GeometryConfig, GreyConfig
+from cristae.training.config import TrainConfig, learning_rate
+from cristae.training.losses import LossConfig
+from cristae.training.state import Files
+from cristae.training.train import train_model
+from cristae.volumes.dataset import Sample
+from cristae.volumes.sources.ome_zarr import create_ome_zarr
+
+from .conftest import toy_arrays
+
+TINY = UNetConfig(widths=(8, 8), strides=((1, 2, 2),), z_kernel_levels=(1,))
+SIZE = (30.0, 8.0, 8.0)
+
+
+def config(**changes):
+    fields = {
+        "steps": 6,
+        "batch": 2,
+        "patch": (4, 32, 32),
+        "warmup_steps": 2,
+        "network": TINY,
+        "intensity": "uint8",
+        "validate_every": 3,
+        "validation_patches": 2,
+        "calibration_batches": 2,
+        "checkpoint_every": 1,
+    }
+    return TrainConfig(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    made = []
+    for group, seed in (("train", 0), ("validation", 1)):
+        paths = {}
+        for kind, array in zip(("image", "labels"), toy_arrays(seed=seed), strict=True):
+            path = folder / f"{group}_{kind}.zarr"
+            volume = create_ome_zarr(
+                path, shape=array.shape, dtype=array.dtype, kind=kind, voxel_size_nm=SIZE
+            )
+            volume.write(volume.box, array)
+            paths[kind] = str(path)
+        made.append(Sample(name=group, group=group, **paths))
+    return made
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
+
+
+def train_killed_at(step, monkeypatch, *args, **kwargs):
+    """Train, and die just before the checkpoint of a step."""
+    whole = train.save_state
+
+    def dying(state, path):
+        if state.step == step:
+            raise KilledError
+        whole(state, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "save_state", dying)
+        with pytest.raises(KilledError):
+            train_model(*args, **kwargs)
+
+
+def test_learns_the_toy(samples, tmp_path):
+    """From random weights to a foreground IoU over .9 in a few dozen steps."""
+    still = GreyConfig(tone=0, blur=0, noise=0, clouds=0, sections=0, missing=0, holes=0)
+    made = config(
+        steps=90,
+        learning_rate=1e-2,
+        ema_decay=0.9,
+        grey=still,
+        geometry=GeometryConfig(scale=(0.9, 1.1)),
+        validate_every=90,
+        checkpoint_every=90,
+        card={"licence": "none"},
+        thresholds={"min_size": 10.0},
+    )
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    assert float(model.card["validation_iou"]) > 0.9
+    assert model.card["licence"] == "none"
+    assert model.card["trained_on"] == "train"
+    assert model.thresholds == {"min_size": 10.0}
+    assert model.working_voxel_size_nm == (None, 8.0, 8.0)
+    with Files(tmp_path / "model.pt").table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(10, 91, 10))
+    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
+    # the model file alone finds the squares of a patch
+    image, labels = toy_arrays(seed=1)
+    patch = torch.from_numpy((image[2:6, :64, :64] / 255 - 0.5) / 0.5).float()
+    with torch.no_grad():
+        logits = model_network(load_model(tmp_path / "model.pt"))(patch[None, None])
+    found = (logits[0, 0] > 0).numpy()
+    assert (found == (labels[2:6, :64, :64] > 0)).mean() > 0.97
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_killed_and_resumed_equals_uninterrupted(samples, tmp_path, monkeypatch, step):
+    whole = train_model(config(), samples, tmp_path / "whole.pt", threads=1)
+    cut = tmp_path / "cut.pt"
+    train_killed_at(step, monkeypatch, config(), samples, cut, threads=1)
+    resumed = train_model(config(), samples, cut, threads=1)
+    assert resumed.fingerprint == whole.fingerprint
+    for kind in ("model", "best"):
+        first, second = (getattr(Files(tmp_path / n), kind) for n in ("whole.pt", "cut.pt"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_stopped_by_time_and_continued(samples, tmp_path):
+    """With no time at all one step is made each call; the last one ends the run."""
+    whole = train_model(config(steps=3), samples, tmp_path / "whole.pt", threads=1)
+    out = tmp_path / "model.pt"
+    for expected in ("1", "2"):
+        stopped = train_model(config(steps=3), samples, out, threads=1, stop_after_minutes=0)
+        assert stopped.card["steps"] == expected
+    done = train_model(config(steps=3), samples, out, threads=1, stop_after_minutes=0)
+    assert done.fingerprint == whole.fingerprint
+
+
+def test_finished_run_is_left_alone(samples, tmp_path):
+    out = tmp_path / "model.pt"
+    train_model(config(steps=2), samples, out, threads=1)
+    before = out.stat().st_mtime_ns
+    train_model(config(steps=2), samples, out, threads=1)
+    assert out.stat().st_mtime_ns == before
+
+
+def test_more_steps_continue_a_finished_run(samples, tmp_path):
+    out = tmp_path / "model.pt"
+    train_model(config(steps=2), samples, out, threads=1)
+    first = torch.load(Files(out).checkpoint, weights_only=True)
+    model = train_model(config(steps=4), samples, out, threads=1)
+    second = torch.load(Files(out).checkpoint, weights_only=True)
+    assert (first["step"], second["step"], model.card["steps"]) == (2, 4, "4")
+    with pytest.raises(OutputExistsError, match="trained for 4 steps, 3 asked for"):
+        train_model(config(steps=3), samples, out, threads=1)
+
+
+def test_other_settings_are_refused(samples, tmp_path):
+    out = tmp_path / "model.pt"
+    train_model(config(steps=1), samples, out, threads=1)
+    with pytest.raises(OutputExistsError, match="seed"):
+        train_model(config(steps=1, seed=1), samples, out, threads=1)
+    anew = train_model(config(steps=1, seed=1), samples, out, threads=1, overwrite=True)
+    assert anew.card["steps"] == "1"
+
+
+def test_reading_from_disk_or_memory_is_the_same(samples, tmp_path):
+    held = train_model(config(steps=2), samples, tmp_path / "a.pt", threads=1)
+    read = train_model(config(steps=2, cache_gib=0.0), samples, tmp_path / "b.pt", threads=1)
+    assert held.fingerprint == read.fingerprint
+
+
+def test_starts_from_a_model(samples, tmp_path):
+    """With a learning rate of nearly nothing the weights stay those of the model."""
+    first = train_model(config(steps=3), samples, tmp_path / "a.pt", threads=1)
+    tuned = train_model(
+        config(steps=1, learning_rate=1e-12),
+        samples,
+        tmp_path / "b.pt",
+        start_from=tmp_path / "a.pt",
+        threads=1,
+    )
+    name = "head.weight"
+    torch.testing.assert_close(tuned.state_dict[name], first.state_dict[name], atol=1e-6, rtol=0)
+    other = config(network=UNetConfig(widths=(8, 16), strides=((1, 2, 2),), z_kernel_levels=()))
+    with pytest.raises(ConfigError, match="expected that of the configuration"):
+        train_model(other, samples, tmp_path / "c.pt", start_from=tmp_path / "a.pt", threads=1)
+
+
+def test_settings_are_checked_all_at_once(samples, tmp_path):
+    bad = config(
+        steps=0,
+        patch=(4, 30, 32),
+        working_voxel_size_nm=(30.0, 8.0, 8.0),
+        intensity="auto",
+        loss=LossConfig(channels=(1.0,)),
+    )
+    with pytest.raises(ConfigError) as caught:
+        train_model(bad, samples, tmp_path / "model.pt")
+    for part in ("steps 0", "(4, 30, 32)", "null along z", "'auto'", "loss.channels"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_samples_stop_it_before_the_first_step(samples, tmp_path):
+    wrong = [*samples, Sample(name="x", image="nowhere.tif", labels="nowhere_else.tif")]
+    with pytest.raises(InputError, match=r"(?s)nowhere\.tif.*nowhere_else\.tif"):
+        train_model(config(), wrong, tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match="one of group train"):
+        train_model(config(), samples[1:], tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_learning_rate():
+    """Linear rise over 10 steps, then a cosine: half way at half the rate, at the end nothing."""
+    made = config(steps=100, warmup_steps=10, learning_rate=2e-3)
+    assert learning_rate(0, made) == pytest.approx(2e-4)
+    assert learning_rate(50, made) == pytest.approx(1e-3)
+    assert learning_rate(99, made) == pytest.approx(2e-3 * 0.5 * (1 + np.cos(np.pi * 0.99)))
