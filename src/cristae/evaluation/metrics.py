@@ -121,7 +121,7 @@ class Curve:
     def precision(self) -> Floats:
         """(predictions,) share of the predictions so far that are hits, made non-increasing."""
         hits, misses = np.cumsum(self.hit), np.cumsum(self.miss)
-        return _falling(hits / (hits + misses + np.spacing(1)))
+        return np.maximum.accumulate((hits / np.maximum(hits + misses, 1))[::-1])[::-1]
 
     @property
     def average_precision(self) -> float | None:
@@ -129,10 +129,6 @@ class Curve:
         if self.truths == 0:
             return None
         return float(precision_at_levels(self.recall, self.precision).mean())
-
-
-def _falling(precision: Floats) -> Floats:
-    return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
 
 
 def precision_at_levels(recall: Floats, precision: Floats) -> Floats:
