@@ -1,0 +1,190 @@
+"""The pictures of a sample: sections with coloured instances, and views in space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cristae.figures.canvas import ScaleBar, scale_bar
+from cristae.figures.raster import contrast_window, data_uri, png
+from cristae.figures.sections import (
+    draw_cross,
+    grey_picture,
+    instance_overlay,
+    overlay_png,
+    section_jpeg,
+)
+from cristae.figures.solid import build_scene, render
+from cristae.grid import Box, Triple
+from cristae.presentation.sampling import Thinned, plane_box, read_at, voxel_size_of
+from cristae.volumes.volume import Volume
+
+#: Columns of the large section and of the small ones; two for each of a screen's.
+_LARGE, _SMALL = 1100, 760
+_VIEW_WIDTH = 760
+#: Azimuth and elevation of the views (degrees).
+_ANGLES = ((-28.0, 35.0), (38.0, 62.0))
+_WHITE = (255, 255, 255)
+#: Axis cut, and axes (0 z, 1 y, 2 x) along rows and columns.
+_PLANES = {"xy": (0, 1, 2), "yz": (2, 1, 0), "xz": (1, 0, 2)}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section ready for a page.
+
+    Attributes:
+        name: Of the plane, ``xy``.
+        position: Where the plane cuts, in words.
+        image: Grey picture as ``data:`` address.
+        instances: See-through picture of the instances, of the same size.
+        truth: See-through outlines of the truth, or None.
+        width: Columns of the pictures.
+        height: Rows of the pictures.
+        count: Instances in the section.
+    """
+
+    name: str
+    position: str
+    image: str
+    instances: str
+    truth: str | None
+    width: int
+    height: int
+    count: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture in space ready for a page.
+
+    Attributes:
+        image: As ``data:`` address.
+        width: Columns.
+        height: Rows.
+        bar: Scale bar.
+        looking: Where from, in words.
+    """
+
+    image: str
+    width: int
+    height: int
+    bar: ScaleBar
+    looking: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The volumes that sections are cut from.
+
+    Attributes:
+        image: Grey values.
+        instances: Predicted ids, whose voxels count.
+        truth: True ids, or None.
+    """
+
+    image: Volume
+    instances: Volume
+    truth: Volume | None
+
+
+def grey_window(stack: Stack, point: Triple) -> tuple[float, float]:
+    """Grey values shown black and white: robust percentiles of the three planes at a point."""
+    boxes = [plane_box(stack.instances.shape, axis, point) for axis in range(3)]
+    return contrast_window([read_at(stack.image, stack.instances, box) for box in boxes])
+
+
+def three_planes(stack: Stack, point: Triple, window: tuple[float, float]) -> dict[str, Section]:
+    """The planes xy, yz and xz through a point, all at one scale, with where they cut."""
+    size, _ = voxel_size_of(stack.instances)
+    wide = plane_box(stack.instances.shape, 0, point).shape[2]
+    scale = _scale(wide, size[2], _LARGE)
+    return {name: _section(stack, name, point, (scale, window), cross=True) for name in _PLANES}
+
+
+def more_sections(
+    stack: Stack, point: Triple, window: tuple[float, float], count: int = 4
+) -> list[Section]:
+    """Sections xy at even distances through the volume, other than the one at a point."""
+    depth = stack.instances.shape[0]
+    places = np.linspace(0, depth, count + 2)[1:-1].astype(int).tolist()
+    size, _ = voxel_size_of(stack.instances)
+    wide = plane_box(stack.instances.shape, 0, point).shape[2]
+    scale = _scale(wide, size[2], _SMALL)
+    return [
+        _section(stack, "xy", (z, point[1], point[2]), (scale, window), cross=False)
+        for z in sorted(set(places) - {point[0]})
+    ]
+
+
+def _scale(wide: int, edge: float, columns: int) -> float:
+    """Scale at which a section is this many columns wide, or two pixels a voxel if that is less."""
+    return wide * edge / min(columns, 2 * wide)
+
+
+def _section(
+    stack: Stack,
+    name: str,
+    point: Triple,
+    look: tuple[float, tuple[float, float]],
+    *,
+    cross: bool,
+) -> Section:
+    scale, window = look
+    cut, down, across = _PLANES[name]
+    size, unit = voxel_size_of(stack.instances)
+    box = plane_box(stack.instances.shape, cut, point)
+    pixel = (size[down], size[across])
+    grey = grey_picture(_flat(stack.image, stack, box, name), pixel, scale, window)
+    labels = _flat(stack.instances, stack, box, name)
+    overlay = instance_overlay(labels, pixel, scale)
+    if cross:
+        row, column = (
+            (point[axis] + 0.5 - box.start[axis]) * size[axis] / scale for axis in (down, across)
+        )
+        draw_cross(overlay, row, column)
+    truth = None
+    if stack.truth is not None:
+        flat = _flat(stack.truth, stack, box, name)
+        truth = overlay_png(instance_overlay(flat, pixel, scale, fill=0.0, colour=_WHITE))
+    rows, columns = grey.shape
+    bar = scale_bar(columns, scale, 0.25 if name == "xy" else 0.5, unit)
+    at = f"{'zyx'[cut]} = {point[cut]}"
+    return Section(
+        name=name,
+        position=at,
+        image=data_uri(section_jpeg(grey, text=f"{name}   {at}", bar=bar)),
+        instances=data_uri(overlay_png(overlay)),
+        truth=None if truth is None else data_uri(truth),
+        width=columns,
+        height=rows,
+        count=int(np.count_nonzero(np.unique(labels))),
+    )
+
+
+def _flat(volume: Volume, stack: Stack, box: Box, name: str) -> NDArray[Any]:
+    """A box one voxel thin as the rows and columns of a plane."""
+    cut, down, across = _PLANES[name]
+    section: NDArray[Any] = np.take(read_at(volume, stack.instances, box), 0, axis=cut)
+    return section if down < across else section.T
+
+
+def views(thinned: Thinned, unit: str) -> Sequence[View]:
+    """Two pictures of the instances in space."""
+    scene = build_scene(thinned.array, thinned.voxel_size)
+    shown = []
+    for azimuth, elevation in _ANGLES:
+        picture, scale = render(scene, azimuth=azimuth, elevation=elevation, width=_VIEW_WIDTH)
+        rows, columns = picture.shape[:2]
+        shown.append(
+            View(
+                image=data_uri(png(picture)),
+                width=columns,
+                height=rows,
+                bar=scale_bar(columns, scale, 0.2, unit),
+                looking=f"turned {azimuth:g}° around z, seen from {elevation:g}° above",
+            )
+        )
+    return shown

@@ -1,0 +1,187 @@
+"""The report: one HTML file that needs nothing else.
+
+Volumes are looked at through bounded boxes only. All pictures are inside the file as ``data:``
+addresses, charts as SVG.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cristae import __version__
+from cristae.engine.files import write_atomic
+from cristae.errors import raise_faults
+from cristae.evaluation.tables import overlaps_of_tables, precision_recall_of
+from cristae.figures.charts import precision_recall_chart, size_histogram
+from cristae.figures.colours import instance_colours, to_hex
+from cristae.figures.raster import data_uri
+from cristae.presentation import texts
+from cristae.presentation.atlas import Scene, error_picture, locate
+from cristae.presentation.data import ReportData
+from cristae.presentation.errors import SegmentationError, choose, find_errors
+from cristae.presentation.pictures import Stack, grey_window, more_sections, three_planes, views
+from cristae.presentation.sampling import focus, thin_out, voxel_size_of
+
+__all__ = ["ReportData", "write_report"]
+
+#: Close-ups of errors in a report, shared by its samples; each sample has at least six.
+MOST_ERRORS = 24
+#: Rows of the table of instances.
+HEAD_ROWS = 20
+#: IoU thresholds of the precision-recall curves.
+CURVES_AT = (0.5, 0.75)
+
+
+def write_report(
+    samples: Sequence[ReportData], out: Path, *, title: str, provenance: Mapping[str, Any]
+) -> Path:
+    """Write the report of one or several samples.
+
+    Args:
+        samples: What to show, at least one, with names that differ.
+        out: The HTML file; replaced when it exists, at once.
+        title: Heading of the report.
+        provenance: What was run, as a tree of plain values; every entry becomes a row.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: No samples, names that are not unique, or volumes of one sample that differ
+            in voxel size; all faults at once.
+    """
+    _check(samples)
+    limit = max(6, MOST_ERRORS // len(samples))
+    pages = [
+        _sample(data, "" if len(samples) == 1 else f"{_slug(data.name, i)}-", limit)
+        for i, data in enumerate(samples)
+    ]
+    text = (
+        _templates()
+        .get_template("report.html")
+        .render(
+            title=title,
+            samples=pages,
+            overview=texts.overview(samples) if len(samples) > 1 else None,
+            provenance=texts.flatten(provenance),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+        )
+    )
+    write_atomic(out, lambda file: file.write(text.encode()))
+    return out
+
+
+def _check(samples: Sequence[ReportData]) -> None:
+    faults = [] if samples else ["no samples, expected at least one"]
+    names = [data.name for data in samples]
+    faults += [
+        f"sample {n!r} appears twice" for n in sorted({n for n in names if names.count(n) > 1})
+    ]
+    for data in samples:
+        for role, volume in (("image", data.image), ("truth", data.truth)):
+            expected = data.instances.voxel_size_nm
+            if volume is not None and volume.voxel_size_nm != expected:
+                faults.append(
+                    f"{data.name}: {role} has voxels of {volume.voxel_size_nm} nm, "
+                    f"the instances {expected}"
+                )
+    raise_faults("report", faults)
+
+
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _slug(name: str, position: int) -> str:
+    """A name for anchors: letters, digits and hyphens, never empty."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or f"sample-{position + 1}"
+
+
+def _sample(data: ReportData, prefix: str, limit: int) -> dict[str, Any]:
+    """Everything the template shows of one sample."""
+    _, unit = voxel_size_of(data.instances)
+    thinned = thin_out(data.instances)
+    point = focus(thinned)
+    stack = Stack(data.image, data.instances, data.truth)
+    window = grey_window(stack, point)
+    errors = None if data.matches is None else find_errors(overlaps_of_tables(data.matches))
+    shown = _atlas(data, errors or [], limit, window)
+    page = {
+        "name": data.name,
+        "prefix": prefix,
+        "has_truth": data.truth is not None,
+        "facts": texts.facts(data),
+        "tiles": texts.tiles(data),
+        "point": point,
+        "planes": three_planes(stack, point, window),
+        "depth_share": texts.depth_share(data.instances),
+        "sections": more_sections(stack, point, window),
+        "views": views(thinned, unit),
+        "seen": texts.seen(data.instances, thinned),
+        "curve": _curve(data, prefix),
+        "scores": texts.scores(data.scores),
+        "histogram": _histogram(data, prefix),
+        "errors": shown,
+        "error_counts": None if errors is None else texts.error_counts(errors),
+        "error_total": len(errors or []),
+        "table": _head(data),
+        "table_path": data.table,
+    }
+    page["missing"] = texts.missing(data, thinned, len(errors or []), len(shown))
+    return page
+
+
+def _curve(data: ReportData, prefix: str) -> str | None:
+    curves = data.precision_recall
+    if curves is None and data.matches is not None:
+        curves = {iou: precision_recall_of(data.matches, iou) for iou in CURVES_AT}
+    return precision_recall_chart(curves, name=f"{prefix}curve") if curves else None
+
+
+def _histogram(data: ReportData, prefix: str) -> str | None:
+    table = data.measurements
+    if table is None or table.empty:
+        return None
+    cut = table["cut_by_border"].to_numpy(dtype=bool)
+    sizes = table["volume_um3"].to_numpy(dtype=float)
+    return size_histogram(sizes, cut, unit="µm³", name=f"{prefix}sizes")
+
+
+def _atlas(
+    data: ReportData, errors: Sequence[SegmentationError], limit: int, window: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """The worst errors with their pictures, numbered from 1 in the order of all errors."""
+    if data.truth is None:
+        return []
+    scene = Scene(data.image, data.instances, data.truth)
+    number = {id(error): i + 1 for i, error in enumerate(errors)}
+    shown = []
+    for error in choose(errors, limit):
+        point = locate(scene, error)
+        picture = data_uri(error_picture(scene, error, point, window))
+        shown.append(texts.error_card(error, number[id(error)], point, data.instances, picture))
+    return shown
+
+
+def _head(data: ReportData) -> list[dict[str, Any]]:
+    """The largest instances, with their colours."""
+    table = data.measurements
+    if table is None or table.empty:
+        return []
+    head = table.sort_values(["volume_voxels", "instance"], ascending=[False, True])
+    rows = [{str(k): v for k, v in row.items()} for row in head.head(HEAD_ROWS).to_dict("records")]
+    colours = instance_colours([int(row["instance"]) for row in rows])
+    for row, (red, green, blue) in zip(rows, colours.tolist(), strict=True):
+        row["colour"] = to_hex((red, green, blue))
+    return rows
