@@ -23,18 +23,32 @@ ORDER = {
 }
 
 
+def overlaps(a, b):
+    """(label in a, label in b, voxels) of every pair that meets."""
+    keys, counts = np.unique(a.astype(np.int64) << 32 | b, return_counts=True)
+    return keys >> 32, keys & 0xFFFFFFFF, counts
+
+
 def same_partition(a, b):
-    pairs = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1)
-    return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+    in_a, in_b, _ = overlaps(a, b)
+    return len(np.unique(in_a)) == len(np.unique(in_b)) == len(in_a)
 
 
 def agreement(ours, theirs):
-    """Share of all voxels whose label is the partner, by most overlap, of the other's label."""
-    pairs, counts = np.unique(np.stack([theirs.ravel(), ours.ravel()]), axis=1, return_counts=True)
-    agree = counts[(pairs[0] == 0) & (pairs[1] == 0)].sum()
-    for name in np.unique(pairs[0][pairs[0] > 0]):
-        agree += counts[(pairs[0] == name) & (pairs[1] > 0)].max(initial=0)
+    """Share of all voxels where our label is the one that overlaps theirs most."""
+    names, partners, counts = overlaps(theirs, ours)
+    agree = counts[(names == 0) & (partners == 0)].sum()
+    for name in np.unique(names[names > 0]):
+        agree += counts[(names == name) & (partners > 0)].max(initial=0)
     return agree / ours.size
+
+
+def parse(key):
+    """Decoder and parameters of a key like ``bc_watershed__0.85_0.6_0.8_1024``."""
+    decoder, numbers = key.split("__")
+    *thresholds, size = map(float, numbers.split("_"))
+    named = dict(zip(ORDER[decoder], thresholds, strict=True))
+    return SegmentConfig(decoder=decoder, min_size=int(size), **named)
 
 
 @pytest.mark.parametrize("case", range(4))
@@ -43,21 +57,16 @@ def test_equals_the_reference(shared, tmp_path, case):
     keys = [key for key in data if "__" in key]
     assert len(keys) == 6
     for key in keys:
-        decoder, *numbers = key.replace("__", "_#").split("#")[0].rstrip("_"), *key.split("__")[1].split("_")
-        *thresholds, size = map(float, numbers)
-        config = SegmentConfig(
-            decoder=decoder,
-            min_size=int(size),
-            **dict(zip(ORDER[decoder], thresholds, strict=True)),
-        )
-        out = tmp_path / f"{key}.zarr"
-        prediction = array_volume(data["pred"])
         labels = segment_volume(
-            prediction, out, config=config, block_shape=(17, 100, 90), resources=Resources(1, "serial")
+            array_volume(data["pred"]),
+            tmp_path / f"{key}.zarr",
+            config=parse(key),
+            block_shape=(17, 100, 90),
+            resources=Resources(1, "serial"),
         ).read()
         theirs = data[key]
         assert labels.max() == len(np.unique(theirs)) - 1, key
-        if decoder.endswith("connected"):
+        if key.split("__")[0].endswith("connected"):
             assert same_partition(labels, theirs), key
         else:
-            assert agreement(labels, theirs) >= 0.999, (key, agreement(labels, theirs))
+            assert agreement(labels, theirs) >= 0.999, key

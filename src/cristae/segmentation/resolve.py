@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cristae.segmentation.components import Statistics, add_statistics, join, no_statistics
 from cristae.segmentation.runs import Ints, Runs
-from cristae.segmentation.scratch import Job, load_table, save_array
+from cristae.segmentation.scratch import Job, load_table, save_arrays
 
 NOBODY = -1
 BATCH_VOXELS = 8_000_000
@@ -28,14 +28,14 @@ class Batch:
     Attributes:
         pieces: Their numbers among the contested.
         blocks: Indices of the blocks they lie in.
-        voxels: Voxels of all of them.
+        size: Voxels of all of them.
         largest: Voxels of the largest.
         box: (z, y, x) start and stop of the largest one's box.
     """
 
     pieces: tuple[int, ...]
     blocks: tuple[int, ...]
-    voxels: int
+    size: int
     largest: int
     box: tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -50,10 +50,12 @@ class Plan:
         batches: Floods to be done.
         largest: Voxels of the largest piece that is somebody's.
         removed: Whole instances the blocks dropped because they are small.
+        runs: Number of runs in all tables.
+        values: Number of voxels whose values are kept.
 
-    Three arrays are left for the tasks. ``target.npy`` holds for every piece of every block its
-    instance, `NOBODY`, or -2 - k where it is part of contested piece k; ``seed.npy`` for every
-    seed its instance or `NOBODY`; ``base.npy`` the first piece and the first seed of each block
+    Three arrays are left for the tasks in ``plan``: ``target`` holds for every piece of every
+    block its instance, `NOBODY`, or -2 - k where it is part of contested piece k; ``seed`` for
+    every seed its instance or `NOBODY`; ``base`` the first piece and the first seed of each block
     in those, and the end.
     """
 
@@ -62,12 +64,16 @@ class Plan:
     batches: tuple[Batch, ...]
     largest: int
     removed: int
+    runs: int
+    values: int
 
 
 def resolve_pieces(job: Job) -> Plan:
     """Join the tables of all blocks, and say what every piece becomes."""
     count = len(job.blocks)
-    tables = [load_table(job, i, *Statistics._fields, "removed") for i in range(count)]
+    names = (*Statistics._fields, "removed", "start", "value")
+    tables = [load_table(job, i, *names) for i in range(count)]
+    runs, values = (sum(table[k].size for table in tables) for k in (6, 7))
     piece_base = _bases([len(table[0]) for table in tables])
     piece, n_pieces = _join_pieces(job, piece_base)
     statistics = no_statistics(n_pieces)
@@ -79,19 +85,19 @@ def resolve_pieces(job: Job) -> Plan:
     if job.decoding.seed is None:
         rank = np.empty(n_pieces, np.int64)
         rank[np.argsort(statistics.first)] = np.arange(n_pieces)
-        target, instances, seed_base = rank, n_pieces, np.zeros(count + 1, np.int64)
-        save_array(job.path("seed.npy"), np.zeros(0, np.int64))
+        target, instances = rank, n_pieces
+        seed, seed_base = np.zeros(0, np.int64), np.zeros(count + 1, np.int64)
     else:
-        target, instances, seed_base = _seed_targets(job, piece, n_pieces, piece_base)
-    save_array(job.path("target.npy"), target[piece])
-    save_array(job.path("base.npy"), np.stack([piece_base, seed_base]))
+        target, instances, seed, seed_base = _seed_targets(job, piece, n_pieces, piece_base)
+    base = np.stack([piece_base, seed_base])
+    save_arrays(job.path("plan"), {"target": target[piece], "seed": seed, "base": base})
     owned = np.flatnonzero(target >= 0)
     totals = no_statistics(instances)
     add_statistics(totals, Statistics(*(field[owned] for field in statistics)), target[owned])
     batches = _batches(job, target, piece, piece_base, statistics)
     somebody = statistics.voxels[target != NOBODY]
     largest = int(somebody.max(initial=0))
-    return Plan(instances, totals, batches, largest, removed)
+    return Plan(instances, totals, batches, largest, removed, runs, values)
 
 
 def _bases(counts: Sequence[int]) -> Ints:
@@ -108,8 +114,10 @@ def _join_pieces(job: Job, base: Ints) -> tuple[Ints, int]:
     return join(faces, owners, int(base[-1]), job.raster, connectivity)
 
 
-def _seed_targets(job: Job, piece: Ints, n_pieces: int, piece_base: Ints) -> tuple[Ints, int, Ints]:
-    """Target of every joined piece, number of instances, and first seed of every block."""
+def _seed_targets(
+    job: Job, piece: Ints, n_pieces: int, piece_base: Ints
+) -> tuple[Ints, int, Ints, Ints]:
+    """Target of joined pieces, number of instances, instance of seeds, first seed of blocks."""
     count = len(job.blocks)
     tables = [load_table(job, i, "seed_voxels", "seed_face", "pairs") for i in range(count)]
     seed_base = _bases([len(table[0]) for table in tables])
@@ -120,7 +128,6 @@ def _seed_targets(job: Job, piece: Ints, n_pieces: int, piece_base: Ints) -> tup
     np.add.at(voxels, seed, np.concatenate([t[0] for t in tables]))
     kept = voxels >= job.decoding.min_seed_size
     instance = np.where(kept, np.cumsum(kept) - 1, NOBODY)
-    save_array(job.path("seed.npy"), instance[seed])
     pairs = np.concatenate([t[2] + (piece_base[i], seed_base[i]) for i, t in enumerate(tables)])
     pairs = np.stack([piece[pairs[:, 0]], instance[seed[pairs[:, 1]]]], axis=1)
     pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
@@ -130,7 +137,7 @@ def _seed_targets(job: Job, piece: Ints, n_pieces: int, piece_base: Ints) -> tup
     target[pairs[single, 0]] = pairs[single, 1]
     contested = np.flatnonzero(held > 1)
     target[contested] = -2 - np.arange(contested.size)
-    return target, int(kept.sum()), seed_base
+    return target, int(kept.sum()), instance[seed], seed_base
 
 
 def _batches(

@@ -2,31 +2,35 @@
 
 ::
 
-    SCRATCH/64x512x512/label-17.npz   the table of block 17 (`BlockTable`)
-                       target.npy     instance of each piece of each block, see `Plan`
-                       seed.npy       instance of each seed of each block
-                       flood-3.npy    labelled runs of flood 3, grouped by block; flood-3.npz: index
-                       wide-17.npz    labelled runs of block 17 after widening
-                       number.npy     final number of each instance
-                       runs-0.npz     final runs of the first slab of blocks
+    SCRATCH/64x512x512/label-17   the table of block 17 (`BlockTable`)
+                       plan       what each piece and seed of each block becomes (`Plan`)
+                       flood-3    labelled runs of flood 3, by block, and their statistics
+                       wide-17    labelled runs of block 17 after widening, and their statistics
+                       spans      where the flooded runs of each block lie
+                       number     final number of each instance
+                       runs-0     final runs of the first layer of blocks
 
 The folder is named by the block shape: a segmentation resumed with other blocks starts its
-tables anew, while the shards it has written stay.
+tables anew, while the shards it has written stay. A file that is there and whole is done.
 """
 
+import json
+import math
+import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cristae.engine.files import write_atomic
 from cristae.grid import Box, Triple, tile
-from cristae.segmentation.components import BlockTable
 from cristae.segmentation.decoders import Decoding
 from cristae.segmentation.runs import Raster
 from cristae.volumes.volume import Array, Volume
+
+ALIGN = 64
+"""Arrays in a file begin at multiples of so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -92,32 +96,70 @@ def shape_name(shape: Triple) -> str:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays into one file, atomically."""
-    named: dict[str, Any] = dict(arrays)
-    write_atomic(path, lambda file: np.savez(file, **named))
+    """Write named arrays into one file, which gets its name when it is complete.
+
+    Nothing waits for the disk: after a power cut a file may be torn, and `is_whole` tells.
+    """
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    entries, offset, check = [], 0, 0
+    for name, array in whole.items():
+        entries.append([name, array.dtype.str, array.shape, offset])
+        offset += -(-array.nbytes // ALIGN) * ALIGN
+        check = zlib.crc32(_bytes(array), check)
+    header = json.dumps({"arrays": entries, "check": check}).encode()
+    header += b" " * (-len(header) % ALIGN)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(header).to_bytes(ALIGN, "little") + header)
+            for array in whole.values():
+                file.write(_bytes(array))
+                file.write(b"\0" * (-array.nbytes % ALIGN))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_arrays(path: Path, *names: str) -> list[Array]:
-    """Read some of the arrays of a file."""
-    with np.load(path, allow_pickle=False) as file:
-        return [file[name] for name in names]
-
-
-def save_array(path: Path, array: Array) -> None:
-    """Write one array into a file that can be mapped into memory, atomically."""
-    write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))
-
-
-def map_array(path: Path) -> Any:
-    """One array of a file, read where it is touched."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def save_table(job: Job, index: int, table: BlockTable) -> None:
-    """Keep the table of a block."""
-    save_arrays(job.path(f"label-{index}.npz"), table._asdict())
+    """Some of the arrays of a file, mapped: read where they are touched."""
+    entries, _, start, raw = _open(path)
+    arrays = []
+    for name in names:
+        dtype, shape, offset = entries[name]
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        piece = raw[start + offset : start + offset + size]
+        arrays.append(piece.view(dtype).reshape(shape))
+    return arrays
 
 
 def load_table(job: Job, index: int, *names: str) -> list[Array]:
-    """Read some fields of the table of a block."""
-    return load_arrays(job.path(f"label-{index}.npz"), *names)
+    """Some fields of the table of a block (`BlockTable`)."""
+    return load_arrays(job.path(f"label-{index}"), *names)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and holds what was written."""
+    if not path.is_file() or path.stat().st_size < ALIGN:
+        return False
+    try:
+        entries, check, _, _ = _open(path)
+        arrays = load_arrays(path, *entries)
+    except ValueError:  # a torn header, or less than it names
+        return False
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(_bytes(array), found)
+    return found == check
+
+
+def _open(path: Path) -> tuple[dict[str, tuple[str, list[int], int]], int, int, Array]:
+    """(type, shape and offset of each array, check sum, first byte of the arrays, all bytes)."""
+    raw = np.asarray(np.memmap(path, np.uint8, mode="c"))
+    size = int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[ALIGN : ALIGN + size].tobytes())
+    entries = {name: (dtype, shape, offset) for name, dtype, shape, offset in header["arrays"]}
+    return entries, header["check"], ALIGN + size, raw
+
+
+def _bytes(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

@@ -32,7 +32,7 @@ from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import MemoryLimitError
-from cristae.grid import Triple, tile
+from cristae.grid import Box, Triple, tile
 from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.flood import voxel_bytes
@@ -40,8 +40,9 @@ from cristae.segmentation.resolve import Batch, Plan, resolve_pieces
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
     Job,
+    is_whole,
     load_arrays,
-    save_array,
+    save_arrays,
     shape_name,
 )
 from cristae.segmentation.steps import (
@@ -126,22 +127,22 @@ def segment_volume(
 def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[str, Any]:
     watch = Stopwatch()
     job.folder.mkdir(parents=True, exist_ok=True)
-    run = partial(run_blocks, ledger=ledger, resources=resources)
-    tables = run(
-        f"label {job.name}", job.blocks, partial(label_step, job), description="labelling blocks"
-    )
+    leave = partial(_leave_files, job, ledger.state == "resume", resources)
+    leave("label", job.blocks, label_step)
     plan = resolve_pieces(job)
-    _promise_floods(job, plan, list(tables.values()), out, resources)
-    parts = _flood(job, plan, ledger, resources)
+    _promise_floods(plan, out, resources)
+    parts = leave("flood", plan.batches, flood_step)
+    save_arrays(job.path("spans"), {"spans": _spans(job, plan.batches)})
     if job.decoding.reach != (0, 0):
-        run(f"widen {job.name}", job.blocks, partial(widen_step, job), description="widening")
-        parts = [f"wide-{i}.npz" for i in range(len(job.blocks))]
+        parts = leave("wide", job.blocks, widen_step)
     columns, removed = _number(job, plan, parts)
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
-    run("write", shards, partial(write_step, job, labels), description="writing labels")
-    _write_tables(job, out, columns, run)
+    write = partial(write_step, job, labels)
+    run_blocks("write", shards, write, ledger=ledger, resources=resources, description="writing")
+    leave("runs", layers(job), slab_step)
+    _write_tables(job, out, columns)
     summary = {
         "blocks": len(job.blocks),
         "block_shape": list(job.block_shape),
@@ -164,17 +165,39 @@ def _promise_start(job: Job, out: Path, resources: Resources) -> None:
     check_disk(out, job.prediction.box.size // 16)
 
 
-def _promise_floods(
-    job: Job, plan: Plan, tables: Sequence[Any], out: Path, resources: Resources
-) -> None:
+def _leave_files(
+    job: Job,
+    resumed: bool,
+    resources: Resources,
+    name: str,
+    items: Sequence[Box] | Sequence[Batch],
+    step: Callable[[Job, int, Any], None],
+) -> list[str]:
+    """Run a step that leaves a scratch file for each item; gives the names of the files."""
+    names = [f"{name}-{i}" for i in range(len(items))]
+    todo: list[tuple[int, Box | Batch]] = list(enumerate(items))
+    if resumed:
+        todo = [(i, item) for i, item in todo if not is_whole(job.path(names[i]))]
+    total = sum(item.size for item in items)
+    before = total - sum(item.size for _, item in todo)
+    with track(name, total, "voxels", before) as advance:
+        for (_, item), _ in run_tasks(partial(_call_step, job, step), todo, resources):
+            advance(item.size)
+    return names
+
+
+def _call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int, Any]) -> None:
+    step(job, *item)
+
+
+def _promise_floods(plan: Plan, out: Path, resources: Resources) -> None:
     """Promise memory and disk again, now that the sizes are known."""
-    runs = sum(table["runs"] for table in tables)
-    check_disk(out, 96 * runs)
+    check_disk(out, 96 * plan.runs)
     if not plan.batches:
         return
-    density = runs / max(1, sum(table["values"] for table in tables))
-    worst = max(plan.batches, key=lambda batch: batch.voxels)
-    needed = voxel_bytes(worst.voxels, int(worst.voxels * density))
+    density = min(1.0, plan.runs / max(1, plan.values))
+    worst = max(plan.batches, key=lambda batch: batch.size)
+    needed = voxel_bytes(worst.size, int(worst.size * density))
     several = min(resources.workers, len(plan.batches))
     try:
         promise_memory("segment, floods", several * needed, resources)
@@ -187,34 +210,18 @@ def _promise_floods(
         ) from error
 
 
-def _flood(job: Job, plan: Plan, ledger: Ledger, resources: Resources) -> list[str]:
-    """Flood every batch not yet done; gives the names of the index files."""
-    step = f"flood {job.name}"
-    done = ledger.done(step)
-    todo = [(k, batch) for k, batch in enumerate(plan.batches) if str(k) not in done]
-    total = sum(batch.voxels for batch in plan.batches)
-    before = total - sum(batch.voxels for _, batch in todo)
-    if plan.batches:
-        with track("flooding", total, "voxels", before) as advance:
-            for (k, batch), result in run_tasks(partial(flood_step, job), todo, resources):
-                ledger.mark(step, str(k), result)
-                advance(batch.voxels)
-    save_array(job.path("spans.npy"), _spans(job, plan.batches))
-    return [f"flood-{k}.npz" for k in range(len(plan.batches))]
-
-
 def _spans(job: Job, batches: Sequence[Batch]) -> Ints:
     """(block, flood, first row, last row) of every stretch of flooded runs, by block."""
     spans = [np.zeros((0, 4), np.int64)]
     for k in range(len(batches)):
-        blocks, row = load_arrays(job.path(f"flood-{k}.npz"), "blocks", "rows")
+        blocks, row = load_arrays(job.path(f"flood-{k}"), "blocks", "row")
         spans.append(np.stack([blocks, np.full_like(blocks, k), row[:-1], row[1:]], axis=1))
     together = np.concatenate(spans)
     return together[np.argsort(together[:, 0], kind="stable")]
 
 
 def _number(job: Job, plan: Plan, parts: Sequence[str]) -> tuple[dict[str, Any], int]:
-    """Number the instances that stay, leave ``number.npy``; table columns, and how many went."""
+    """Number the instances that stay, leave ``number``; table columns, and how many went."""
     totals = plan.statistics
     if job.decoding.reach != (0, 0):
         totals = no_statistics(plan.instances)
@@ -226,7 +233,7 @@ def _number(job: Job, plan: Plan, parts: Sequence[str]) -> tuple[dict[str, Any],
     order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
     number = np.zeros(plan.instances, np.int64)
     number[order] = np.arange(1, order.size + 1)
-    save_array(job.path("number.npy"), number)
+    save_arrays(job.path("number"), {"number": number})
     kept = Statistics(*(field[order] for field in totals))
     dtype = np.uint32 if order.size < 1 << 32 else np.uint64
     cut = (kept.low == 0).any(axis=1) | (kept.high == job.prediction.shape).any(axis=1)
@@ -264,13 +271,10 @@ def _quantisation(prediction: Volume, decoding: Decoding) -> str:
     return f"{prediction.dtype} truncated to 256 levels"
 
 
-def _write_tables(
-    job: Job, out: Path, columns: Mapping[str, Any], run: Callable[..., dict[Any, Any]]
-) -> None:
-    run(f"runs {job.name}", layers(job), partial(slab_step, job), description="gathering runs")
+def _write_tables(job: Job, out: Path, columns: Mapping[str, Any]) -> None:
     starts = [np.zeros(1, np.int64)]
     for i, layer in enumerate(layers(job)):
-        (z,) = load_arrays(job.path(f"runs-{i}.npz"), "z")
+        (z,) = load_arrays(job.path(f"runs-{i}"), "z")
         count = np.bincount(z - layer.start[0], minlength=layer.shape[0])
         starts.append(starts[-1][-1] + np.cumsum(count))
     write_runs_table(out, _layer_columns(job), np.concatenate(starts), columns["id"].dtype)
@@ -279,9 +283,7 @@ def _write_tables(
 
 def _layer_columns(job: Job) -> Iterator[dict[str, Any]]:
     for i in range(len(layers(job))):
-        yield dict(
-            zip(RUN_COLUMNS, load_arrays(job.path(f"runs-{i}.npz"), *RUN_COLUMNS), strict=True)
-        )
+        yield dict(zip(RUN_COLUMNS, load_arrays(job.path(f"runs-{i}"), *RUN_COLUMNS), strict=True))
 
 
 def _log_summary(job: Job, summary: Mapping[str, Any], seconds: float) -> None:

@@ -24,10 +24,7 @@ from cristae.segmentation.scratch import (
     Job,
     load_arrays,
     load_table,
-    map_array,
-    save_array,
     save_arrays,
-    save_table,
 )
 from cristae.volumes.volume import Volume
 
@@ -39,11 +36,10 @@ def read_channels(job: Job, box: Box) -> NDArray[np.uint8]:
     return quantise(array, f"{job.prediction.name}, box {box}")
 
 
-def label_step(job: Job, box: Box) -> dict[str, int]:
+def label_step(job: Job, index: int, box: Box) -> None:
     """Label one block alone; leaves its table."""
     table = label_block(read_channels(job, box), box, job.raster, job.decoding)
-    save_table(job, job.index_of(box), table)
-    return {"runs": table.start.size, "pieces": table.voxels.size, "values": table.value.size}
+    save_arrays(job.path(f"label-{index}"), table._asdict())
 
 
 class _Contested(NamedTuple):
@@ -62,9 +58,8 @@ class _Contested(NamedTuple):
     share_seed: Ints
 
 
-def flood_step(job: Job, item: tuple[int, Batch]) -> dict[str, int]:
+def flood_step(job: Job, k: int, batch: Batch) -> None:
     """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
-    k, batch = item
     parts = [_contested_in(job, index, batch) for index in batch.blocks]
     block = np.repeat(np.arange(len(parts)), [part.start.size for part in parts])
     found = _Contested(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -77,18 +72,17 @@ def flood_step(job: Job, item: tuple[int, Batch]) -> dict[str, int]:
     order = np.argsort(block[source], kind="stable")
     rows = np.stack([runs.start, runs.length, instances[label]], axis=1)[order]
     first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
-    save_array(job.path(f"flood-{k}.npy"), rows)
-    index = {"blocks": np.array(batch.blocks), "rows": first, "instances": instances}
-    save_arrays(job.path(f"flood-{k}.npz"), {**index, **statistics._asdict()})
-    return {"runs": len(rows)}
+    found_there = {"blocks": np.array(batch.blocks), "row": first, "rows": rows}
+    arrays = {**found_there, "instances": instances, **statistics._asdict()}
+    save_arrays(job.path(f"flood-{k}"), arrays)
 
 
 def _contested_in(job: Job, index: int, batch: Batch) -> _Contested:
     names = ("start", "length", "piece", "valued", "value", "share", "share_piece")
     start, length, piece, valued, value, share, share_piece = load_table(job, index, *names)
-    base = map_array(job.path("base.npy"))[:, index : index + 2]
-    target = np.asarray(map_array(job.path("target.npy"))[base[0, 0] : base[0, 1]])
-    seed = np.asarray(map_array(job.path("seed.npy"))[base[1, 0] : base[1, 1]])
+    target, seed, base = load_arrays(job.path("plan"), "target", "seed", "base")
+    target = target[base[0, index] : base[0, index + 1]]
+    seed = seed[base[1, index] : base[1, index + 1]]
     members = np.sort(np.array(batch.pieces))
     number = -2 - target
     position = np.minimum(np.searchsorted(members, number), members.size - 1)
@@ -153,7 +147,7 @@ def _reorder(length, order, value, out):  # type: ignore[no-untyped-def]
             at += 1
 
 
-def widen_step(job: Job, box: Box) -> dict[str, int]:
+def widen_step(job: Job, index: int, box: Box) -> None:
     """Widen the instances of the connected path in plane; the larger number wins.
 
     A block is a core it writes and a halo of ``reach`` voxels along y and x that it reads.
@@ -182,18 +176,16 @@ def widen_step(job: Job, box: Box) -> dict[str, int]:
     value = values_of(wide, read_channels(job, box)[0], box, raster)
     statistics = measure_runs(wide, label, instances.size, value, raster)
     rows = {**wide._asdict(), "label": label, "instances": instances}
-    save_arrays(job.path(f"wide-{job.index_of(box)}.npz"), {**rows, **statistics._asdict()})
-    return {"runs": wide.start.size}
+    save_arrays(job.path(f"wide-{index}"), {**rows, **statistics._asdict()})
 
 
 def _own_runs(job: Job, box: Box) -> tuple[Runs, Ints]:
     """Runs of the blocks that share voxels with a box, and the instance of each; no floods."""
     parts, names = [no_runs()], [np.zeros(0, np.int64)]
-    base = map_array(job.path("base.npy"))
-    target = map_array(job.path("target.npy"))
+    target, base = load_arrays(job.path("plan"), "target", "base")
     for index, _ in job.blocks_in(box):
         start, length, piece = load_table(job, index, "start", "length", "piece")
-        instance = np.asarray(target[base[0, index] : base[0, index + 1]])[piece]
+        instance = target[base[0, index] : base[0, index + 1]][piece]
         own = instance >= 0
         parts.append(Runs(start[own], length[own]))
         names.append(instance[own])
@@ -215,21 +207,22 @@ def _widen(start, length, name, plane, corner, row, reach):  # type: ignore[no-u
 
 def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
     """Runs of a block after everything, in any order, and the final number of each."""
-    number = map_array(job.path("number.npy"))
+    (number,) = load_arrays(job.path("number"), "number")
     if job.decoding.reach != (0, 0):
-        wide = load_arrays(job.path(f"wide-{index}.npz"), "start", "length", "label", "instances")
-        name = np.asarray(number[wide[3]])[wide[2]]
+        wide = load_arrays(job.path(f"wide-{index}"), "start", "length", "label", "instances")
+        name = number[wide[3]][wide[2]]
         return Runs(wide[0][name > 0], wide[1][name > 0]), name[name > 0]
     runs, instance = _own_runs(job, job.blocks[index])
     starts, lengths, names = [runs.start], [runs.length], [instance]
-    spans = map_array(job.path("spans.npy"))
+    (spans,) = load_arrays(job.path("spans"), "spans")
     low, high = np.searchsorted(spans[:, 0], [index, index + 1])
     for _, k, first, last in spans[low:high].tolist():
-        rows = np.asarray(map_array(job.path(f"flood-{k}.npy"))[first:last])
+        (rows,) = load_arrays(job.path(f"flood-{k}"), "rows")
+        rows = rows[first:last]
         starts.append(rows[:, 0])
         lengths.append(rows[:, 1].astype(np.int32))
         names.append(rows[:, 2])
-    name = np.asarray(number)[np.concatenate(names)]
+    name = number[np.concatenate(names)]
     start, length = np.concatenate(starts), np.concatenate(lengths)
     return Runs(start[name > 0], length[name > 0]), name[name > 0]
 
@@ -247,8 +240,8 @@ def write_step(job: Job, labels: Volume, box: Box) -> int:
     return count
 
 
-def slab_step(job: Job, slab: Box) -> int:
-    """Gather the final runs of one layer of blocks, whole again along x; gives their number."""
+def slab_step(job: Job, layer: int, slab: Box) -> None:
+    """Gather the final runs of one layer of blocks, whole again along x."""
     parts = [final_runs(job, index) for index, _ in job.blocks_in(slab)]
     start = np.concatenate([runs.start for runs, _ in parts])
     order = np.argsort(start, kind="stable")
@@ -258,9 +251,7 @@ def slab_step(job: Job, slab: Box) -> int:
     z, y, x = job.raster.locate(runs.start)
     columns: dict[str, Any] = {"z": z, "y": y, "x0": x, "x1": x + runs.length}
     narrow = {key: column.astype(np.int32) for key, column in columns.items()}
-    layer = slab.start[0] // job.block_shape[0]
-    save_arrays(job.path(f"runs-{layer}.npz"), {**narrow, "id": name})
-    return name.size
+    save_arrays(job.path(f"runs-{layer}"), {**narrow, "id": name})
 
 
 def statistics_of(job: Job, file: str) -> tuple[Ints, Statistics]:

@@ -1,0 +1,38 @@
+"""Volumes made to be nasty, and one call that segments an array."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cristae.engine.executors import Resources
+from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.segment import segment_volume
+from cristae.volumes.volume import array_volume
+
+MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
+SERIAL = Resources(1, "serial")
+
+
+def decode(prediction, *, block_shape=None, resources=SERIAL, **parameters):
+    """Labels of an array, through the whole out-of-core machinery."""
+    with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
+        labels = segment_volume(
+            array_volume(prediction),
+            Path(folder) / "labels.zarr",
+            config=SegmentConfig(**parameters),
+            block_shape=block_shape,
+            resources=resources,
+        )
+        return labels.read()
+
+
+def noise(shape, seed, levels=12, smooth=True):
+    """(3, z, y, x) uint8 with plateaus, in blobs or voxel by voxel."""
+    rng = np.random.default_rng(seed)
+    field = rng.random((3, *shape))
+    if smooth:
+        for axis in (1, 2, 3):
+            field = (field + np.roll(field, 1, axis) + np.roll(field, -1, axis)) / 3
+        field = (field - field.min()) / max(float(np.ptp(field)), 1e-9)
+    return (field * levels).astype(np.uint8) * (255 // levels)
