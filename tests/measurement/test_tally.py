@@ -18,6 +18,7 @@ from cristae.measurement.tally import (
     Tally,
     as_labels,
     check_extent,
+    check_signs,
     collapse,
     merge_tallies,
     tally_block,
@@ -140,7 +141,7 @@ def test_labels_of_many_types(array, expected):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        pytest.param(np.array([[[-2]]], np.int8), r"seg.h5: label -2 in box .*none under 0"),
+        pytest.param(np.array([[[-2.0]]]), r"seg.h5: label -2.0 in box .*from 0"),
         pytest.param(np.array([[[1.5]]]), r"seg.h5: label 1.5 in box .*whole"),
         pytest.param(np.array([[[np.nan]]]), r"seg.h5: label nan in box .*whole"),
         pytest.param(np.array([[[1j]]]), r"seg.h5: labels are complex128"),
@@ -149,6 +150,17 @@ def test_labels_of_many_types(array, expected):
 def test_labels_that_are_none(array, message):
     with pytest.raises(InputError, match=message):
         as_labels(array, "seg.h5", Box.of((1, 1, 1)))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_negative_labels_are_seen_in_the_tally(dtype):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    good, bad = np.array([[[0, 1, high]]], dtype), np.array([[[high, -1, low]]], dtype)
+    box = Box.of((1, 1, 3))
+    tally = tally_block(as_labels(good, "good", box), as_labels(bad, "bad", box))
+    check_signs(tally, 0, good.dtype, "good", box)
+    with pytest.raises(InputError, match=rf"bad: label {low} in box .*none under 0"):
+        check_signs(tally, 1, bad.dtype, "bad", box)
 
 
 def test_sums_that_could_overflow_are_refused():

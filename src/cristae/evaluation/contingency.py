@@ -18,7 +18,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
 from cristae.errors import InputError, raise_faults
 from cristae.grid import Box, Triple
-from cristae.measurement.blocks import blocks_of, memory_of, tally_blocks
+from cristae.measurement.blocks import blocks_of, memory_of, read_block, tally_blocks
 from cristae.measurement.tally import (
     FIRST,
     START,
@@ -31,6 +31,7 @@ from cristae.measurement.tally import (
     Tally,
     as_labels,
     check_extent,
+    check_signs,
     collapse,
     tally_block,
 )
@@ -186,7 +187,7 @@ class Compared:
     def bytes_per_voxel(self) -> int:
         """Bytes a worker holds for a voxel of its block."""
         p, t = self.prediction.dtype.itemsize, self.truth.dtype.itemsize
-        total = p + t + (max(p, t) if p != t else 0)
+        total = p + t
         if self.scores is not None:
             total += len(self.scores.channels or ("",)) * self.scores.dtype.itemsize
             total += 8 if self.scores.dtype.kind == "f" else 0
@@ -306,23 +307,25 @@ class _Pass:
 
     def __call__(self, block: Box) -> Tally:
         prediction, truth = self.compared.prediction, self.compared.truth
-        first = as_labels(prediction.read(block), prediction.name, block)
-        second = as_labels(truth.read(block), truth.name, block)
+        first = as_labels(read_block(prediction, block), prediction.name, block)
+        second = as_labels(read_block(truth, block), truth.name, block)
         left_out = 0
         if self.compared.mask is not None:
-            inside = self.compared.mask.read(block) != 0
+            inside = read_block(self.compared.mask, block) != 0
             first, second = first * inside, second * inside
             left_out = inside.size - int(np.count_nonzero(inside))
         scores = self.compared.scores
         weights = None if scores is None else _weights(scores, block, self.compared.score_channel)
         corner = block.shift(self.corner).start
         tally = tally_block(first, second, weights, corner=corner, extent=self.extent)
+        check_signs(tally, 0, prediction.dtype, prediction.name, block)
+        check_signs(tally, 1, truth.dtype, truth.name, block)
         return Tally(tally.labels, tally.facts, tally.voxels - left_out)
 
 
 def _weights(scores: Volume, block: Box, channel: int | None) -> NDArray[Any]:
     """(c, z, y, x) integer scores of a block."""
-    array = scores.read(block)
+    array = read_block(scores, block)
     array = array[None] if array.ndim == 3 else array
     array = array if channel is None else array[channel : channel + 1]
     if array.dtype.kind != "f":

@@ -309,7 +309,10 @@ def _compared(
 
 
 def _volume(source: Volume | Array, name: str) -> Volume:
-    return source if isinstance(source, Volume) else array_volume(source, name=name)
+    if isinstance(source, Volume):
+        return source
+    # an array in memory has no chunks: blocks of whole planes are read without a copy
+    return array_volume(source, name=name).with_(chunk_shape=(1, 1, 1))
 
 
 def _table(

@@ -13,7 +13,7 @@ from cristae.engine.ledger import Ledger
 from cristae.engine.progress import track
 from cristae.grid import Box, Triple, tile
 from cristae.measurement.tally import Tally, merge_tallies
-from cristae.volumes.volume import Volume
+from cristae.volumes.volume import Array, ArrayReader, Volume
 
 BLOCK_VOXELS = 1 << 23
 """Voxels a block grows to from whole chunks; 8 M keep two uint64 label blocks at 128 MiB."""
@@ -38,6 +38,13 @@ def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
             block[axis] = min(2 * block[axis], shape[axis])
     z, y, x = block
     return tile(Box.of(shape), (z, y, x))
+
+
+def read_block(volume: Volume, block: Box) -> Array:
+    """A block to look at and not to write to: of an array in memory it is a view."""
+    if isinstance(volume.reader, ArrayReader) and volume.box.contains(block):
+        return volume.reader.array[(..., *block.shift(volume.corner).slices())]
+    return volume.read(block)
 
 
 def memory_of(blocks: Sequence[Box], bytes_per_voxel: int, resources: Resources) -> int:

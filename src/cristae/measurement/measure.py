@@ -17,7 +17,7 @@ from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
-from cristae.measurement.blocks import blocks_of, memory_of, tally_blocks
+from cristae.measurement.blocks import blocks_of, memory_of, read_block, tally_blocks
 from cristae.measurement.table import read_table, write_table
 from cristae.measurement.tally import (
     START,
@@ -27,6 +27,7 @@ from cristae.measurement.tally import (
     Tally,
     as_labels,
     check_extent,
+    check_signs,
     tally_block,
 )
 from cristae.volumes.volume import Nanometres, Volume
@@ -143,8 +144,10 @@ class _Pass:
     instances: Volume
 
     def __call__(self, block: Box) -> Tally:
-        labels = as_labels(self.instances.read(block), self.instances.name, block)
-        return tally_block(labels, labels, corner=block.start, extent=self.instances.shape)
+        labels = as_labels(read_block(self.instances, block), self.instances.name, block)
+        tally = tally_block(labels, labels, corner=block.start, extent=self.instances.shape)
+        check_signs(tally, 0, self.instances.dtype, self.instances.name, block)
+        return tally
 
 
 def _check(instances: Volume) -> Nanometres:

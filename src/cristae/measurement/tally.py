@@ -81,27 +81,48 @@ def check_extent(shape: Triple, name: str, weight: int = 1) -> None:
 def as_labels(array: NDArray[Any], name: str, box: Box) -> NDArray[Any]:
     """An array of labels as contiguous unsigned integers of the same width.
 
+    Signed integers keep their bits: negative ones look like large ones until `check_signs` has
+    seen their tally, which spares a look at every voxel.
+
     Args:
-        array: (z, y, x) integers, booleans, or floats without fraction; none negative.
+        array: (z, y, x) integers, booleans, or floats without fraction.
         name: What messages call the volume.
         box: Where the array lies in it, for messages.
 
     Raises:
-        InputError: Negative or fractional labels, or another type.
+        InputError: Fractional labels, negative floats, or another type.
     """
     kind = array.dtype.kind
     if kind not in "buif":
         raise InputError(f"{name}: labels are {array.dtype}, expected integers")
     if kind == "f":
-        bad = array[~(np.floor(array) == array)]
+        bad = array[~((np.floor(array) == array) & (array >= 0))]
         if bad.size:
-            raise InputError(f"{name}: label {bad[0]} in box {box}, expected whole numbers")
-    if kind in "if" and array.size and array.min() < 0:
-        raise InputError(f"{name}: label {array.min()} in box {box}, expected none under 0")
-    if kind == "f":
+            raise InputError(f"{name}: label {bad[0]} in box {box}, expected whole numbers from 0")
         return np.ascontiguousarray(array.astype(np.uint64))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     return array.view(f"u{array.dtype.itemsize}")
+
+
+def check_signs(tally: "Tally", column: int, dtype: np.dtype[Any], name: str, box: Box) -> None:
+    """Refuse negative labels of an array that `as_labels` made unsigned.
+
+    Args:
+        tally: Of the array.
+        column: 0 where it was the first array, 1 where the second.
+        dtype: Type before `as_labels`.
+        name: What messages call the volume.
+        box: Where the array lies in it, for messages.
+
+    Raises:
+        InputError: There are labels under 0; the lowest is named.
+    """
+    bits = 8 * dtype.itemsize
+    labels = tally.labels[:, column]
+    negative = labels[labels >= np.uint64(1 << (bits - 1))] if dtype.kind == "i" else labels[:0]
+    if len(negative):
+        lowest = int(negative.min()) - (1 << bits)
+        raise InputError(f"{name}: label {lowest} in box {box}, expected none under 0")
 
 
 def tally_block(
@@ -116,7 +137,7 @@ def tally_block(
 
     Args:
         first: (z, y, x) unsigned labels, C-contiguous (`as_labels`); 0 is background.
-        second: Labels of the same shape; ``first`` itself to tally one array.
+        second: Labels of the same shape, of any width; ``first`` itself to tally one array.
         weights: (c, z, y, x) unsigned or int64 weights, summed over channels and over the voxels
             of each pair whose first label is not 0.
         corner: Voxel of the volume that is the block's voxel 0.
@@ -127,9 +148,6 @@ def tally_block(
     """
     shape = (first.shape[0], first.shape[1], first.shape[2])
     extent = shape if extent is None else extent
-    if first.dtype != second.dtype:
-        wide = np.promote_types(first.dtype, second.dtype)
-        first, second = first.astype(wide, copy=False), second.astype(wide, copy=False)
     keys, facts = _scan(
         first,
         second,
