@@ -92,8 +92,8 @@ def check_unet_config(config: UNetConfig) -> None:
         faults.append(f"channels {config.channels}: expected one or more different names")
     if config.stem < 1:
         faults.append(f"stem {config.stem}: expected at least 1")
-    if not config.widths or min(config.widths) < 1:
-        faults.append(f"widths {config.widths}: expected one or more positive numbers")
+    if len(config.widths) < 2 or min(config.widths) < 1:
+        faults.append(f"widths {config.widths}: expected two or more positive numbers")
     if len(config.strides) != deepest:
         faults.append(f"{len(config.strides)} strides: expected {deepest}, one fewer than widths")
     if any(min(stride) < 1 for stride in config.strides):
