@@ -1,0 +1,312 @@
+"""Any source into a sharded OME-Zarr with a pyramid, at any size in bounded memory.
+
+Every shard is written once. Sources whose own chunks are larger than a shard (whole slices, say)
+are read a group of shards at a time::
+
+    source planes  |---------------------------|   each decoded once a group
+    group          |======|======|======|======|   in memory, as many shards as fit the budget
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cristae.engine.blockwise import (
+    GIB,
+    Stopwatch,
+    available_memory,
+    promise_memory,
+    run_blocks,
+)
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.files import check_disk
+from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.progress import log, rate_text, track
+from cristae.errors import InputError
+from cristae.grid import Box, Triple, tile
+from cristae.volumes.intensity import sample_intensity
+from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
+from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from cristae.volumes.sources.pages import CACHE_BYTES
+from cristae.volumes.sources.tile_index import taken_as
+from cristae.volumes.volume import Array, Kind, Volume
+
+WORKS = (".zarr",)
+"""Suffixes an output may have."""
+
+_GROUP_BYTES = 2 * GIB
+_LABELS_SHRINK = 4
+"""Labels take at most this part of their raw size on disk (1 to 3 % is usual)."""
+
+_STRUCTURE = ("kind", "kind_from", "voxel_size_nm", "origin_nm", "channels", "record")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion: what is read, where to, and how.
+
+    Attributes:
+        source: What is read.
+        target: What is written, level 0.
+        group: Shards read at a time, as an extent (z, y, x) in voxels.
+    """
+
+    source: Volume
+    target: Volume
+    group: Triple
+
+    @property
+    def shard(self) -> Triple:
+        """Unit of writing (z, y, x) in voxels."""
+        return self.target.shard_shape or self.target.chunk_shape
+
+
+def convert_volume(
+    source: Volume,
+    out: str | Path,
+    *,
+    kind: Kind | None = None,
+    pyramid: bool = True,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> Volume:
+    """Write a volume as sharded OME-Zarr.
+
+    The kind is the source's own, else ``kind``, else ``image``; a tile index says by its ``ndim``
+    and ``dtype`` what it is taken for. Labels are stored unsigned. An image's grey statistics are
+    stored with it. Voxel size, origin and channels pass on.
+
+    Args:
+        source: Any volume.
+        out: A path ending in ``.zarr``.
+        kind: What the voxels are, where the source does not say.
+        pyramid: Write smaller levels, too.
+        resources: Workers, executor and memory; they change no byte. All cores by default.
+        overwrite: Replace an existing output.
+
+    Returns:
+        The new volume.
+
+    Raises:
+        InputError: Another suffix, a kind that contradicts the source's, labels with negative or
+            fractional values, or a source that cannot be read.
+        OutputExistsError: The output exists with other inputs or settings.
+        MemoryLimitError: It does not fit the memory allowed.
+        DiskSpaceError: The disk has no room for it.
+    """
+    out, resources = Path(out), resources or Resources()
+    if out.suffix != ".zarr":
+        raise InputError(f"{out}: found suffix {out.suffix!r}, expected {' or '.join(WORKS)}")
+    source, reason = _settle_kind(source, kind)
+    with open_ledger(
+        out,
+        stage="convert",
+        inputs={"source": source.fingerprint},
+        settings={
+            "kind": source.kind,
+            "voxel_size_nm": source.voxel_size_nm,
+            "origin_nm": source.origin_nm,
+            "pyramid": pyramid,
+        },
+        overwrite=overwrite,
+    ) as ledger:
+        if ledger.state == "done":
+            log.info("%s: already done", out)
+        else:
+            _convert(source, out, pyramid, resources, ledger, reason)
+    return open_ome_zarr(out)
+
+
+def _convert(
+    source: Volume, out: Path, pyramid: bool, resources: Resources, ledger: Ledger, reason: str
+) -> None:
+    watch, shown = Stopwatch(), replace(source, dtype=_stored_dtype(source))
+    check_disk(out, _disk_bytes(shown, pyramid) - _size_of(out))
+    target = _create_target(shown, out)
+    job = Job(source, target, _group_shape(source, target, resources))
+    promise_memory("convert", _memory(job, pyramid, resources), resources)
+    _copy(job, ledger, resources)
+    levels = build_pyramid(out, ledger=ledger, resources=resources) if pyramid else 1
+    ledger.finish(levels=levels)
+    log.info(
+        "%s: %s %s %s, %d levels, %s in %.0f s; kind %s (%s)",
+        out,
+        " x ".join(str(n) for n in target.shape),
+        target.dtype,
+        target.kind,
+        levels,
+        rate_text(target.size, watch.seconds, "voxels"),
+        watch.seconds,
+        target.kind,
+        reason,
+    )
+
+
+def _settle_kind(source: Volume, kind: Kind | None) -> tuple[Volume, str]:
+    """The source with its kind, and where that comes from."""
+    index_says = source.attributes.get("kind_from")
+    if kind is not None and source.kind not in (None, kind) and index_says is None:
+        raise InputError(f"{source.name}: says it is {source.kind}, expected {kind}")
+    if kind is not None:
+        return taken_as(source, kind), "given" if source.kind != kind else "the source's own"
+    if source.kind is not None:
+        return source, str(index_says or "the source's own")
+    return source.with_(kind="image"), "the source does not say; --kind does"
+
+
+def _stored_dtype(source: Volume) -> np.dtype[Any]:
+    """Unsigned, as wide as the source's, for labels; the source's own otherwise."""
+    if source.kind != "labels" or source.dtype.kind == "u":
+        return source.dtype
+    least = 4 if source.dtype.kind == "f" else 1
+    return np.dtype(f"u{max(least, source.dtype.itemsize)}")
+
+
+def _create_target(source: Volume, out: Path) -> Volume:
+    attributes = {k: v for k, v in source.attributes.items() if k not in _STRUCTURE}
+    if source.kind == "image":
+        statistics = sample_intensity(source)
+        attributes["intensity"] = statistics.to_dict()
+        if statistics.inverted_suspected:
+            log.warning("%s: membranes look brighter than the rest; consider --invert", source.name)
+    return create_ome_zarr(
+        out,
+        shape=source.shape,
+        dtype=source.dtype,
+        kind=source.kind or "image",
+        voxel_size_nm=source.voxel_size_nm,
+        origin_nm=source.origin_nm,
+        channels=source.channels,
+        attributes=attributes,
+    )
+
+
+def _copy(job: Job, ledger: Ledger, resources: Resources) -> None:
+    """Write every shard of level 0 that is not written yet."""
+    if job.group == job.shard:
+        blocks = tile(job.target.box, job.shard)
+        copy = partial(_copy_shard, job)
+        run_blocks("copy", blocks, copy, ledger=ledger, resources=resources)
+        return
+    # the group's array is shared, so its work is done by threads whatever the executor
+    threads = replace(resources, executor="serial" if resources.workers == 1 else "threads")
+    done = set(ledger.done("copy"))
+    finished = sum(b.size for b in tile(job.target.box, job.shard) if str(b) in done)
+    with track("copy", job.target.size, "voxels", finished) as advance:
+        for group in tile(job.target.box, job.group):
+            missing = [box for box in tile(group, job.shard) if str(box) not in done]
+            for box in _copy_group(job, missing, threads):
+                ledger.mark("copy", str(box))
+                advance(box.size)
+
+
+def _copy_shard(job: Job, box: Box) -> None:
+    job.target.write(box, _stored(job, job.source.read(box), box))
+
+
+def _copy_group(job: Job, missing: list[Box], resources: Resources) -> Iterator[Box]:
+    """Read the hull of some shards in parallel, then write them in parallel."""
+    if not missing:
+        return
+    hull = _hull(missing)
+    lead = () if job.target.channels is None else (len(job.target.channels),)
+    buffer = np.empty((*lead, *hull.shape), job.target.dtype)
+
+    def read(part: Box) -> None:
+        array = _stored(job, job.source.read(part), part)
+        buffer[(..., *part.relative_to(hull.start).slices())] = array
+
+    def write(box: Box) -> None:
+        array = buffer[(..., *box.relative_to(hull.start).slices())]
+        job.target.write(box, np.ascontiguousarray(array))
+
+    for _ in run_tasks(read, tile(hull, job.source.chunk_shape), resources):
+        pass
+    for box, _ in run_tasks(write, missing, resources):
+        yield box
+
+
+def _stored(job: Job, array: Array, box: Box) -> Array:
+    """Voxels as they are stored: labels checked, and unsigned.
+
+    Raises:
+        InputError: Labels that are negative, fractional, or too large for the stored dtype.
+    """
+    dtype = job.target.dtype
+    if array.dtype == dtype:
+        return array
+    stored = array.astype(dtype)
+    if array.size and (array.min() < 0 or not np.array_equal(stored, array)):
+        wrong = array[(array < 0) | (stored != array)]
+        raise InputError(
+            f"{job.source.name}: labels with value {wrong[0]} in {box}, "
+            f"expected whole numbers from 0 to {np.iinfo(dtype).max}"
+        )
+    return stored
+
+
+def _hull(boxes: list[Box]) -> Box:
+    start = np.array([box.start for box in boxes]).min(axis=0)
+    stop = np.array([box.stop for box in boxes]).max(axis=0)
+    return Box(
+        (int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2]))
+    )
+
+
+def _group_shape(source: Volume, target: Volume, resources: Resources) -> Triple:
+    """Whole shards around one chunk of the source, halved along y, x, z until they fit the budget.
+
+    Depends on the memory, and changes no byte of the output.
+    """
+    limit = available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
+    budget = min(_GROUP_BYTES, limit / 3)
+    shard = target.shard_shape or target.chunk_shape
+    counts = [-(-c // s) for c, s in zip(source.chunk_shape, shard, strict=True)]
+    while (axis := next((a for a in (1, 2, 0) if counts[a] > 1), None)) is not None:
+        extent = Box.of(_times(shard, counts)).clip(target.box)
+        if extent.size * _voxel_bytes(target) <= budget:
+            break
+        counts[axis] = -(-counts[axis] // 2)
+    return _times(shard, counts)
+
+
+def _times(shard: Triple, counts: list[int]) -> Triple:
+    z, y, x = (s * n for s, n in zip(shard, counts, strict=True))
+    return z, y, x
+
+
+def _voxel_bytes(volume: Volume) -> int:
+    return int(volume.dtype.itemsize) * len(volume.channels or (0,))
+
+
+def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
+    """Upper bound of the bytes held at once."""
+    voxel, workers = _voxel_bytes(job.target), resources.workers
+    shard = Box.of(job.shard).clip(job.target.box).size * voxel
+    chunk = Box.of(job.source.chunk_shape).clip(job.target.box).size * voxel
+    if job.group == job.shard:
+        copying = workers * (3 * shard + 2 * chunk)
+    else:
+        group = Box.of(job.group).clip(job.target.box).size * voxel
+        cache = min(CACHE_BYTES, job.target.size * voxel)
+        copying = group + cache + workers * (2 * shard + 3 * chunk)
+    building = pyramid_memory(job.target, workers) if pyramid else 0
+    return int(max(copying, building))
+
+
+def _disk_bytes(source: Volume, pyramid: bool) -> int:
+    """Upper estimate of the output's bytes on disk."""
+    raw = source.size * _voxel_bytes(source)
+    total, part = float(raw), float(raw)
+    for factors in plan_levels(source.shape, source.voxel_size_nm) if pyramid else []:
+        part /= np.prod(factors)
+        total += part
+    return int(total / (_LABELS_SHRINK if source.kind == "labels" else 1))
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

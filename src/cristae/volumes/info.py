@@ -1,0 +1,162 @@
+"""What a source is, in words and numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cristae.engine.ledger import is_unfinished
+from cristae.grid import Triple
+from cristae.volumes.intensity import IntensityStatistics, sample_intensity
+from cristae.volumes.sources.foreign_zarr import folder_files
+from cristae.volumes.sources.hdf5 import Hdf5Reader
+from cristae.volumes.sources.ome_zarr import ZarrReader
+from cristae.volumes.sources.prediction_chunks import PredictionChunksReader
+from cristae.volumes.sources.slices import SlicesReader
+from cristae.volumes.sources.tiff import TiffReader
+from cristae.volumes.sources.tile_index import TileIndexReader
+from cristae.volumes.volume import ArrayReader, Kind, Nanometres, Volume
+
+FORMS: dict[type[Any], str] = {
+    ArrayReader: "array in memory",
+    Hdf5Reader: "HDF5",
+    PredictionChunksReader: "folder of prediction chunks",
+    SlicesReader: "image slices",
+    TiffReader: "multi-page TIFF",
+    TileIndexReader: "tile index",
+    ZarrReader: "Zarr",
+}
+"""What a source is called, by its reader."""
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """What `describe` found.
+
+    Attributes:
+        name: The source as the user wrote it.
+        form: What it is (``multi-page TIFF``).
+        shape: Extent (z, y, x) in voxels.
+        dtype: Name of the voxels' type.
+        channels: Names of the channels, or None.
+        chunk_shape: Unit of reading (z, y, x) in voxels.
+        shard_shape: Unit of writing, where it is another.
+        voxel_size_nm: Voxel size (z, y, x) in nm, or None where unknown.
+        origin_nm: Centre of voxel 0 (z, y, x) in nm.
+        kind: What the voxels are, or None where the source does not say.
+        size_on_disk: Bytes, or None where unknown.
+        intensity: Statistics of the sample.
+        unfinished: Whether it is an output that an interrupted stage left.
+    """
+
+    name: str
+    form: str
+    shape: Triple
+    dtype: str
+    channels: tuple[str, ...] | None
+    chunk_shape: Triple
+    shard_shape: Triple | None
+    voxel_size_nm: Nanometres | None
+    origin_nm: Nanometres
+    kind: Kind | None
+    size_on_disk: int | None
+    intensity: IntensityStatistics
+    unfinished: bool
+
+    @property
+    def text(self) -> str:
+        """The whole as aligned lines."""
+        lines = {"source": self.name, "form": self.form, "kind": self.kind or "not stated"}
+        lines["shape"] = f"{_times(self.shape)} voxels (z, y, x), {_voxels(self.shape)}"
+        lines["dtype"] = self.dtype
+        if self.channels is not None:
+            lines["channels"] = f"{len(self.channels)} ({', '.join(self.channels)})"
+        lines["chunks"] = _times(self.chunk_shape)
+        if self.shard_shape is not None and self.shard_shape != self.chunk_shape:
+            lines["chunks"] += f" in shards of {_times(self.shard_shape)}"
+        lines |= self._place()
+        lines["size on disk"] = _bytes(self.size_on_disk)
+        lines |= self._values()
+        if self.unfinished:
+            lines["state"] = "unfinished: the command that made it goes on where it stopped"
+        width = max(len(key) for key in lines)
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+
+    def _place(self) -> dict[str, str]:
+        if self.voxel_size_nm is None:
+            return {"voxel size": "unknown (give it with --voxel-size Z,Y,X)"}
+        extent = [n * s / 1000 for n, s in zip(self.shape, self.voxel_size_nm, strict=True)]
+        lines = {
+            "voxel size": f"{_times(self.voxel_size_nm)} nm",
+            "extent": f"{' x '.join(f'{e:.4g}' for e in extent)} um",
+        }
+        if any(self.origin_nm):
+            lines["origin"] = f"{', '.join(f'{o:g}' for o in self.origin_nm)} nm"
+        return lines
+
+    def _values(self) -> dict[str, str]:
+        found = self.intensity
+        reach = f"{found.minimum:g} to {found.maximum:g}"
+        if self.kind == "labels":
+            return {"ids": f"{reach} in a sample of {found.sample}"}
+        lines = {
+            "intensity": f"{reach}, mean {found.mean:.4g}, deviation {found.std:.4g}",
+            "window": f"{found.low:g} to {found.high:g} (0.5 to 99.5 %)",
+            "sample": found.sample,
+        }
+        if found.inverted_suspected:
+            lines["contrast"] = "membranes look bright: consider --invert"
+        return lines
+
+
+def describe(volume: Volume) -> VolumeInfo:
+    """Look at a volume: its metadata, and the fixed sample of its voxels.
+
+    Args:
+        volume: Any volume, as `open_volume` gives it.
+
+    Returns:
+        What was found; its ``text`` is what ``cristae info`` prints.
+
+    Raises:
+        InputError: Data that cannot be read.
+    """
+    reader, size = volume.reader, volume.size_on_disk
+    unfinished = False
+    if isinstance(reader, ZarrReader):
+        folder = Path(reader.path)
+        size = sum(n for _, n, _ in folder_files(folder)) if size is None else size
+        unfinished = is_unfinished(folder.parent) if folder.parent.suffix == ".zarr" else False
+    return VolumeInfo(
+        name=volume.name,
+        form=FORMS.get(type(reader), "computed"),
+        shape=volume.shape,
+        dtype=volume.dtype.name,
+        channels=volume.channels,
+        chunk_shape=volume.chunk_shape,
+        shard_shape=volume.shard_shape,
+        voxel_size_nm=volume.voxel_size_nm,
+        origin_nm=volume.origin_nm,
+        kind=volume.kind,
+        size_on_disk=size,
+        intensity=sample_intensity(volume),
+        unfinished=unfinished,
+    )
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:g}" if value < 1e5 else f"{value:.0f}" for value in values)
+
+
+def _voxels(shape: Triple) -> str:
+    return _scaled(shape[0] * shape[1] * shape[2], "voxels")
+
+
+def _bytes(size: int | None) -> str:
+    return "unknown" if size is None else _scaled(size, "B")
+
+
+def _scaled(amount: float, unit: str) -> str:
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if amount >= scale:
+            return f"{amount / scale:.3g} {prefix}{unit}"
+    return f"{amount:g} {unit}"

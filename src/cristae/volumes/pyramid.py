@@ -1,0 +1,252 @@
+"""Smaller levels of an OME-Zarr image, so that viewers need not read it whole.
+
+Level n is made from level n - 1 by windows of 1 or 2 voxels along each axis:
+
+- images and predictions take the mean, rounded half up in integer arithmetic;
+- labels take the most frequent id. Ties go to an instance before background, and to the lowest id
+  among instances, so that a membrane-thin sheet or a line that fills half of its windows stays.
+
+Windows at the far border hold what is there. The centre of a window of f voxels lies (f - 1) / 2
+voxels behind the first one, and so does the level's ``translation``. Axes with the smallest voxels
+are halved first until voxels are near isotropic, then all; an unknown voxel size counts as
+isotropic. The last level is at most 256 voxels long along every axis that can be halved.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from cristae.engine.blockwise import run_blocks
+from cristae.engine.executors import Resources
+from cristae.engine.files import read_json, write_json
+from cristae.engine.ledger import Ledger
+from cristae.grid import Box, Triple, tile
+from cristae.volumes.sources.ome_zarr import (
+    Layout,
+    ZarrReader,
+    create_array,
+    ome_metadata,
+    open_ome_zarr,
+    stamp_of,
+)
+from cristae.volumes.volume import Array, Nanometres, Volume
+
+SMALLEST = 256
+_NEAR_ISOTROPIC = math.sqrt(2)
+
+
+def plan_levels(shape: Triple, voxel_size_nm: Nanometres | None) -> list[Triple]:
+    """Factors (z, y, x) from each level to the next, each 1 or 2.
+
+    Args:
+        shape: Extent of level 0 in voxels.
+        voxel_size_nm: Voxel size (z, y, x) of level 0; None counts as isotropic.
+
+    Returns:
+        One triple a level above level 0; none for a volume small enough.
+    """
+    extent, size = list(shape), list(voxel_size_nm or (1.0, 1.0, 1.0))
+    levels: list[Triple] = []
+    while max(extent) > SMALLEST:
+        largest = max(size)
+        finer = [n > 1 and s * _NEAR_ISOTROPIC < largest for n, s in zip(extent, size, strict=True)]
+        chosen = finer if any(finer) else [n > 1 for n in extent]
+        factors = [2 if halve else 1 for halve in chosen]
+        extent = [-(-n // f) for n, f in zip(extent, factors, strict=True)]
+        size = [s * f for s, f in zip(size, factors, strict=True)]
+        levels.append((factors[0], factors[1], factors[2]))
+    return levels
+
+
+def build_pyramid(path: str | Path, *, ledger: Ledger, resources: Resources) -> int:
+    """Write the levels above level 0, and name them in the metadata.
+
+    Level 0 must be complete. Each shard of a level is one piece of work, written once and marked
+    in the ledger (steps ``pyramid 1``, ``pyramid 2``, ...), so an interrupted build goes on.
+
+    Args:
+        path: An image made by `create_ome_zarr`.
+        ledger: The record of the stage that writes the image.
+        resources: Workers and executor.
+
+    Returns:
+        Number of levels, level 0 included.
+    """
+    path = Path(path)
+    below = open_ome_zarr(path)
+    total: Triple = (1, 1, 1)
+    levels = [_placed(below, "0", total)]
+    for number, factors in enumerate(plan_levels(below.shape, below.voxel_size_nm), start=1):
+        level = _create_level(path / str(number), below, factors)
+        write = partial(_write_shard, below, level, factors)
+        blocks = tile(level.box, level.shard_shape or level.chunk_shape)
+        run_blocks(f"pyramid {number}", blocks, write, ledger=ledger, resources=resources)
+        total = _product(total, factors)
+        levels.append(_placed(open_ome_zarr(path), str(number), total))
+        below = level
+    _name_levels(path, levels)
+    return len(levels)
+
+
+def pyramid_memory(volume: Volume, workers: int) -> int:
+    """Upper bound of the bytes `build_pyramid` holds at once.
+
+    Args:
+        volume: Level 0, as made by `create_ome_zarr`.
+        workers: Tasks at a time.
+    """
+    shard = Box.of(volume.shard_shape or volume.chunk_shape).size
+    voxel = volume.dtype.itemsize * len(volume.channels or (0,))
+    # the shard, its encoded form, and the slab below it (eight times a part of it) with its copy
+    return workers * voxel * (3 * shard + 2 * 8 * _piece(volume).size)
+
+
+def downsample(array: Array, factors: Triple, labels: bool) -> Array:
+    """One level smaller.
+
+    Args:
+        array: ([c,] z, y, x); extents need not be multiples of the factors.
+        factors: Window (z, y, x), each at least 1.
+        labels: Most frequent id instead of the mean.
+
+    Returns:
+        Array of the same dtype, extents divided and rounded up.
+    """
+    if array.ndim == 4:
+        return np.stack([downsample(channel, factors, labels) for channel in array])
+    shape = tuple(-(-n // f) for n, f in zip(array.shape, factors, strict=True))
+    out = np.empty(shape, array.dtype)
+    source = np.ascontiguousarray(array)
+    if labels:
+        _mode(source, factors, out)
+    elif array.dtype.kind == "f":
+        _float_mean(source, factors, out)
+    else:
+        _integer_mean(source, factors, out)
+    return out
+
+
+def _write_shard(below: Volume, level: Volume, factors: Triple, box: Box) -> None:
+    """Make one shard of a level, slab by slab so that little of the level below is in memory."""
+    lead = () if level.channels is None else (len(level.channels),)
+    shard = np.empty((*lead, *box.shape), level.dtype)
+    for part in tile(box, _piece(level).shape):
+        source = Box(_product(part.start, factors), _product(part.stop, factors)).clip(below.box)
+        smaller = downsample(below.read(source), factors, level.kind == "labels")
+        shard[(..., *part.relative_to(box.start).slices())] = smaller
+    level.write(box, shard)
+
+
+def _piece(level: Volume) -> Box:
+    """The part of a shard made at a time: so deep that its source is one chunk deep."""
+    shard = level.shard_shape or level.chunk_shape
+    return Box.of((max(1, level.chunk_shape[0] // 2), shard[1], shard[2]))
+
+
+def _create_level(path: Path, below: Volume, factors: Triple) -> Volume:
+    z, y, x = (-(-n // f) for n, f in zip(below.shape, factors, strict=True))
+    shard = below.shard_shape or below.chunk_shape
+    layout = Layout(below.chunk_shape, shard).fitted((z, y, x))
+    create_array(path, shape=(z, y, x), dtype=below.dtype, channels=below.channels, layout=layout)
+    return below.with_(
+        reader=ZarrReader(str(path), "zarr3", stamp_of(path / "zarr.json")),
+        shape=(z, y, x),
+        chunk_shape=layout.chunk,
+        shard_shape=layout.shard,
+    )
+
+
+def _placed(volume: Volume, name: str, total: Triple) -> tuple[str, Nanometres, Nanometres]:
+    """Path, voxel size and origin of the level that is ``total`` times coarser than level 0."""
+    size = volume.voxel_size_nm or (1.0, 1.0, 1.0)
+    z, y, x = (f * s for f, s in zip(total, size, strict=True))
+    oz, oy, ox = (
+        o + (f - 1) / 2 * s for f, s, o in zip(total, size, volume.origin_nm, strict=True)
+    )
+    return name, (z, y, x), (oz, oy, ox)
+
+
+def _name_levels(path: Path, levels: list[tuple[str, Nanometres, Nanometres]]) -> None:
+    volume, tree = open_ome_zarr(path), read_json(path / "zarr.json")
+    tree["attributes"]["ome"] = ome_metadata(
+        path.stem, levels, volume.voxel_size_nm, volume.channels
+    )
+    write_json(path / "zarr.json", tree)
+
+
+def _product(a: Sequence[int], b: Sequence[int]) -> Triple:
+    z, y, x = (int(m * n) for m, n in zip(a, b, strict=True))
+    return z, y, x
+
+
+@njit(nogil=True, cache=True)
+def _integer_mean(array: Any, factors: Any, out: Any) -> None:
+    fz, fy, fx = factors
+    nz, ny, nx = array.shape
+    for k in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for i in range(out.shape[2]):
+                total, count = np.int64(0), np.int64(0)
+                for z in range(k * fz, min(nz, k * fz + fz)):
+                    for y in range(j * fy, min(ny, j * fy + fy)):
+                        for x in range(i * fx, min(nx, i * fx + fx)):
+                            total += np.int64(array[z, y, x])
+                            count += 1
+                out[k, j, i] = (2 * total + count) // (2 * count)
+
+
+@njit(nogil=True, cache=True)
+def _float_mean(array: Any, factors: Any, out: Any) -> None:
+    fz, fy, fx = factors
+    nz, ny, nx = array.shape
+    for k in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for i in range(out.shape[2]):
+                total, count = 0.0, 0
+                for z in range(k * fz, min(nz, k * fz + fz)):
+                    for y in range(j * fy, min(ny, j * fy + fy)):
+                        for x in range(i * fx, min(nx, i * fx + fx)):
+                            total += array[z, y, x]
+                            count += 1
+                out[k, j, i] = total / count
+
+
+@njit(nogil=True, cache=True)
+def _mode(array: Any, factors: Any, out: Any) -> None:
+    fz, fy, fx = factors
+    nz, ny, nx = array.shape
+    window = np.empty(fz * fy * fx, array.dtype)
+    for k in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for i in range(out.shape[2]):
+                n = 0
+                for z in range(k * fz, min(nz, k * fz + fz)):
+                    for y in range(j * fy, min(ny, j * fy + fy)):
+                        for x in range(i * fx, min(nx, i * fx + fx)):
+                            window[n] = array[z, y, x]
+                            n += 1
+                out[k, j, i] = _most_frequent(window, n)
+
+
+@njit(nogil=True, cache=True)
+def _most_frequent(window: Any, n: int) -> Any:
+    """The most frequent of the first n ids; ties: instances first, then the lowest id."""
+    best, most = window[0], 0
+    for a in range(n):
+        value, count = window[a], 0
+        for b in range(n):
+            if window[b] == value:
+                count += 1
+        if count == n:
+            return value
+        better = count > most
+        if count == most and value != best:
+            better = best == 0 or (value != 0 and value < best)
+        if better:
+            best, most = value, count
+    return best
