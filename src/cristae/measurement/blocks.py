@@ -1,5 +1,6 @@
 """Tallies of whole volumes: block after block, resumed where a ledger remembers them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import write_atomic
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import track
-from cristae.grid import Box, Triple, tile
+from cristae.grid import Box, Triple, snap, tile
 from cristae.measurement.tally import Tally, merge_tallies
 from cristae.volumes.volume import Array, ArrayReader, Volume
 
@@ -25,19 +26,26 @@ TABLE_BYTES = 32 << 20
 def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
     """Blocks of whole chunks that volumes of one shape are read in, in raster order.
 
-    The block starts as the larger chunk of the volumes along each axis and is doubled along x,
-    then y, then z while it has at most `BLOCK_VOXELS` voxels: long rows make long runs.
+    A block is a multiple of every volume's chunk where that is small enough, so that no chunk is
+    decoded twice, and lies on the chunk grid of the first volume's source. It grows along x first,
+    then y, then z, up to `BLOCK_VOXELS`: long rows make long runs.
     """
     shape = volumes[0].shape
-    block = [
-        min(side, max(v.chunk_shape[axis] for v in volumes)) for axis, side in enumerate(shape)
+    chunks = [[min(c, n) for c, n in zip(v.chunk_shape, shape, strict=True)] for v in volumes]
+    unit = [
+        min(math.lcm(*sides), n) for sides, n in zip(zip(*chunks, strict=True), shape, strict=True)
     ]
+    if math.prod(unit) > BLOCK_VOXELS:
+        unit = [max(sides) for sides in zip(*chunks, strict=True)]
+    block = list(unit)
     for axis in (2, 1, 0):
-        others = int(np.prod(block)) // block[axis]
-        while block[axis] < shape[axis] and 2 * block[axis] * others <= BLOCK_VOXELS:
-            block[axis] = min(2 * block[axis], shape[axis])
+        others = math.prod(block) // block[axis]
+        fitting = BLOCK_VOXELS // (others * unit[axis])
+        block[axis] = max(block[axis], min(fitting * unit[axis], shape[axis]))
     z, y, x = block
-    return tile(Box.of(shape), (z, y, x))
+    whole = Box.of(shape).shift(volumes[0].corner)
+    grid = tile(snap(whole, (z, y, x)), (z, y, x))
+    return [b.clip(whole).relative_to(volumes[0].corner) for b in grid]
 
 
 def read_block(volume: Volume, block: Box) -> Array:
