@@ -10,9 +10,11 @@ from torch import Tensor
 
 from cristae.training.augment import apply_grey, draw_grey
 from cristae.training.config import TrainConfig
+from cristae.training.paste import paste_touching
 from cristae.training.sampling import (
     GEOMETRY,
     GREY,
+    PASTE,
     Source,
     plan_patch,
     random_stream,
@@ -52,8 +54,11 @@ def make_batch(
             random_stream(config.seed, index, GEOMETRY),
         )
         image, ids, mask = read_patch(sources[plan.source], plan, config.patch, config.intensity)
-        images.append(image)
-        labels.append(ids)
+        pasted, known_ids = paste_touching(
+            image.numpy(), ids.numpy(), config.paste, random_stream(config.seed, index, PASTE)
+        )
+        images.append(torch.from_numpy(pasted))
+        labels.append(torch.from_numpy(known_ids))
         masks.append(mask)
         greys.append(draw_grey(config.patch, config.grey, random_stream(config.seed, index, GREY)))
     return stack_patches(apply_grey(torch.stack(images).to(device), greys), labels, masks)

@@ -9,6 +9,7 @@ from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
 from cristae.training.augment import GeometryConfig, GreyConfig
 from cristae.training.losses import LossConfig
+from cristae.training.paste import PasteConfig
 from cristae.training.sampling import SamplingConfig
 from cristae.training.targets import TargetsConfig, check_channels
 from cristae.volumes.intensity import RULES
@@ -39,6 +40,7 @@ class TrainConfig:
         sampling: Where patches are taken from.
         geometry: How patches are turned and bent.
         grey: How grey values are changed.
+        paste: How instances are copied beside others, to touch them.
         validate_every: Steps between validations.
         validation_patches: Patches of each validation sample.
         calibration_batches: Batches that batch normalisation statistics are taken over.
@@ -66,6 +68,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     grey: GreyConfig = field(default_factory=GreyConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
     validate_every: int = 250
     validation_patches: int = 12
     calibration_batches: int = 16

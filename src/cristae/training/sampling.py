@@ -27,7 +27,7 @@ from torch import Tensor
 from cristae.configuration import config_dataclass
 from cristae.grid import Box, Triple, tile
 from cristae.training.augment import GeometryConfig, Warp, draw_warp, warp_patch
-from cristae.volumes.dataset import OpenedSample, voxel_size_of
+from cristae.volumes.dataset import OpenedSample, compact_ids, voxel_size_of
 from cristae.volumes.intensity import IntensityStatistics, normalise, sample_intensity
 from cristae.volumes.volume import Volume, read_reflected
 
@@ -36,9 +36,6 @@ Array = NDArray[Any]
 
 GEOMETRY, GREY, PASTE = 0, 1, 2
 """Streams of random numbers of one patch."""
-
-MAX_EXACT_ID = 1 << 24
-"""Below this every id is exact in float32."""
 
 INDEX_SHAPE = (32, 1024, 1024)
 INDEX_BLOCKS = 64
@@ -232,7 +229,7 @@ def read_patch(
     )
     image = _pick_sections(grey, plan.sections - deep.start[0], plan.thickness)
     labels = read_reflected(opened.labels, box)[plan.sections - low]
-    labels = _small_ids(labels)
+    labels = compact_ids(labels).astype(np.int32)  # few enough to be exact in float32
     mask = None
     if opened.mask is not None:
         known = read_reflected(opened.mask, box)[plan.sections - low] != 0
@@ -291,15 +288,6 @@ def _pick_sections(grey: Array, sections: Array, thickness: int) -> Array:
     for k in range(thickness):
         total += grey[np.minimum(low + k, len(grey) - 1)]
     return total / np.float32(thickness)
-
-
-def _small_ids(labels: Array) -> NDArray[np.int32]:
-    """Ids that float32 can hold exactly."""
-    if labels.dtype.itemsize <= 2 or int(labels.max()) < MAX_EXACT_ID:
-        return labels.astype(np.int32)
-    ids, inverse = np.unique(labels, return_inverse=True)
-    offset = 0 if ids[0] == 0 else 1
-    return (inverse.reshape(labels.shape) + offset).astype(np.int32)
 
 
 def _thin(values: Array) -> Array:

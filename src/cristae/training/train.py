@@ -44,6 +44,8 @@ from cristae.training.state import (
 from cristae.training.targets import class_balance_weight, make_targets
 from cristae.volumes.dataset import OpenedSample, Sample, load_samples, open_samples
 
+__all__ = ["Run", "TrainConfig", "train_model"]
+
 CALIBRATION_START = 1 << 40
 """Patches from here on are for batch normalisation statistics; no step gets so far."""
 

@@ -136,8 +136,7 @@ def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[Open
         memory_bytes: Room for all of them together; a sample that does not fit stays on disk.
 
     Returns:
-        The samples, each in memory as a whole or not at all. Labels are held in the smallest
-        unsigned type that their ids fit.
+        The samples, each in memory as a whole or not at all. Labels are held as `compact_ids`.
     """
     room, result = memory_bytes, []
     for one in opened:
@@ -145,7 +144,7 @@ def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[Open
         if sum(volume.size * volume.dtype.itemsize for volume in volumes) > room:
             result.append(one)
             continue
-        held = [_load(volume, smallest=volume is one.labels) for volume in volumes]
+        held = [_load(volume, compact=volume is one.labels) for volume in volumes]
         room -= sum(volume.size * volume.dtype.itemsize for volume in held)
         mask = held[2] if one.mask is not None else None
         result.append(OpenedSample(one.sample, held[0], held[1], mask, in_memory=True))
@@ -249,24 +248,40 @@ def _label_faults(labels: Volume) -> list[str]:
     return [f"{labels.name}: no label above 0, expected instances"] if empty else []
 
 
-def _load(volume: Volume, smallest: bool = False) -> Volume:
+def _load(volume: Volume, compact: bool = False) -> Volume:
     array = np.empty(volume.shape, volume.dtype)
     for box in tile(volume.box, SCAN_SHAPE):
         array[box.slices()] = volume.read(box)
-    if smallest:
-        array = _smallest(array)
+    if compact:
+        array = compact_ids(array)
     held = array_volume(
         array, name=volume.name, voxel_size_nm=volume.voxel_size_nm, kind=volume.kind
     )
     return held.with_(fingerprint=volume.fingerprint, attributes=volume.attributes)
 
 
-def _smallest(labels: Array) -> Array:
+def compact_ids(labels: Array) -> Array:
+    """Labels in the smallest unsigned type that fits; ids over 65535 are renumbered in order.
+
+    Args:
+        labels: Whole numbers of any dtype, none negative.
+
+    Returns:
+        uint8 or uint16 (uint32 with more than 65535 different ids) of the same shape.
+    """
+    if int(labels.max()) > np.iinfo(np.uint16).max:
+        flat = labels.reshape(-1)
+        # an id is new only where a run of equal voxels begins
+        begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        ids = np.unique(np.append(flat[begins], flat[:1]))
+        ids = ids[ids > 0]
+        inside = np.flatnonzero(flat)
+        compact = np.zeros(labels.size, np.uint32)
+        compact[inside] = np.searchsorted(ids, flat[inside]) + 1
+        labels = compact.reshape(labels.shape)
     highest = int(labels.max())
-    for dtype in (np.uint8, np.uint16, np.uint32):
-        if highest <= np.iinfo(dtype).max:
-            return labels.astype(dtype, copy=False)
-    return labels.astype(np.uint64, copy=False)
+    dtype = next(t for t in (np.uint8, np.uint16, np.uint32) if highest <= np.iinfo(t).max)
+    return labels.astype(dtype, copy=False)
 
 
 def voxel_size_of(opened: OpenedSample) -> Nanometres:
