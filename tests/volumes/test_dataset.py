@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
+from cristae.engine.executors import Resources
 from cristae.errors import ConfigError, InputError
-from cristae.volumes.dataset import Sample, compact_ids, load_samples, open_sample, open_samples
+from cristae.volumes.dataset import (
+    Sample,
+    compact_ids,
+    keep_simulated,
+    load_samples,
+    open_sample,
+    open_samples,
+)
+from cristae.volumes.simulate import SimulationConfig
 from cristae.volumes.sources.ome_zarr import create_ome_zarr
 
 SIZE = (30.0, 8.0, 8.0)
@@ -117,3 +126,19 @@ def test_compact_ids_of_very_many():
     found = compact_ids(labels)
     assert found.dtype == np.uint32
     assert np.array_equal(found.ravel(), np.arange(1, 70_001))
+
+
+def test_simulated_samples_are_made_once(tmp_path):
+    sample = Sample(name="sim", simulate=SimulationConfig(shape=(8, 96, 96), seed=3))
+    opened = open_sample(sample)
+    kept = keep_simulated(opened, tmp_path, Resources(1))
+    assert np.array_equal(kept.image.read(), opened.image.read())
+    assert np.array_equal(kept.labels.read(), opened.labels.read())
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert keep_simulated(opened, tmp_path, Resources(1)).labels.fingerprint
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+
+
+def test_simulated_beside_sources():
+    with pytest.raises(ConfigError, match="image given beside `simulate`"):
+        open_sample(Sample(name="a", image="x.tif", simulate=SimulationConfig()))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cristae.configuration import to_plain
-from cristae.engine.executors import available_cores
+from cristae.engine.executors import Resources, available_cores
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, track
 from cristae.errors import ConfigError, OutputExistsError
@@ -42,7 +42,13 @@ from cristae.training.state import (
     update_average,
 )
 from cristae.training.targets import class_balance_weight, make_targets
-from cristae.volumes.dataset import OpenedSample, Sample, load_samples, open_samples
+from cristae.volumes.dataset import (
+    OpenedSample,
+    Sample,
+    keep_simulated,
+    load_samples,
+    open_samples,
+)
 
 __all__ = ["Run", "TrainConfig", "train_model"]
 
@@ -89,13 +95,15 @@ def train_model(
     check_train_config(config)
     start = None if start_from is None else _load_start(start_from, config)
     opened = _open_train_samples(config, samples)
-    torch.set_num_threads(threads or available_cores())
+    threads = threads or available_cores()
+    torch.set_num_threads(threads)
     with _open_run(config, opened, files, start, overwrite) as ledger:
         if ledger.state == "done" and ledger.summary["steps"] == config.steps:
             log.info("%s: already done", out)
             return load_model(files.model)
         if ledger.state == "done":
             ledger.reopen()
+        opened = [keep_simulated(one, ledger.scratch, Resources(threads)) for one in opened]
         run = Run.prepare(config, opened, files, start)
         if run.train(stop_after_minutes):
             ledger.finish(steps=config.steps, best_validation_iou=run.state.best)

@@ -1,14 +1,17 @@
 """Samples: pairs of image and labels, as the ``volumes:`` list of a configuration names them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from cristae.configuration import config_dataclass
+from cristae.engine.executors import Resources
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.grid import tile
+from cristae.volumes.convert import convert_volume
 from cristae.volumes.simulate import SimulationConfig, simulate_volume
 from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import Array, Nanometres, Volume, array_volume
@@ -126,6 +129,31 @@ def open_samples(
             faults.append(str(error))
     raise_faults("volumes", faults)
     return opened
+
+
+def keep_simulated(opened: OpenedSample, folder: Path, resources: Resources) -> OpenedSample:
+    """A simulated sample made once and kept on disk; any other sample as it is.
+
+    Args:
+        opened: An open sample.
+        folder: Where its arrays are kept; what is there of an interrupted call is taken up.
+        resources: Workers that make it.
+
+    Returns:
+        The sample with its volumes read from ``folder``.
+    """
+    if opened.sample.simulate is None:
+        return opened
+    image, labels = (
+        convert_volume(
+            volume,
+            folder / f"{opened.sample.name}_{volume.kind}.zarr",
+            pyramid=False,
+            resources=resources,
+        )
+        for volume in (opened.image, opened.labels)
+    )
+    return replace(opened, image=image, labels=labels)
 
 
 def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[OpenedSample]:
