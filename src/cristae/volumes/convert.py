@@ -28,7 +28,7 @@ from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, tile
-from cristae.volumes.intensity import sample_intensity
+from cristae.volumes.intensity import sample_boxes, sample_intensity
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
 from cristae.volumes.sources.pages import CACHE_BYTES
@@ -41,6 +41,12 @@ WORKS = (".zarr",)
 _GROUP_BYTES = 2 * GIB
 _LABELS_SHRINK = 4
 """Labels take at most this part of their raw size on disk (1 to 3 % is usual)."""
+
+_OWN_BYTES = 48 << 20
+"""What the array library's threads and buffers take, measured."""
+
+_SAMPLE_BYTES = 20
+"""A sampled voxel and its copies in double precision, while statistics are taken."""
 
 _STRUCTURE = ("kind", "kind_from", "voxel_size_nm", "origin_nm", "channels", "record")
 
@@ -151,10 +157,10 @@ def _settle_kind(source: Volume, kind: Kind | None) -> tuple[Volume, str]:
     index_says = source.attributes.get("kind_from")
     if kind is not None and source.kind not in (None, kind) and index_says is None:
         raise InputError(f"{source.name}: says it is {source.kind}, expected {kind}")
-    if kind is not None:
-        return taken_as(source, kind), "given" if source.kind != kind else "the source's own"
+    if kind is not None and source.kind != kind:
+        return taken_as(source, kind), "given"
     if source.kind is not None:
-        return source, str(index_says or "the source's own")
+        return source, str(index_says or "as the source is opened")
     return source.with_(kind="image"), "the source does not say; --kind does"
 
 
@@ -295,7 +301,8 @@ def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
         cache = min(CACHE_BYTES, job.target.size * voxel)
         copying = group + cache + workers * (2 * shard + 3 * chunk)
     building = pyramid_memory(job.target, workers) if pyramid else 0
-    return int(max(copying, building))
+    sampled = sum(box.size for box in sample_boxes(job.source.shape))
+    return int(_OWN_BYTES + _SAMPLE_BYTES * sampled + max(copying, building))
 
 
 def _disk_bytes(source: Volume, pyramid: bool) -> int:

@@ -55,6 +55,17 @@ class Hdf5Reader:
         return array.astype(plain_dtype(array.dtype), copy=False)
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """What a dataset says of itself, after its file is closed."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None
+    attributes: Mapping[str, Any]
+
+
 @lru_cache(maxsize=64)
 def open_file(path: str, stamp: int, process: int) -> Any:
     """An open file, one a process; a file changed since is opened anew.
@@ -92,34 +103,34 @@ def open_hdf5(
         raise SourceNotFoundError(f"{path}: no such file")
     status = path.stat()
     try:
-        file = open_file(str(path), status.st_mtime_ns, os.getpid())
-        chosen = find_dataset(file, dataset, str(path))
+        with h5py.File(path, "r", locking="best-effort") as file:
+            found = find_dataset(file, dataset, str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
-    _check(chosen, f"{path}:{chosen.name}")
-    shape = tuple(int(n) for n in chosen.shape)
-    axes = arrange("czyx"[-len(shape) :], shape, f"{path}:{chosen.name}", index)
+    full_name = f"{path}:{found.name}"
+    _check(found, full_name)
+    axes = arrange("czyx"[-len(found.shape) :], found.shape, full_name, index)
     return Volume(
         name=name or str(path),
-        reader=Hdf5Reader(str(path), chosen.name, status.st_mtime_ns, axes.channel),
+        reader=Hdf5Reader(str(path), found.name, status.st_mtime_ns, axes.channel),
         shape=axes.shape,
-        dtype=plain_dtype(chosen.dtype),
+        dtype=plain_dtype(found.dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
-        voxel_size_nm=size_from_attributes(dict(chosen.attrs)),
-        chunk_shape=_triple(chosen.chunks or _contiguous_chunk(shape)),
+        voxel_size_nm=size_from_attributes(found.attributes),
+        chunk_shape=_triple(found.chunks or _contiguous_chunk(found.shape)),
         size_on_disk=status.st_size,
-        fingerprint=fingerprint_of([status.st_size, status.st_mtime_ns, chosen.name, axes.channel]),
+        fingerprint=fingerprint_of([status.st_size, status.st_mtime_ns, found.name, axes.channel]),
     )
 
 
-def find_dataset(file: Any, dataset: str | None, path: str) -> Any:
-    """The dataset named, or the only one of 3 or 4 dimensions.
+def find_dataset(file: Any, dataset: str | None, path: str) -> Dataset:
+    """The dataset named, or the only one of 3 or 4 dimensions, of an open file.
 
     Raises:
         InputError: Not exactly one; the datasets there are listed with shape and dtype.
     """
     found = {node.name: node for node in _datasets(file)}
-    volumes = [node for node in found.values() if len(node.shape or ()) in (3, 4)]
+    volumes = [node for node in found.values() if len(node.shape) in (3, 4)]
     if dataset is None and len(volumes) == 1:
         return volumes[0]
     wanted = found.get("/" + dataset.strip("/")) if dataset is not None else None
@@ -135,17 +146,18 @@ def find_dataset(file: Any, dataset: str | None, path: str) -> Any:
     )
 
 
-def _datasets(group: Any) -> Iterator[Any]:
+def _datasets(group: Any) -> Iterator[Dataset]:
     for key in sorted(group):
         node = group.get(key)
         if isinstance(node, h5py.Dataset):
-            yield node
+            shape = tuple(int(n) for n in node.shape or ())
+            yield Dataset(node.name, shape, node.dtype, node.chunks, dict(node.attrs))
         elif isinstance(node, h5py.Group):
             yield from _datasets(node)
 
 
-def _check(dataset: Any, name: str) -> None:
-    if len(dataset.shape or ()) not in (3, 4) or not dataset.size:
+def _check(dataset: Dataset, name: str) -> None:
+    if len(dataset.shape) not in (3, 4) or not np.prod(dataset.shape):
         raise InputError(
             f"{name}: found shape {dataset.shape}, expected ([c,] z, y, x) with voxels"
         )

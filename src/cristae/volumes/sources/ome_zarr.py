@@ -79,7 +79,9 @@ class ZarrReader:
 
     def write(self, box: Box, array: Array) -> None:
         """Put a box on disk."""
-        self._store()[(..., *box.slices())].write(array).result()
+        # not copied: with the result nothing refers to the array any more
+        store = self._store()[(..., *box.slices())]
+        store.write(array, can_reference_source_data_indefinitely=True).result()
 
     def _store(self) -> Any:
         return _open_store(self.path, self.driver, self.stamp)

@@ -8,16 +8,17 @@ is missing cannot be noticed. Fingerprint: names, sizes and times of change of a
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import h5py
 import numpy as np
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.sources.hdf5 import find_dataset, open_file
-from cristae.volumes.sources.pages import files_fingerprint, raise_capped
+from cristae.volumes.sources.hdf5 import Dataset, find_dataset, open_file
+from cristae.volumes.sources.pages import files_fingerprint, plain_dtype, raise_capped
 from cristae.volumes.volume import Array, Volume
 
 PATTERN = re.compile(r"^(?P<name>.*?)_?(?P<bounds>\d+(?:-\d+){5})(?P<suffix>_\w+)?\.(?:h5|hdf5)$")
@@ -98,7 +99,7 @@ def open_prediction_chunks(
     if not files:
         raise InputError(f"{folder}: no prediction chunks (NAME_z0-z1-y0-y1-x0-x1.h5)")
     faults = _mixed(files)
-    found: list[tuple[Chunk, tuple[int, ...], np.dtype[Any]]] = []
+    found: list[tuple[Chunk, Dataset]] = []
     for file in files:
         try:
             found.append(_inspect(file, dataset))
@@ -108,8 +109,8 @@ def open_prediction_chunks(
     boxes = {_box(file): file.name for file in files}
     faults += [] if faults else _overlaps(boxes) or _gaps(list(boxes))
     raise_capped(str(folder), faults)
-    chunks = tuple(sorted(chunk for chunk, _, _ in found))
-    channels, dtype = found[0][1][0], found[0][2]
+    chunks = tuple(sorted(chunk for chunk, _ in found))
+    channels, dtype = found[0][1].shape[0], plain_dtype(found[0][1].dtype)
     whole = _union(list(boxes))
     stats = [(file, file.stat()) for file in files]
     return Volume(
@@ -142,30 +143,32 @@ def _mixed(files: list[Path]) -> list[str]:
     return [f"chunks of {len(runs)} runs ({names}), expected those of one"]
 
 
-def _inspect(file: Path, dataset: str | None) -> tuple[Chunk, tuple[int, ...], np.dtype[Any]]:
+def _inspect(file: Path, dataset: str | None) -> tuple[Chunk, Dataset]:
     box, stamp = _box(file), file.stat().st_mtime_ns
     if box.empty:
         raise InputError(f"the name says box {box}, expected one with voxels")
     try:
-        node = find_dataset(open_file(str(file), stamp, os.getpid()), dataset, file.name)
+        with h5py.File(file, "r", locking="best-effort") as opened:
+            found = find_dataset(opened, dataset, file.name)
     except OSError as error:
         raise InputError(f"cannot be read as HDF5: {error}") from error
-    shape = tuple(int(n) for n in node.shape)
-    if len(shape) != 4 or shape[1:] != box.shape:
-        raise InputError(f"found shape {shape}, expected (c, {str(box.shape)[1:]} by its name")
-    return Chunk(box, file.name, node.name, stamp), shape, node.dtype
+    if len(found.shape) != 4 or found.shape[1:] != box.shape:
+        expected = ", ".join(str(n) for n in box.shape)
+        raise InputError(f"found shape {found.shape}, expected (c, {expected}) by its name")
+    if found.dtype.kind not in "uifb":
+        raise InputError(f"found dtype {found.dtype}, expected real numbers")
+    return Chunk(box, file.name, found.name, stamp), found
 
 
-def _disagreements(found: list[tuple[Chunk, tuple[int, ...], np.dtype[Any]]]) -> list[str]:
-    """Chunks that differ from the first in channels or dtype."""
-    if not found:
-        return []
-    _, first_shape, first_dtype = found[0]
-    expected = f"{first_shape[0]} channels of {first_dtype} as in {found[0][0].file}"
+def _disagreements(found: list[tuple[Chunk, Dataset]]) -> list[str]:
+    """Chunks that differ from most in channels or dtype."""
+    kinds = Counter((dataset.shape[0], dataset.dtype) for _, dataset in found)
+    usual = kinds.most_common(1)[0][0] if kinds else None
     return [
-        f"{chunk.file}: found {shape[0]} channels of {dtype}, expected {expected}"
-        for chunk, shape, dtype in found
-        if (shape[0], dtype) != (first_shape[0], first_dtype)
+        f"{chunk.file}: found {dataset.shape[0]} channels of {dataset.dtype}, "
+        f"expected {usual[0]} of {usual[1]} as in most"
+        for chunk, dataset in found
+        if usual is not None and (dataset.shape[0], dataset.dtype) != usual
     ]
 
 
