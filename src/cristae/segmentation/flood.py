@@ -61,7 +61,9 @@ def flood(
     label = np.zeros(value.size, np.int32)
     after = np.empty(value.size, index)
     head, tail = np.full((2, 256), -1, np.int64)
-    _push_seeds(records, value, seeds.start, seeds.length, seed_label, label, (head, tail, after))
+    run_of = _label_seeds(records, seeds.start, seeds.length, seed_label, label)
+    queue = (head, tail, after)
+    _push_seeds(records, shifts, value, seeds.start, seeds.length, run_of, label, queue)
     _spread(records, table, shifts, value, label, head, tail, after)
     return label
 
@@ -106,16 +108,45 @@ def _make_table(records, voxels):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _push_seeds(records, value, start, length, name, label, queue):  # type: ignore[no-untyped-def]
-    head, tail, after = queue
+def _label_seeds(records, start, length, name, label):  # type: ignore[no-untyped-def]
+    """Label the voxels of the seeds; gives the run of each seed run."""
+    run_of = np.empty(start.size, np.int64)
     run = 0
     for i in range(start.size):
         while records[run, STOP] <= start[i]:
             run += 1
-        begin = records[run, FIRST] + start[i] - records[run, START]
-        for voxel in range(begin, begin + length[i]):
-            label[voxel] = name[i]
-            _push(voxel, value[voxel], head, tail, after)
+        run_of[i] = run
+        first = records[run, FIRST] + start[i] - records[run, START]
+        label[first : first + length[i]] = name[i]
+    return run_of
+
+
+@njit(nogil=True, cache=True)
+def _push_seeds(records, shifts, value, start, length, run_of, label, queue):  # type: ignore[no-untyped-def]
+    """Push the seed voxels that have an unlabelled neighbour; no other would push anything."""
+    head, tail, after = queue
+    open_side = np.zeros(length.max() if length.size else 0, np.uint8)
+    for i in range(start.size):
+        run, n = run_of[i], length[i]
+        first = records[run, FIRST] + start[i] - records[run, START]
+        open_side[:n] = 0
+        if first > records[run, FIRST]:
+            open_side[0] = label[first - 1] == 0
+        if first + n < records[run + 1, FIRST] and label[first + n] == 0:
+            open_side[n - 1] = 1
+        for side in range(4):
+            low = start[i] + shifts[side]
+            j = _run_at(records, run, side, low)
+            while records[j, START] < low + n:
+                begin = max(low, records[j, START])
+                voxel = records[j, FIRST] + begin - records[j, START]
+                for k in range(begin - low, min(low + n, records[j, STOP]) - low):
+                    open_side[k] |= label[voxel] == 0
+                    voxel += 1
+                j += 1
+        for k in range(n):
+            if open_side[k]:
+                _push(first + k, value[first + k], head, tail, after)
 
 
 @njit(nogil=True, cache=True, inline="always")

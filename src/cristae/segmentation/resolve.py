@@ -17,7 +17,7 @@ from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table, save_arrays
 
 NOBODY = -1
-BATCH_VOXELS = 8_000_000
+BATCH_VOXELS = 1_000_000
 """Contested pieces are flooded together up to so many voxels."""
 
 

@@ -46,6 +46,7 @@ from cristae.segmentation.scratch import (
     shape_name,
 )
 from cristae.segmentation.steps import (
+    drop_canvas,
     flood_step,
     label_step,
     layers,
@@ -141,6 +142,7 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
     write = partial(write_step, job, labels)
     run_blocks("write", shards, write, ledger=ledger, resources=resources, description="writing")
+    drop_canvas()
     leave("runs", layers(job), slab_step)
     _write_tables(job, out, columns)
     summary = {

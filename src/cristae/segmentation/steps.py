@@ -3,6 +3,7 @@
 Every task depends only on the job and its item, so it may be done again, anywhere, at any time.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from cristae.segmentation.scratch import (
     load_table,
     save_arrays,
 )
-from cristae.volumes.volume import Volume
+from cristae.volumes.volume import Array, Volume
 
 
 def read_channels(job: Job, box: Box) -> NDArray[np.uint8]:
@@ -229,15 +230,33 @@ def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
 
 def write_step(job: Job, labels: Volume, box: Box) -> int:
     """Write one shard of the labels; a shard without instances is left out. Gives its runs."""
-    array = np.zeros(box.shape, labels.dtype)
-    count = 0
-    for index, _ in job.blocks_in(box):
-        runs, name = final_runs(job, index)
-        paint_into(array, runs, name, box, job.raster)
-        count += name.size
+    parts = [final_runs(job, index) for index, _ in job.blocks_in(box)]
+    count = sum(name.size for _, name in parts)
     if count:
+        array = _take_canvas(box.shape, labels.dtype)
+        for runs, name in parts:
+            paint_into(array, runs, name, box, job.raster)
         labels.write(box, array)
+        for runs, name in parts:
+            paint_into(array, runs, np.zeros_like(name), box, job.raster)
+        _CANVASES.array = array
     return count
+
+
+_CANVASES = threading.local()
+"""The last array of zeros of each thread: clean pages cost more than painting a few voxels."""
+
+
+def _take_canvas(shape: Triple, dtype: np.dtype[Any]) -> Array:
+    canvas: Array | None = _CANVASES.__dict__.pop("array", None)
+    if canvas is None or canvas.shape != shape or canvas.dtype != dtype:
+        return np.zeros(shape, dtype)
+    return canvas
+
+
+def drop_canvas() -> None:
+    """Give back what `write_step` keeps for this thread."""
+    _CANVASES.__dict__.clear()
 
 
 def slab_step(job: Job, layer: int, slab: Box) -> None:
