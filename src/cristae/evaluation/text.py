@@ -29,7 +29,8 @@ def format_scores(scores: Scores) -> str:
     """
     parts = [_precision_text(scores)]
     if scores.matching is not None:
-        parts.append(_matching_text(scores.matching))
+        interval = (scores.intervals or {}).get("accuracy_75")
+        parts.append(_matching_text(scores.matching, interval))
     if scores.associations is not None:
         parts.append(_associations_text(scores.associations))
     if scores.voxel is not None:
@@ -50,21 +51,20 @@ def _precision_text(scores: Scores) -> str:
         lines.append(f"95 % interval of AP-75: {interval[0]:.3f} to {interval[1]:.3f}")
     if scores.ranked_by == "size":
         lines.append(_SIZE_NOTE)
-    accuracy = (scores.intervals or {}).get("accuracy_75")
-    if accuracy:
-        lines.append(
-            f"95 % interval of the accuracy at IoU .75: {accuracy[0]:.3f} to {accuracy[1]:.3f}"
-        )
     return "\n".join(lines)
 
 
-def _matching_text(matching: dict[str, dict[str, Any]]) -> str:
+def _matching_text(matching: dict[str, dict[str, Any]], interval: list[float] | None) -> str:
     names = ("tp", "fp", "fn", "precision", "recall", "accuracy", "f1", "panoptic_quality")
     rows = [["IoU", "instances", *(name.replace("_", " ") for name in names)]]
     for iou, groups in matching.items():
         for category, values in groups.items():
             rows.append([iou, category, *(_number(values[name]) for name in names)])
-    return "Matching (TIMISE's definition)\n" + _grid(rows)
+    text = "Matching (TIMISE's definition)\n" + _grid(rows)
+    if interval:
+        low, high = interval
+        text += f"\n95 % interval of the accuracy at IoU .75: {low:.3f} to {high:.3f}"
+    return text
 
 
 def _associations_text(associations: dict[str, dict[str, int]]) -> str:
