@@ -1,0 +1,1 @@
+"""Prediction: volumes of any size through a network."""

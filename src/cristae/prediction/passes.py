@@ -1,0 +1,156 @@
+"""One tile: the image on the network's grid, through the network, and back on the source's grid."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cristae.grid import Box
+from cristae.networks.inference import TileNetwork
+from cristae.prediction.resample import (
+    Factors,
+    Floats,
+    Taps,
+    apply_taps,
+    source_taps,
+    working_taps,
+)
+from cristae.volumes.intensity import IntensityStatistics, normalise
+from cristae.volumes.volume import Array, Volume, read_reflected
+
+FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "xy": ((), (1,), (2,), (1, 2)),
+}
+"""Variants of test-time augmentation: axes of (z, y, x) that each one turns around."""
+
+SLAB_VOXELS = 1 << 22
+"""Voxels normalised and resampled in the plane at a time; one section at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInput:
+    """An image as a network sees it: normalised, on the working grid, endless.
+
+    Attributes:
+        source: The image.
+        statistics: Of its grey values.
+        rule: Intensity rule of the model.
+        invert: Whether its contrast is turned around.
+        factors: Working voxel size over the source's, along (z, y, x).
+    """
+
+    source: Volume
+    statistics: IntensityStatistics
+    rule: str
+    invert: bool
+    factors: Factors
+
+    def taps(self, box: Box) -> tuple[Taps | None, Taps | None, Taps | None]:
+        """How a box of working voxels comes from the source along each axis; None: as it is."""
+        z, y, x = (
+            None if factor == 1 else working_taps(a, b, factor)
+            for a, b, factor in zip(box.start, box.stop, self.factors, strict=True)
+        )
+        return z, y, x
+
+    def source_box(self, box: Box) -> Box:
+        """The source voxels needed for a box of working voxels; it may reach outside."""
+        (z0, z1), (y0, y1), (x0, x1) = (
+            (a, b) if taps is None else taps.reach
+            for taps, a, b in zip(self.taps(box), box.start, box.stop, strict=True)
+        )
+        return Box((z0, y0, x0), (z1, y1, x1))
+
+    def read(self, box: Box) -> Floats:
+        """The image in a box of working voxels.
+
+        What lies outside the volume is reflected at its border voxels. Grey values are normalised
+        first, then resampled, as in training.
+
+        Args:
+            box: Any box that is not empty, in working voxels.
+
+        Returns:
+            (z, y, x) float32, contiguous.
+        """
+        reach, (along_z, along_y, along_x) = self.source_box(box), self.taps(box)
+        grey = read_reflected(self.source, reach)
+        image = np.empty((grey.shape[0], *box.shape[1:]), np.float32)
+        for slab in _slabs(grey):
+            plane: Floats = normalise(grey[slab], self.statistics, self.rule, self.invert)
+            if along_y is not None:
+                plane = apply_taps(plane, 1, along_y, reach.start[1])
+            if along_x is not None:
+                plane = apply_taps(plane, 2, along_x, reach.start[2])
+            image[slab] = plane
+        return image if along_z is None else apply_taps(image, 0, along_z, reach.start[0])
+
+
+def tile_probabilities(
+    network: TileNetwork, image: Floats, core: Box, flips: str = "none"
+) -> Floats:
+    """Probabilities of a tile's core, the mean over flipped variants of the tile.
+
+    Flipped about its own extent, a whole number of lattice steps, a tile stays on the lattice. So
+    each variant is the same in any tiling, and so is their mean, taken in a fixed order.
+
+    Args:
+        network: Ready for inference.
+        image: (z, y, x) normalised tile.
+        core: The part wanted, in voxels of the tile.
+        flips: A key of `FLIPS`.
+
+    Returns:
+        (channels, z, y, x) float32 in [0, 1] of the core's shape.
+    """
+    variants = FLIPS[flips]
+    total = torch.zeros((len(network.config.channels), *core.shape))
+    for axes in variants:
+        flipped = np.ascontiguousarray(np.flip(image, axes))
+        logits = network.logits(flipped, _flip_box(core, axes, image.shape))
+        total += torch.sigmoid_(logits).flip([axis + 1 for axis in axes])
+    probabilities: Floats = total.div_(len(variants)).numpy()
+    return probabilities
+
+
+def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Factors) -> Floats:
+    """Probabilities of a core on the source's grid, interpolated linearly.
+
+    Args:
+        probabilities: (channels, z, y, x) of ``working``.
+        working: Box of working voxels that holds all the core needs.
+        core: Box of source voxels.
+        factors: Working voxel size over the source's.
+
+    Returns:
+        (channels, z, y, x) of the core's shape.
+    """
+    for axis, factor in enumerate(factors):
+        if factor != 1:
+            taps = source_taps(core.start[axis], core.stop[axis], factor)
+            probabilities = apply_taps(probabilities, axis + 1, taps, working.start[axis])
+    return probabilities
+
+
+def quantise(probabilities: Floats) -> NDArray[np.uint8]:
+    """Probabilities in [0, 1] as the nearest of 256 levels: 255 p, rounded."""
+    levels: Floats = probabilities * np.float32(255)
+    quantised: NDArray[np.uint8] = np.rint(levels, out=levels).astype(np.uint8)
+    return quantised
+
+
+def _slabs(grey: Array) -> Iterator[slice]:
+    step = max(1, SLAB_VOXELS // (grey.shape[1] * grey.shape[2]))
+    return (slice(z, z + step) for z in range(0, grey.shape[0], step))
+
+
+def _flip_box(box: Box, axes: tuple[int, ...], shape: tuple[int, ...]) -> Box:
+    """The same voxels after the tile is turned around along some axes."""
+    (z0, z1), (y0, y1), (x0, x1) = (
+        (shape[axis] - b, shape[axis] - a) if axis in axes else (a, b)
+        for axis, (a, b) in enumerate(zip(box.start, box.stop, strict=True))
+    )
+    return Box((z0, y0, x0), (z1, y1, x1))
