@@ -178,9 +178,10 @@ def test_files_are_read_back_exactly(labels, serial, tmp_path):
 
 
 def test_one_volume_pooled_is_that_volume(labels, serial, tmp_path):
-    scores = score_instances(*labels(2), config=QUICK, resources=serial)
+    config = EvaluateConfig(bootstrap_samples=20, without_border_cut=True)
+    scores = score_instances(*labels(2), config=config, resources=serial)
     write_tables(scores, tmp_path)
-    assert plain(pool_scores([read_matches(tmp_path)], QUICK)) == plain(scores)
+    assert plain(pool_scores([read_matches(tmp_path)], config)) == plain(scores)
 
 
 def test_pooled_volumes_are_scored_as_one(labels, serial):
@@ -250,6 +251,14 @@ def test_other_inputs_and_settings_are_refused(labels, serial, tmp_path):
     with pytest.raises(OutputExistsError, match="bootstrap_samples"):
         evaluate_volume(found, true, out, resources=serial)
     evaluate_volume(other, true, out, config=QUICK, resources=serial, overwrite=True)
+
+
+def test_volumes_that_differ_leave_nothing_behind(labels, serial, tmp_path):
+    found, true = volumes_of(labels)
+    part = true.crop(true.box.grow((0, 0, -1)))
+    with pytest.raises(InputError, match="crop compares the common part"):
+        evaluate_volume(found, part, tmp_path / "scores.json", resources=serial)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Interrupted(BaseException):

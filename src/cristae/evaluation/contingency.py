@@ -220,7 +220,7 @@ def overlap_table(
         MemoryLimitError: A block does not fit.
     """
     resources = Resources() if resources is None else resources
-    box, placed = _place(compared, crop, align)
+    box, placed = place_volumes(compared, crop, align)
     unit = compared.score_unit
     check_extent(compared.prediction.shape, compared.prediction.name, unit or 1)
     blocks = blocks_of(list(placed.volumes.values()))
@@ -335,8 +335,11 @@ def _weights(scores: Volume, block: Box, channel: int | None) -> NDArray[Any]:
     return np.rint(array * float(FLOAT_UNIT)).astype(np.int64)
 
 
-def _place(compared: Compared, crop: bool, align: Align) -> tuple[Box, Compared]:
-    """The box to compare in the prediction's voxels, and every volume cropped to it."""
+def place_volumes(compared: Compared, crop: bool, align: Align) -> tuple[Box, Compared]:
+    """The box to compare in the prediction's voxels, and every volume cropped to it.
+
+    Nothing is read; options and errors are those of `overlap_table`.
+    """
     prediction, truth, volumes = compared.prediction, compared.truth, compared.volumes
     faults = _type_faults(compared)
     offsets: dict[str, Triple] = {}

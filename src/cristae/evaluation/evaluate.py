@@ -15,7 +15,15 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, raise_faults
-from cristae.evaluation.contingency import Align, Compared, Floats, Overlaps, overlap_table, pool
+from cristae.evaluation.contingency import (
+    Align,
+    Compared,
+    Floats,
+    Overlaps,
+    overlap_table,
+    place_volumes,
+    pool,
+)
 from cristae.evaluation.matching import (
     CATEGORIES,
     associate,
@@ -23,7 +31,7 @@ from cristae.evaluation.matching import (
     category_codes,
     matching_scores,
 )
-from cristae.evaluation.metrics import given_scores, match, voxel_scores
+from cristae.evaluation.metrics import best_truth, given_scores, match, voxel_scores
 from cristae.evaluation.scores import (
     Block,
     Ranking,
@@ -165,26 +173,34 @@ def scores_of_table(
     """
     codes = None if categories is None else category_codes(table, categories)
     matches = match(table, ranking, config.size_thresholds_vx)
-    groups = associate(matches)
     named = None if codes is None else (codes, CATEGORIES)
-    blocks = _blocks(table, ranking, codes, config)
+    return Scores(
+        **_all_blocks(table, ranking, codes, config),
+        ranked_by="size" if ranking is None else "score",
+        tables=match_tables(matches, associate(matches), place, named),
+    )
+
+
+def _all_blocks(
+    table: Overlaps,
+    ranking: Floats | None,
+    codes: NDArray[np.int64] | None,
+    config: EvaluateConfig,
+) -> Block:
+    blocks = _instance_blocks(table, ranking, codes, config)
+    blocks["voxel"] = voxel_scores(table)
     if config.without_border_cut:
-        keep_predictions, keep_truth = _uncut(table, matches.best["all"].rows)
-        blocks["without_border_cut"] = _blocks(
+        keep_predictions, keep_truth = _uncut(table)
+        blocks["without_border_cut"] = _instance_blocks(
             table.select(keep_predictions, keep_truth),
             None if ranking is None else ranking[keep_predictions],
             None if codes is None else codes[keep_truth],
             config,
         )
-    return Scores(
-        **blocks,
-        voxel=voxel_scores(table),
-        ranked_by="size" if ranking is None else "score",
-        tables=match_tables(matches, groups, place, named),
-    )
+    return blocks
 
 
-def _blocks(
+def _instance_blocks(
     table: Overlaps,
     ranking: Floats | None,
     codes: NDArray[np.int64] | None,
@@ -204,12 +220,12 @@ def _blocks(
     return blocks
 
 
-def _uncut(table: Overlaps, best: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _uncut(table: Overlaps) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Truth the border does not cut; predictions that go with it, or with none and are not cut."""
+    best = best_truth(table).rows
     keep_truth = ~table.truth.cut
-    alone = best < 0
-    keep_predictions = np.where(alone, ~table.prediction.cut, np.append(keep_truth, False)[best])
-    return keep_predictions, keep_truth
+    with_truth = np.append(keep_truth, False)[best]
+    return np.where(best < 0, ~table.prediction.cut, with_truth), keep_truth
 
 
 def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
@@ -251,6 +267,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     config = EvaluateConfig() if config is None else config
     check_evaluate_config(config)
     volumes = _compared(instances, truth, scores, mask, config)
+    place_volumes(volumes, config.crop, config.align)
     inputs = {role: volume.fingerprint for role, volume in volumes.volumes.items()}
     with open_ledger(
         out_json, stage="evaluate", inputs=inputs, settings=to_plain(config), overwrite=overwrite
@@ -281,9 +298,8 @@ def pool_scores(tables: Sequence[MatchTables], config: EvaluateConfig | None = N
     check_evaluate_config(config)
     table = pool([overlaps_of_tables(each) for each in tables])
     ranking = table.mean_scores
-    blocks = _blocks(table, ranking, None, config)
     ranked_by: Ranking = "size" if ranking is None else "score"
-    return Scores(**blocks, voxel=voxel_scores(table), ranked_by=ranked_by)
+    return Scores(**_all_blocks(table, ranking, None, config), ranked_by=ranked_by)
 
 
 def _check_categories(categories: Mapping[int, str] | None) -> None:
