@@ -120,7 +120,7 @@ def convert(
     from cristae.volumes.convert import convert_volume
 
     convert_volume(
-        _open(source, voxel_size, roi, root=root),
+        _open(source, voxel_size, roi, root=root, kind=kind),
         out,
         kind=kind,
         pyramid=not no_pyramid,

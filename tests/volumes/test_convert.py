@@ -191,6 +191,36 @@ def test_what_was_done_is_not_done_again(folder: Path, tmp_path: Path) -> None:
     assert not set(written) & set(again)
 
 
+MEASURED = """
+import logging, sys
+import numpy as np
+from cristae.engine.blockwise import peak_memory
+from cristae.engine.executors import Resources
+from cristae.volumes.convert import convert_volume
+from cristae.volumes.pyramid import downsample
+from cristae.volumes.sources import open_volume
+
+downsample(np.zeros((2, 2, 2), np.uint8), (2, 2, 2), False)
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+before = peak_memory()
+convert_volume(open_volume(sys.argv[1]), sys.argv[2], resources=Resources(workers=2))
+print("peak", (peak_memory() - before) / 2**30)
+"""
+
+
+def test_memory_is_promised_and_kept(tmp_path: Path) -> None:
+    plane = np.random.default_rng(0).integers(0, 30, (1024, 1024)).astype(np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("a", (192, 1024, 1024), "u1", chunks=(32, 128, 128))
+        for z in range(0, 192, 32):
+            data[z : z + 32] = np.roll(plane, z, 0)
+    arguments = [sys.executable, "-c", MEASURED, str(tmp_path / "a.h5"), str(tmp_path / "a.zarr")]
+    lines = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    promised = float(lines.split("needs up to ")[1].split()[0])
+    peak = float(lines.split("peak ")[1])
+    assert peak <= promised <= 2 * peak + 0.1, lines
+
+
 def test_labels_become_unsigned_and_wrong_ones_are_refused(tmp_path: Path) -> None:
     labels = np.zeros((3, 8, 9), np.float64)
     labels[1, 2, 3] = 70000

@@ -32,8 +32,10 @@ from cristae.volumes.intensity import sample_boxes, sample_intensity
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
 from cristae.volumes.sources.pages import CACHE_BYTES
-from cristae.volumes.sources.tile_index import taken_as
-from cristae.volumes.volume import Array, Kind, Volume
+from cristae.volumes.sources.slices import SlicesReader
+from cristae.volumes.sources.tiff import TiffReader
+from cristae.volumes.sources.tile_index import TileIndexReader, taken_as
+from cristae.volumes.volume import Array, Kind, Reader, Volume
 
 WORKS = (".zarr",)
 """Suffixes an output may have."""
@@ -298,11 +300,18 @@ def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
         copying = workers * (3 * shard + 2 * chunk)
     else:
         group = Box.of(job.group).clip(job.target.box).size * voxel
-        cache = min(CACHE_BYTES, job.target.size * voxel)
+        cache = min(CACHE_BYTES, job.target.size * voxel) if _is_cached(job.source.reader) else 0
         copying = group + cache + workers * (2 * shard + 3 * chunk)
     building = pyramid_memory(job.target, workers) if pyramid else 0
     sampled = sum(box.size for box in sample_boxes(job.source.shape))
     return int(_OWN_BYTES + _SAMPLE_BYTES * sampled + max(copying, building))
+
+
+def _is_cached(reader: Reader) -> bool:
+    """Whether a source's decoded planes are kept for a while."""
+    if isinstance(reader, TiffReader):
+        return reader.mapped is None
+    return isinstance(reader, SlicesReader | TileIndexReader)
 
 
 def _disk_bytes(source: Volume, pyramid: bool) -> int:

@@ -102,8 +102,10 @@ def pyramid_memory(volume: Volume, workers: int) -> int:
     """
     shard = Box.of(volume.shard_shape or volume.chunk_shape).size
     voxel = volume.dtype.itemsize * len(volume.channels or (0,))
-    # the shard, its encoded form, and the slab below it (eight times a part of it) with its copy
-    return workers * voxel * (3 * shard + 2 * 8 * _piece(volume).size)
+    windows = [f[0] * f[1] * f[2] for f in plan_levels(volume.shape, volume.voxel_size_nm)]
+    slab = max(windows, default=0) * _piece(volume).size
+    # the shard with its encoded form, and the slab below it with the chunks it is read from
+    return int(workers * voxel * (3 * shard + 1.5 * slab)) if windows else 0
 
 
 def downsample(array: Array, factors: Triple, labels: bool) -> Array:
