@@ -84,7 +84,8 @@ def run_ours(folder, out, workers):
     prediction = open_ome_zarr(folder / "prediction.zarr")
     start = time.perf_counter()
     config = SegmentConfig(decoder="mitoem")
-    segment_volume(prediction, out, config=config, resources=Resources(workers))
+    resources = Resources(workers)
+    segment_volume(prediction, out, config=config, pyramid=False, resources=resources)
     return time.perf_counter() - start
 
 
@@ -201,7 +202,9 @@ def compare(folder, shape, options):
         )
     ours = best["ours"]
     print(f"ours / floor: {ours['seconds'] / best['floor']['seconds']:.2f} x the time (at most 2)")
-    print(f"usual / ours: {best['usual']['seconds'] / ours['seconds']:.1f} x the time (at least 10)")
+    print(
+        f"usual / ours: {best['usual']['seconds'] / ours['seconds']:.1f} x the time (at least 10)"
+    )
     print(f"usual / ours: {best['usual']['peak'] / ours['peak']:.1f} x the memory (at least 10)")
 
 

@@ -22,6 +22,7 @@ def decode(prediction, *, block_shape=None, resources=SERIAL, **parameters):
             Path(folder) / "labels.zarr",
             config=SegmentConfig(**parameters),
             block_shape=block_shape,
+            pyramid=False,
             resources=resources,
         )
         return labels.read()

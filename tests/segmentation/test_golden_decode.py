@@ -62,6 +62,7 @@ def test_equals_the_reference(shared, tmp_path, case):
             tmp_path / f"{key}.zarr",
             config=parse(key),
             block_shape=(17, 100, 90),
+            pyramid=False,
             resources=Resources(1, "serial"),
         ).read()
         theirs = data[key]

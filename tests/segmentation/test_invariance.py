@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.segmentation.helpers import SERIAL, decode, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.segmentation.helpers import SERIAL, decode, noise
 from tests.segmentation.oracle import canonical, drop_small, label_26, passes, watershed, widen
 
 from cristae.engine.executors import Resources

@@ -62,6 +62,7 @@ from cristae.segmentation.tables import (
     write_instances_table,
     write_runs_table,
 )
+from cristae.volumes.pyramid import build_pyramid
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import Volume
 
@@ -77,6 +78,7 @@ def segment_volume(
     *,
     config: SegmentConfig | None = None,
     block_shape: Triple | None = None,
+    pyramid: bool = True,
     resources: Resources | None = None,
     overwrite: bool = False,
 ) -> Volume:
@@ -93,6 +95,7 @@ def segment_volume(
             metadata, then from the decoder.
         block_shape: Extent (z, y, x) of the blocks read at a time; a shard of the output by
             default.
+        pyramid: Write smaller levels, too.
         resources: Workers, executor and memory.
         overwrite: Replace an output made from other inputs or settings.
 
@@ -109,7 +112,8 @@ def segment_volume(
     """
     out, resources = Path(out), resources or Resources()
     decoding = resolve(config or SegmentConfig(), prediction)
-    settings = {"version": VERSION, "decoder": decoding.decoder, **to_plain(decoding.parameters)}
+    parameters = to_plain(decoding.parameters)
+    settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
     inputs = {"prediction": prediction.fingerprint}
     shape = Layout().fitted(prediction.shape).shard if block_shape is None else block_shape
     with open_ledger(
@@ -121,6 +125,8 @@ def segment_volume(
         job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))
         _promise_start(job, out, resources)
         summary = _segment(job, out, ledger, resources)
+        if pyramid:
+            build_pyramid(out, ledger=ledger, resources=resources)
         ledger.finish(**summary)
     return open_ome_zarr(out)
 

@@ -1,0 +1,116 @@
+"""Which numbers a decoder gets, and which it refuses."""
+
+import numpy as np
+import pytest
+
+from cristae.configuration import load_config
+from cristae.errors import ConfigError, InputError
+from cristae.segmentation.decoders import (
+    DECODERS,
+    SegmentConfig,
+    distance_bound,
+    quantise,
+    resolve,
+)
+from cristae.volumes.volume import array_volume
+
+
+def volume(channels=3, dtype=np.uint8, **attributes):
+    return array_volume(np.zeros((channels, 2, 3, 4), dtype)).with_(attributes=attributes)
+
+
+def test_defaults_without_any_word():
+    found = resolve(SegmentConfig(), volume())
+    assert found.decoder == "bc_watershed"
+    assert found.foreground == (216, 256, -1)  # int(255 * .85)
+    assert found.seed == (229, 204, -1)  # int(255 * .9), int(255 * .8)
+    assert (found.min_size, found.min_seed_size) == (128, 32)
+
+
+def test_mitoem_preset():
+    found = resolve(SegmentConfig(decoder="mitoem"), volume(2))
+    assert (found.foreground, found.seed) == ((204, 256, -1), (216, 153, -1))
+    assert found.min_size == 1024
+
+
+def test_config_before_prediction_before_decoder():
+    tuned = {"seed_threshold": 0.5, "min_size": 7}
+    prediction = volume(2, decoder="mitoem", thresholds=tuned)
+    found = resolve(SegmentConfig(min_size=9), prediction)
+    assert found.decoder == "mitoem"
+    assert found.parameters["seed_threshold"] == 0.5
+    assert found.min_size == 9
+    assert found.parameters["foreground_threshold"] == 0.8
+
+
+def test_another_decoder_does_not_take_the_predictions_thresholds():
+    prediction = volume(2, decoder="mitoem", thresholds={"seed_threshold": 0.5})
+    found = resolve(SegmentConfig(decoder="bc_watershed"), prediction)
+    assert found.parameters["seed_threshold"] == 0.9
+
+
+def test_unknown_decoder_lists_the_known():
+    with pytest.raises(ConfigError, match="affinity_connected") as error:
+        resolve(SegmentConfig(decoder="affinity_connected"), volume())
+    assert all(name in str(error.value) for name in DECODERS)
+
+
+def test_all_faults_at_once_with_both_values():
+    config = SegmentConfig(
+        decoder="bcd_watershed",
+        seed_threshold=1.5,
+        distance_seed_threshold=-2.0,
+        min_size=-1,
+        small="neighbor",
+        dilation=(1, 3, 3),
+    )
+    with pytest.raises(ConfigError) as error:
+        resolve(config, volume(2, np.int32))
+    text = str(error.value)
+    for part in (
+        "seed_threshold: 1.5 found, expected a number in [0, 1]",
+        "distance_seed_threshold: -2.0 found, expected a number in [-1, 1]",
+        "min_size: -1 found",
+        "small: 'neighbor' found, expected 'background'",
+        "dilation: bcd_watershed has no such parameter",
+        "2 channels found (channel_0, channel_1), bcd_watershed needs mask, contour, distance",
+        "int32 voxels found",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("dilation", [(3, 5, 5), (1, 4, 5), (1, 0, 5)])
+def test_dilation_is_odd_and_in_plane(dilation):
+    with pytest.raises(ConfigError, match="dilation"):
+        resolve(SegmentConfig(decoder="bc_connected", dilation=dilation), volume())
+
+
+def test_unknown_key_is_named():
+    with pytest.raises(ConfigError, match="sed_threshold"):
+        load_config(SegmentConfig, {"sed_threshold": 0.5})
+
+
+@pytest.mark.parametrize("threshold", [-1.0, -0.5, 0.0, 0.3, 1.0])
+def test_distance_bound_is_the_float_comparison(threshold):
+    values = np.arange(256)
+    np.testing.assert_array_equal(
+        values > distance_bound(threshold), values / 127.5 - 1 > threshold
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_truncated_as_the_reference_writes_them(dtype):
+    probability = np.linspace(0, 1, 500).astype(dtype).reshape(1, 5, 10, 10)
+    wide = probability if dtype == np.float64 else probability.astype(np.float32)
+    np.testing.assert_array_equal(quantise(probability, "p"), (wide * 255).astype(np.uint8))
+
+
+def test_uint16_keeps_the_order_and_the_ends():
+    values = np.array([0, 256, 257, 65534, 65535], np.uint16)
+    np.testing.assert_array_equal(quantise(values, "p"), [0, 0, 1, 254, 255])
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.01, np.nan])
+def test_floats_outside_are_refused(bad):
+    with pytest.raises(InputError, match=r"expected \[0, 1\]"):
+        quantise(np.array([0.5, bad]), "p")
