@@ -178,6 +178,10 @@ def test_resume_does_only_what_is_missing(prediction, tmp_path, monkeypatch):
     assert labelled == [0, 1, 2, 3, 4, 5, 5, 6, 7]
 
 
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_a_torn_scratch_file_is_made_again(prediction, labels, tmp_path, monkeypatch):
     real = stage.resolve_pieces
     monkeypatch.setattr(
@@ -231,7 +235,5 @@ def test_summary_line(prediction, tmp_path, caplog):
         )
     line = next(m for m in caplog.messages if "instances" in m)
     assert "8 blocks of 7x20x19" in line
-    assert re.search(
-        r"\d+ instances, \d+ small ones removed, largest component \d+ voxels, .*voxels/s, peak memory",
-        line,
-    )
+    rest = r"\d+ instances, \d+ small ones removed, largest component \d+ voxels, .*/s, peak memory"
+    assert re.search(rest, line)
