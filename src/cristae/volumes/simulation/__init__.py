@@ -1,0 +1,1 @@
+"""Simulated neuropil: what is in it (config, tissue), where it is (scene), how it looks (render)."""
