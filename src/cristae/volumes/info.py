@@ -97,7 +97,7 @@ class VolumeInfo:
         found = self.intensity
         reach = f"{found.minimum:g} to {found.maximum:g}"
         if self.kind == "labels":
-            return {"ids": f"{reach} in a sample of {found.sample}"}
+            return {"ids": f"{reach} in a sample of {found.sample.split(',')[0]}"}
         lines = {
             "intensity": f"{reach}, mean {found.mean:.4g}, deviation {found.std:.4g}",
             "window": f"{found.low:g} to {found.high:g} (0.5 to 99.5 %)",

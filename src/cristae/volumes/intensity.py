@@ -269,7 +269,9 @@ def _line_strengths(plane: np.ndarray, sigma: float) -> tuple[np.ndarray, np.nda
 def _statistics(
     values: np.ndarray, contrast: float, boxes: int, sampled: int
 ) -> IntensityStatistics:
-    sample = f"{boxes} boxes, {values.size} of {sampled} voxels (the rest is padding)"
+    sample = f"{boxes} boxes of {sampled} voxels"
+    if values.size < sampled:
+        sample += f", {sampled - values.size} of them left out (areas of zeros, not finite)"
     if not values.size:
         return IntensityStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False, 0.0, sample)
     low, high = np.percentile(values, [LOW_PERCENT, HIGH_PERCENT])
