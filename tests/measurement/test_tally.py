@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cristae.errors import InputError
 from cristae.grid import Box, tile
+from cristae.measurement import tally as tally_module
 from cristae.measurement.tally import (
     FACTS,
     FIRST,
@@ -101,6 +102,18 @@ def test_dtypes_of_different_width_meet():
     first = np.array([[[1, 0, 300]]], np.uint16)
     second = np.array([[[255, 255, 0]]], np.uint8)
     assert tally_block(first, second).labels.tolist() == [[0, 255], [1, 255], [300, 0]]
+
+
+def test_many_parts_are_merged_on_the_way(monkeypatch):
+    monkeypatch.setattr(tally_module, "_MERGE_ROWS", 3)
+    array = np.random.default_rng(0).integers(0, 5, (40, 3, 4)).astype(np.uint8)
+    planes = (
+        tally_block(plane, plane, corner=(z, 0, 0), extent=array.shape)
+        for z, plane in enumerate(np.split(array, 40))
+    )
+    merged, whole = merge_tallies(planes), tally_block(array, array)
+    np.testing.assert_array_equal(merged.labels, whole.labels)
+    np.testing.assert_array_equal(merged.facts, whole.facts)
 
 
 def test_collapse_sums_over_the_other_label():

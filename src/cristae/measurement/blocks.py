@@ -20,7 +20,7 @@ BLOCK_VOXELS = 1 << 23
 """Voxels a block grows to from whole chunks; 8 M keep two uint64 label blocks at 128 MiB."""
 
 TABLE_BYTES = 32 << 20
-"""Memory counted for the tally itself: some hundred thousand pairs, with a copy while merging."""
+"""Memory counted for the tally itself: a hundred thousand pairs, with a copy while merging."""
 
 
 def blocks_of(volumes: Sequence[Volume]) -> list[Box]:

@@ -39,7 +39,7 @@ coordinate sums (z, y, x), sum of weights. Coordinates count from voxel 0 of the
 _STEP = np.uint64(16)
 _ONE = np.uint64(1)
 _NO_WEIGHTS = np.zeros((0, 1, 1, 1), np.uint8)
-_MERGE_ROWS = 1 << 20
+_MERGE_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,15 @@ def tally_block(
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:
     """The tally of several parts together; their order does not matter.
 
-    Rows are merged whenever a million are waiting, so memory follows the table, not the parts.
+    Waiting rows are merged as soon as there are more of them than the table has, 65,536 at least,
+    so memory follows the table, not the number of parts.
     """
     waiting: list[Tally] = [Tally.empty()]
     rows = 0
     for tally in tallies:
         waiting.append(tally)
         rows += len(tally.labels)
-        if rows > max(_MERGE_ROWS, 2 * len(waiting[0].labels)):
+        if rows > max(_MERGE_ROWS, len(waiting[0].labels)):
             waiting, rows = [_merged(waiting)], 0
     return _merged(waiting)
 
