@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,6 +27,16 @@ class ScaleBar:
 
     pixels: float
     text: str
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A rectangle of pixels that holds letters; half-open."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 def scale_bar(
@@ -91,23 +100,45 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     return np.array(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def write_name(axes: Axes, text: str, font_px: float) -> None:
-    """Write into the upper left corner: white letters of this height with a dark rim."""
-    margin = 0.5 * font_px
-    axes.text(margin, margin, text, va="top", ha="left", fontweight="bold", **_letters(font_px))
+def write_name(axes: Axes, text: str, font_px: float) -> Plate:
+    """Write into the upper left corner: white letters of this height on a dark plate."""
+    margin = round(0.35 * font_px)
+    return _write(axes, text, (margin, margin), font_px, bar=None)
 
 
-def draw_bar(axes: Axes, bar: ScaleBar, rows: int, font_px: float) -> None:
-    """Draw a scale bar with its length above it into the lower left corner."""
-    thick = max(3, round(0.25 * font_px))
-    left = round(0.6 * font_px)
-    top = rows - left - thick
-    axes.add_patch(Rectangle((left - 1, top - 1), bar.pixels + 2, thick + 2, fc="black", lw=0))
-    axes.add_patch(Rectangle((left, top), bar.pixels, thick, fc="white", lw=0, antialiased=False))
-    above = top - 0.25 * font_px
-    axes.text(left, above, bar.text, va="bottom", ha="left", **_letters(font_px))
+def draw_bar(axes: Axes, bar: ScaleBar, rows: int, font_px: float) -> Plate:
+    """Draw a scale bar with its length above it into the lower left corner, on a dark plate."""
+    margin = round(0.35 * font_px)
+    height = round(2.1 * font_px)
+    return _write(axes, bar.text, (margin, rows - margin - height), font_px, bar=bar)
 
 
-def _letters(font_px: float) -> dict[str, Any]:
-    rim = patheffects.withStroke(linewidth=0.18 * font_px, foreground=(0, 0, 0, 0.8))
-    return {"color": "white", "fontsize": font_px, "path_effects": [rim]}
+def _write(
+    axes: Axes, text: str, corner: tuple[int, int], font_px: float, *, bar: ScaleBar | None
+) -> Plate:
+    left, top = corner
+    inner = round(0.4 * font_px)
+    letters = axes.text(
+        left + inner,
+        top + 0.72 * font_px,
+        text,
+        va="center",
+        ha="left",
+        color="white",
+        fontsize=font_px * 0.9,
+        fontweight="normal" if bar else "bold",
+        zorder=5,
+    )
+    canvas: Any = axes.figure.canvas
+    width = float(letters.get_window_extent(canvas.get_renderer()).width)
+    height = round((2.1 if bar else 1.45) * font_px)
+    if bar is not None:
+        width = max(width, bar.pixels)
+        thick = max(3, round(0.25 * font_px))
+        low = top + height - inner - thick
+        look: dict[str, Any] = {"facecolor": "white", "linewidth": 0, "antialiased": False}
+        axes.add_patch(Rectangle((left + inner, low), bar.pixels, thick, zorder=5, **look))
+    plate = Plate(left, top, left + round(width) + 2 * inner, top + height)
+    size = (plate.right - left, plate.bottom - top)
+    axes.add_patch(Rectangle((left, top), *size, fc=(0.04, 0.05, 0.07, 0.72), lw=0, zorder=4))
+    return plate

@@ -1,6 +1,7 @@
 """Close-ups of one place in three planes, with two sets of outlines over the grey picture."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,36 +12,38 @@ from cristae.figures.colours import PREDICTION, TRUTH, Rgb, to_hex
 from cristae.figures.raster import jpeg
 from cristae.figures.sections import grey_picture
 
-Triple = tuple[int, int, int]
+Planes = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 Nanometres = tuple[float, float, float]
 LineStyle = str | tuple[float, tuple[float, ...]]
-Layer = tuple[NDArray[np.generic], tuple[int, ...], Rgb, LineStyle]
+Layer = tuple[Planes, tuple[int, ...], Rgb, LineStyle]
 
-_GAP = 10
-_FONT_PX = 17
+_GAP = 8
+_FONT_PX = 24
 _GROUND = "#0c0e12"
+
+
+#: Name of the panels, and the axes (0 z, 1 y, 2 x) along rows and columns.
+PANELS = (("xy", 1, 2), ("yz", 1, 0), ("xz", 0, 2))
 
 
 @dataclass(frozen=True)
 class Place:
-    """A piece of a volume around a point.
+    """Three planes through a point; each triple in the order of `PANELS`.
 
     Attributes:
-        image: Grey values (z, y, x).
-        truth: Ids (z, y, x), or None.
-        prediction: Ids (z, y, x), or None.
-        point: Voxel (z, y, x) of the piece that all planes go through.
-        voxel_size: Extent of a voxel (nm), (z, y, x).
+        image: Grey values (rows, columns).
+        truth: Ids (rows, columns), or None.
+        prediction: Ids (rows, columns), or None.
+        voxel_size: Extent of a voxel (z, y, x).
         window: Grey values shown black and white.
         truth_ids: Ids of the truth this place is about, drawn strongly; others thinly.
         prediction_ids: Ids of the prediction this place is about.
         unit: What ``voxel_size`` is in.
     """
 
-    image: NDArray[np.generic]
-    truth: NDArray[np.generic] | None
-    prediction: NDArray[np.generic] | None
-    point: Triple
+    image: Planes
+    truth: Planes | None
+    prediction: Planes | None
     voxel_size: Nanometres
     window: tuple[float, float]
     truth_ids: tuple[int, ...] = ()
@@ -48,12 +51,8 @@ class Place:
     unit: str = "nm"
 
 
-#: Axis cut, axis down, axis to the right, and name of the panels from left to right.
-PANELS = ((0, 1, 2, "xy"), (2, 1, 0, "yz"), (1, 0, 2, "xz"))
-
-
-def place_picture(place: Place, *, width: int = 1080, height_limit: int = 420) -> bytes:
-    """Three planes of a place side by side, all at one scale, as JPEG.
+def place_picture(place: Place, *, width: int = 760, height_limit: int = 900) -> bytes:
+    """Three planes of a place, all at one scale, as JPEG: xy, yz to its right, xz below it.
 
     Solid blue lines are the truth, broken orange ones the prediction; the instances the place is
     about have thick lines.
@@ -65,24 +64,25 @@ def place_picture(place: Place, *, width: int = 1080, height_limit: int = 420) -
         height_limit: Most rows of the picture.
     """
     scale = _scale(place, width, height_limit)
-    panels = [_panel(place, scale, *panel[:3]) for panel in PANELS]
-    height = max(grey.shape[0] for grey in panels)
-    total = sum(grey.shape[1] for grey in panels) + _GAP * (len(panels) - 1)
-    figure = new_figure(total, height, _GROUND)
-    left = 0
-    for grey, (cut, down, across, name) in zip(panels, PANELS, strict=True):
-        rows, columns = grey.shape
-        axes = add_picture(figure, grey, left)
+    size = place.voxel_size
+    panels = [
+        grey_picture(section, (size[down], size[across]), scale, place.window)
+        for section, (_, down, across) in zip(place.image, PANELS, strict=True)
+    ]
+    rows, columns = panels[0].shape
+    corners = ((0, 0), (columns + _GAP, 0), (0, rows + _GAP))
+    figure = new_figure(
+        columns + _GAP + panels[1].shape[1], rows + _GAP + panels[2].shape[0], _GROUND
+    )
+    for i, (grey, (left, top)) in enumerate(zip(panels, corners, strict=True)):
+        axes = add_picture(figure, grey, left, top)
         for labels, ids, colour, style in _layers(place):
-            section = np.take(labels, place.point[cut], axis=cut)
-            section = section if down < across else section.T
-            _outlines(axes, section, ids, (rows, columns), (colour, style))
-        if rows >= 60 and columns >= 40:
-            write_name(axes, name, _FONT_PX)
-        if name == "xy" and rows >= 90:
+            _outlines(axes, labels[i], ids, (grey.shape[0], grey.shape[1]), (colour, style))
+        if min(grey.shape) >= 2.5 * _FONT_PX:
+            write_name(axes, PANELS[i][0], _FONT_PX)
+        if i == 0 and rows >= 5 * _FONT_PX:
             draw_bar(axes, scale_bar(columns, scale, 0.4, place.unit), rows, _FONT_PX)
-        left += columns + _GAP
-    return jpeg(pixels(figure), 80)
+    return jpeg(pixels(figure), 76)
 
 
 def _layers(place: Place) -> list[Layer]:
@@ -96,17 +96,10 @@ def _layers(place: Place) -> list[Layer]:
 
 def _scale(place: Place, width: int, height_limit: int) -> float:
     """Finest scale (nm a pixel) at which the panels fit."""
-    z, y, x = (
-        length * size for length, size in zip(place.image.shape, place.voxel_size, strict=True)
-    )
-    return float(max((2 * x + z) / (width - 2 * _GAP), max(y, z) / height_limit))
-
-
-def _panel(place: Place, scale: float, cut: int, down: int, across: int) -> NDArray[np.uint8]:
-    section = np.take(place.image, place.point[cut], axis=cut)
-    section = section if down < across else section.T
-    pixel = (place.voxel_size[down], place.voxel_size[across])
-    return grey_picture(section, pixel, scale, place.window)
+    rows, columns = place.image[0].shape
+    y, x = rows * place.voxel_size[1], columns * place.voxel_size[2]
+    z = place.image[2].shape[0] * place.voxel_size[0]
+    return float(max((x + z) / (width - _GAP), (y + z) / (height_limit - _GAP)))
 
 
 def _outlines(
@@ -131,7 +124,7 @@ def _outlines(
             np.pad(section == label, 1, mode="edge").astype(np.float32),
             levels=[0.5],
             colors=[to_hex(colour)],
-            linewidths=[3.0 if thick else 1.2],
+            linewidths=[3.6 if thick else 1.7],
             linestyles=[style],
-            alpha=1.0 if thick else 0.65,
+            alpha=1.0 if thick else 0.7,
         )

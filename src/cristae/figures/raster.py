@@ -86,7 +86,7 @@ def _triangle_filter(length: int, size: int) -> NDArray[np.float32]:
 
 def png(picture: NDArray[np.uint8]) -> bytes:
     """A picture (rows, columns[, 3 or 4]) as PNG bytes."""
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture), level=9))
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture), level=6))
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int = 82) -> bytes:

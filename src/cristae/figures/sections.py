@@ -1,12 +1,21 @@
 """Sections through a volume: grey picture, coloured instances over it, scale bar."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.figures.canvas import ScaleBar, add_picture, draw_bar, new_figure, pixels, write_name
+from cristae.figures.canvas import (
+    Plate,
+    ScaleBar,
+    add_picture,
+    draw_bar,
+    new_figure,
+    pixels,
+    write_name,
+)
 from cristae.figures.colours import Rgb, instance_colours
 from cristae.figures.raster import (
-    jpeg,
     physical_size,
     png,
     resize_image,
@@ -36,31 +45,13 @@ def grey_picture(
     return to_grey(resize_image(section, size), window)
 
 
-def section_jpeg(
-    grey: NDArray[np.uint8],
-    *,
-    text: str = "",
-    bar: ScaleBar | None = None,
-    font_px: float = 17,
-) -> bytes:
-    """A grey picture with its name and scale bar, as JPEG of the same size.
-
-    Args:
-        grey: Grey levels (rows, columns).
-        text: Written in the upper left corner where there is room.
-        bar: Drawn in the lower left corner where there is room.
-        font_px: Height of the letters.
-    """
-    return jpeg(annotate(grey, text=text, bar=bar, font_px=font_px))
-
-
 def annotate(
     picture: NDArray[np.uint8],
     *,
     text: str = "",
     bar: ScaleBar | None = None,
-    font_px: float = 17,
-) -> NDArray[np.uint8]:
+    font_px: float = 19,
+) -> tuple[NDArray[np.uint8], list[Plate]]:
     """Write a name and draw a scale bar into a picture, pixel for pixel.
 
     Args:
@@ -68,20 +59,26 @@ def annotate(
         text: Written in the upper left corner.
         bar: Drawn in the lower left corner, its length above it.
         font_px: Height of the letters; the name is left out of a picture under three times as
-            high, the bar of one under six times.
+            high, the bar of one under five times.
 
     Returns:
-        uint8 (rows, columns, 3).
+        uint8 (rows, columns, 3), and the pixels the letters and the bar take.
     """
     rows, columns = picture.shape[:2]
     figure = new_figure(columns, rows)
     axes = add_picture(figure, picture)
-    if rows >= 3 * font_px:
-        if text:
-            write_name(axes, text, font_px)
-        if bar is not None and rows >= 6 * font_px and bar.pixels < 0.9 * columns:
-            draw_bar(axes, bar, rows, font_px)
-    return pixels(figure)
+    plates = []
+    if text and rows >= 3 * font_px:
+        plates.append(write_name(axes, text, font_px))
+    if bar is not None and rows >= 5 * font_px and bar.pixels < 0.9 * columns:
+        plates.append(draw_bar(axes, bar, rows, font_px))
+    return pixels(figure), plates
+
+
+def clear_plates(overlay: NDArray[np.uint8], plates: Sequence[Plate]) -> None:
+    """Make a see-through picture clear, in place, where letters are beneath it."""
+    for plate in plates:
+        overlay[plate.top : plate.bottom, plate.left : plate.right] = 0
 
 
 def instance_overlay(
@@ -108,7 +105,7 @@ def instance_overlay(
     """
     size = physical_size((labels.shape[0], labels.shape[1]), pixel_size, nm_per_pixel)
     shown = resize_labels(labels, size)
-    ids, position = np.unique(shown, return_inverse=True)
+    ids = np.unique(labels)
     table = np.zeros((len(ids), 4), dtype=np.uint8)
     table[:, :3] = instance_colours(ids) if colour is None else colour
     inside = table.copy()
@@ -117,7 +114,7 @@ def instance_overlay(
     line[:, 3] = 255
     inside[ids == 0] = 0
     line[ids == 0] = 0
-    index = position.reshape(size)
+    index = np.searchsorted(ids, shown)
     return np.asarray(np.where(_border(shown, line_px)[..., None], line[index], inside[index]))
 
 

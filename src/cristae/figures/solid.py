@@ -142,7 +142,7 @@ def render(
     if hit.any():
         flat = _shade(scene, points, (right, down, ahead), grid, fine)
         colour.reshape(-1, 4)[hit] = flat
-    _draw_box(colour, grid, extent, (right, down, ahead), fine)
+    _draw_box(colour, grid, (extent, 2 * np.array(scene.voxel_size)), (right, down, ahead), fine)
     return _shrink(colour, oversampling), scale
 
 
@@ -174,33 +174,44 @@ def _ray_origins(
 
 def _trace(scene: Scene, origin: Floats, ahead: NDArray[np.float64], reach: float) -> Floats:
     """Depth (nm) at which each ray meets a surface; infinite where it meets none."""
-    step = np.float32(0.6 * min(scene.voxel_size))
+    edge = np.float32(min(scene.voxel_size))
     direction = ahead.astype(np.float32)
     depth = np.full(len(origin), np.inf, dtype=np.float32)
     begin, end = _span(origin, direction, np.array(scene.labels.shape) * scene.voxel_size)
     alive = np.flatnonzero(begin < np.minimum(end, reach))
-    at = begin[alive]
-    last = end[alive]
-    start = origin[alive]
-    before = np.full(len(alive), -_BAND, dtype=np.float32)
-    edges = np.array(scene.cell) * scene.voxel_size
+    at, last, start = begin[alive], end[alive], origin[alive]
+    stride = np.zeros(len(alive), dtype=np.float32)
+    cells = np.array(scene.cell, dtype=np.float32) * np.array(scene.voxel_size, dtype=np.float32)
+    most = np.array(scene.clear.shape, dtype=np.int32) - 1
     while alive.size:
         point = start + at[:, None] * direction
-        index = tuple(
-            (point[:, k] / edges[k]).astype(np.int32).clip(0, scene.clear.shape[k] - 1)
-            for k in range(3)
-        )
-        free = scene.clear[index]
-        near = free < step
-        now = np.full(len(alive), -_BAND, dtype=np.float32)
-        now[near] = _sample(scene.distance, point[near], scene.voxel_size)
-        found = now > 0
-        part = now[found] / (now[found] - before[found]).clip(1e-6, None)
-        depth[alive[found]] = at[found] - part.clip(0, 1) * step
-        at = at + np.where(near, step, free)
-        keep = ~found & (at < last)
-        alive, at, last, start, before = alive[keep], at[keep], last[keep], start[keep], now[keep]
+        index = np.minimum((point / cells).astype(np.int32).clip(0), most)
+        free = scene.clear[index[:, 0], index[:, 1], index[:, 2]]
+        near = np.flatnonzero(free < edge)
+        inside = _sample(scene.distance, point[near], scene.voxel_size)
+        found = near[inside > 0]
+        depth[alive[found]] = _settle(scene, start[found], direction, (at[found], stride[found]))
+        free[near] = (-0.5 * inside).clip(0.5, 1.8) * edge
+        stride = free
+        keep = at + free < last
+        keep[found] = False
+        at = (at + free)[keep]
+        alive, last, start, stride = alive[keep], last[keep], start[keep], stride[keep]
     return depth
+
+
+def _settle(
+    scene: Scene, start: Floats, direction: Floats, reached: tuple[Floats, Floats]
+) -> Floats:
+    """Depth of the surface between a point inside and the one a stride before it, by halving."""
+    inside, stride = reached
+    outside: Floats = inside - stride
+    for _ in range(5):
+        middle = np.float32(0.5) * (inside + outside)
+        value = _sample(scene.distance, start + middle[:, None] * direction, scene.voxel_size)
+        inside = np.where(value > 0, middle, inside)
+        outside = np.where(value > 0, outside, middle)
+    return inside
 
 
 def _span(origin: Floats, direction: Floats, extent: NDArray[np.float64]) -> tuple[Floats, Floats]:
@@ -237,8 +248,8 @@ def _shade(
     open_sky = _openness(depth, fine)[np.isfinite(depth)]
     far = depth[np.isfinite(depth)]
     far = (far - far.min()) / max(1e-6, np.ptp(far))
-    brightness = (0.30 + 0.30 * (0.5 + 0.5 * lit) + 0.50 * lit.clip(0, 1)) * open_sky
-    brightness *= (0.72 + 0.28 * facing) * (1 - 0.30 * far)
+    brightness = (0.37 + 0.28 * (0.5 + 0.5 * lit) + 0.46 * lit.clip(0, 1)) * open_sky
+    brightness *= (0.72 + 0.28 * facing) * (1 - 0.25 * far)
     inward = points - normal * np.float32(0.8 * min(scene.voxel_size))
     index = tuple(
         (inward[:, k] / scene.voxel_size[k]).astype(np.int32).clip(0, scene.labels.shape[k] - 1)
@@ -280,11 +291,20 @@ def _openness(depth: NDArray[np.float64], fine: float) -> NDArray[np.float64]:
 def _draw_box(
     colour: Floats,
     depth: NDArray[np.float64],
-    extent: NDArray[np.float64],
+    size: tuple[NDArray[np.float64], NDArray[np.float64]],
     camera: tuple[NDArray[np.float64], ...],
     fine: float,
 ) -> None:
-    """Draw the volume's edges in place, hidden behind what stands before them."""
+    """Draw the volume's edges in place, hidden behind what stands before them.
+
+    Args:
+        colour: Rays (rows, columns, 4), drawn into.
+        depth: Depth of the surface of every ray (nm), infinite where there is none.
+        size: Extent that rays cross, and how much of it is rim outside the volume (nm).
+        camera: From `_camera`.
+        fine: Distance between rays (nm).
+    """
+    extent, rim = size
     right, down, ahead = camera
     rows, columns = depth.shape
     reach = float(np.abs(ahead) @ extent)
@@ -295,7 +315,7 @@ def _draw_box(
                 continue
             count = int(2 * max(rows, columns))
             part = np.linspace(0, 1, count)[:, None]
-            line = (corners[first] * (1 - part) + corners[second] * part - 0.5) * extent
+            line = (corners[first] * (1 - part) + corners[second] * part - 0.5) * (extent - rim)
             y = np.rint(line @ down / fine + rows / 2 - 0.5).astype(int)
             x = np.rint(line @ right / fine + columns / 2 - 0.5).astype(int)
             z = line @ ahead + reach / 2

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.figures.canvas import ScaleBar, scale_bar
-from cristae.figures.raster import contrast_window, data_uri, png
+from cristae.figures.raster import contrast_window, data_uri, jpeg, png
 from cristae.figures.sections import (
+    annotate,
+    clear_plates,
     draw_cross,
     grey_picture,
     instance_overlay,
     overlay_png,
-    section_jpeg,
 )
 from cristae.figures.solid import build_scene, render
 from cristae.grid import Box, Triple
@@ -24,8 +25,9 @@ from cristae.volumes.volume import Volume
 #: Columns of the large section and of the small ones; two for each of a screen's.
 _LARGE, _SMALL = 1100, 760
 _VIEW_WIDTH = 760
+_QUALITY = 76
 #: Azimuth and elevation of the views (degrees).
-_ANGLES = ((-28.0, 35.0), (38.0, 62.0))
+_ANGLES = ((-32.0, 42.0), (148.0, 42.0))
 _WHITE = (255, 255, 255)
 #: Axis cut, and axes (0 z, 1 y, 2 x) along rows and columns.
 _PLANES = {"xy": (0, 1, 2), "yz": (2, 1, 0), "xz": (1, 0, 2)}
@@ -90,6 +92,16 @@ class Stack:
     truth: Volume | None
 
 
+@dataclass(frozen=True)
+class Look:
+    """How sections are drawn: scale (nm a pixel), grey window, bar, whether cuts are marked."""
+
+    scale: float
+    window: tuple[float, float]
+    bar: ScaleBar
+    cross: bool
+
+
 def grey_window(stack: Stack, point: Triple) -> tuple[float, float]:
     """Grey values shown black and white: robust percentiles of the three planes at a point."""
     boxes = [plane_box(stack.instances.shape, axis, point) for axis in range(3)]
@@ -98,68 +110,67 @@ def grey_window(stack: Stack, point: Triple) -> tuple[float, float]:
 
 def three_planes(stack: Stack, point: Triple, window: tuple[float, float]) -> dict[str, Section]:
     """The planes xy, yz and xz through a point, all at one scale, with where they cut."""
-    size, _ = voxel_size_of(stack.instances)
-    wide = plane_box(stack.instances.shape, 0, point).shape[2]
-    scale = _scale(wide, size[2], _LARGE)
-    return {name: _section(stack, name, point, (scale, window), cross=True) for name in _PLANES}
+    look = _look(stack, point, window, _LARGE, cross=True)
+    return {name: _section(stack, name, point, look) for name in _PLANES}
 
 
 def more_sections(
-    stack: Stack, point: Triple, window: tuple[float, float], count: int = 4
+    stack: Stack, point: Triple, window: tuple[float, float], count: int
 ) -> list[Section]:
     """Sections xy at even distances through the volume, other than the one at a point."""
     depth = stack.instances.shape[0]
     places = np.linspace(0, depth, count + 2)[1:-1].astype(int).tolist()
-    size, _ = voxel_size_of(stack.instances)
-    wide = plane_box(stack.instances.shape, 0, point).shape[2]
-    scale = _scale(wide, size[2], _SMALL)
+    look = _look(stack, point, window, _SMALL, cross=False)
     return [
-        _section(stack, "xy", (z, point[1], point[2]), (scale, window), cross=False)
+        _section(stack, "xy", (z, point[1], point[2]), look)
         for z in sorted(set(places) - {point[0]})
     ]
 
 
-def _scale(wide: int, edge: float, columns: int) -> float:
-    """Scale at which a section is this many columns wide, or two pixels a voxel if that is less."""
-    return wide * edge / min(columns, 2 * wide)
-
-
-def _section(
-    stack: Stack,
-    name: str,
-    point: Triple,
-    look: tuple[float, tuple[float, float]],
-    *,
-    cross: bool,
-) -> Section:
-    scale, window = look
-    cut, down, across = _PLANES[name]
+def _look(
+    stack: Stack, point: Triple, window: tuple[float, float], columns: int, *, cross: bool
+) -> Look:
+    """A look in which a section xy is this wide, or two pixels a voxel if that is less."""
     size, unit = voxel_size_of(stack.instances)
+    wide = plane_box(stack.instances.shape, 0, point).shape[2]
+    columns = min(columns, 2 * wide)
+    scale = wide * size[2] / columns
+    return Look(scale, window, scale_bar(columns, scale, 0.25, unit), cross)
+
+
+def _section(stack: Stack, name: str, point: Triple, look: Look) -> Section:
+    cut, down, across = _PLANES[name]
+    size, _ = voxel_size_of(stack.instances)
     box = plane_box(stack.instances.shape, cut, point)
-    pixel = (size[down], size[across])
-    grey = grey_picture(_flat(stack.image, stack, box, name), pixel, scale, window)
+    pixel, scale = (size[down], size[across]), look.scale
+    at = f"{'zyx'[cut]} = {point[cut]}"
+    grey, plates = annotate(
+        grey_picture(_flat(stack.image, stack, box, name), pixel, scale, look.window),
+        text=f"{name}  {at}",
+        bar=look.bar,
+    )
     labels = _flat(stack.instances, stack, box, name)
     overlay = instance_overlay(labels, pixel, scale)
-    if cross:
+    if look.cross:
         row, column = (
             (point[axis] + 0.5 - box.start[axis]) * size[axis] / scale for axis in (down, across)
         )
         draw_cross(overlay, row, column)
+    clear_plates(overlay, plates)
     truth = None
     if stack.truth is not None:
         flat = _flat(stack.truth, stack, box, name)
-        truth = overlay_png(instance_overlay(flat, pixel, scale, fill=0.0, colour=_WHITE))
-    rows, columns = grey.shape
-    bar = scale_bar(columns, scale, 0.25 if name == "xy" else 0.5, unit)
-    at = f"{'zyx'[cut]} = {point[cut]}"
+        outlines = instance_overlay(flat, pixel, scale, fill=0.0, colour=_WHITE)
+        clear_plates(outlines, plates)
+        truth = data_uri(overlay_png(outlines))
     return Section(
         name=name,
         position=at,
-        image=data_uri(section_jpeg(grey, text=f"{name}   {at}", bar=bar)),
+        image=data_uri(jpeg(grey[..., 0], _QUALITY)),
         instances=data_uri(overlay_png(overlay)),
-        truth=None if truth is None else data_uri(truth),
-        width=columns,
-        height=rows,
+        truth=truth,
+        width=grey.shape[1],
+        height=grey.shape[0],
         count=int(np.count_nonzero(np.unique(labels))),
     )
 
@@ -184,7 +195,7 @@ def views(thinned: Thinned, unit: str) -> Sequence[View]:
                 width=columns,
                 height=rows,
                 bar=scale_bar(columns, scale, 0.2, unit),
-                looking=f"turned {azimuth:g}° around z, seen from {elevation:g}° above",
+                looking=f"seen from {elevation:g}° above, turned by {azimuth:g}°".replace("-", "−"),
             )
         )
     return shown

@@ -29,7 +29,9 @@ from cristae.presentation.sampling import focus, thin_out, voxel_size_of
 __all__ = ["ReportData", "write_report"]
 
 #: Close-ups of errors in a report, shared by its samples; each sample has at least six.
-MOST_ERRORS = 24
+MOST_ERRORS = 18
+#: Sections through the depth in a report of one sample, and of each of several.
+SECTIONS_OF_ONE, SECTIONS_OF_MANY = 4, 2
 #: Rows of the table of instances.
 HEAD_ROWS = 20
 #: IoU thresholds of the precision-recall curves.
@@ -55,10 +57,9 @@ def write_report(
             in voxel size; all faults at once.
     """
     _check(samples)
-    limit = max(6, MOST_ERRORS // len(samples))
+    prefixes = _prefixes([data.name for data in samples])
     pages = [
-        _sample(data, "" if len(samples) == 1 else f"{_slug(data.name, i)}-", limit)
-        for i, data in enumerate(samples)
+        _sample(data, prefix, len(samples)) for data, prefix in zip(samples, prefixes, strict=True)
     ]
     text = (
         _templates()
@@ -103,20 +104,29 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _slug(name: str, position: int) -> str:
-    """A name for anchors: letters, digits and hyphens, never empty."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or f"sample-{position + 1}"
+def _prefixes(names: Sequence[str]) -> list[str]:
+    """What anchors of each sample begin with: nothing for a single one, else the name and ``-``.
+
+    Only letters, digits and hyphens; names that would be the same get their position as well.
+    """
+    if len(names) == 1:
+        return [""]
+    slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names]
+    return [
+        f"{slug}-" if slug and slugs.count(slug) == 1 else f"{slug or 'sample'}-{i + 1}-"
+        for i, slug in enumerate(slugs)
+    ]
 
 
-def _sample(data: ReportData, prefix: str, limit: int) -> dict[str, Any]:
-    """Everything the template shows of one sample."""
+def _sample(data: ReportData, prefix: str, among: int) -> dict[str, Any]:
+    """Everything the template shows of one sample among several."""
     _, unit = voxel_size_of(data.instances)
     thinned = thin_out(data.instances)
     point = focus(thinned)
     stack = Stack(data.image, data.instances, data.truth)
     window = grey_window(stack, point)
     errors = None if data.matches is None else find_errors(overlaps_of_tables(data.matches))
-    shown = _atlas(data, errors or [], limit, window)
+    shown = _atlas(data, errors or [], max(6, MOST_ERRORS // among), window)
     page = {
         "name": data.name,
         "prefix": prefix,
@@ -126,7 +136,9 @@ def _sample(data: ReportData, prefix: str, limit: int) -> dict[str, Any]:
         "point": point,
         "planes": three_planes(stack, point, window),
         "depth_share": texts.depth_share(data.instances),
-        "sections": more_sections(stack, point, window),
+        "sections": more_sections(
+            stack, point, window, SECTIONS_OF_ONE if among == 1 else SECTIONS_OF_MANY
+        ),
         "views": views(thinned, unit),
         "seen": texts.seen(data.instances, thinned),
         "curve": _curve(data, prefix),

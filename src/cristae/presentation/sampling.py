@@ -42,7 +42,7 @@ def voxel_size_of(volume: Volume) -> tuple[Nanometres, str]:
     return volume.voxel_size_nm, "nm"
 
 
-def thin_out(volume: Volume, *, kept: int = KEPT, read: int = READ) -> Thinned:
+def thin_out(volume: Volume, *, kept: int | None = None, read: int | None = None) -> Thinned:
     """Read a volume at about equal steps along all axes, few enough voxels to hold.
 
     A volume of more than ``read`` voxels is looked at in its middle alone, a box of about equal
@@ -50,12 +50,12 @@ def thin_out(volume: Volume, *, kept: int = KEPT, read: int = READ) -> Thinned:
 
     Args:
         volume: A volume without channels.
-        kept: Most voxels of the result.
-        read: Most voxels read, a few at a time.
+        kept: Most voxels of the result; `KEPT` by default.
+        read: Most voxels read, a few at a time; `READ` by default.
     """
     size, _ = voxel_size_of(volume)
-    box = _middle(volume.shape, size, read)
-    stride = _stride(box.shape, size, kept)
+    box = _middle(volume.shape, size, READ if read is None else read)
+    stride = _stride(box.shape, size, KEPT if kept is None else kept)
     array = np.concatenate(list(_slabs(volume, box, stride)), axis=0)
     z, y, x = (edge * step for edge, step in zip(size, stride, strict=True))
     return Thinned(array, stride, box, (z, y, x))

@@ -26,9 +26,9 @@ _AP_ROWS = (
     ("75", "AP-75", "the challenge's main number: a prediction is right at IoU 0.75 or more"),
     ("50", "AP-50", "the same at IoU 0.50: found, even where the outline is rough"),
     ("50:95", "AP 50:95", "mean over IoU 0.50, 0.55, … 0.95: rewards exact outlines"),
-    ("75_small", "AP-75 small", "only truth of the smallest size range"),
-    ("75_medium", "AP-75 medium", "only truth of the middle size range"),
-    ("75_large", "AP-75 large", "only truth of the largest size range"),
+    ("75_small", "AP-75 small", "only the smallest of the truth (by default up to 5,000 voxels)"),
+    ("75_medium", "AP-75 medium", "only truth between (by default 5,001 to 15,000)"),
+    ("75_large", "AP-75 large", "only the largest (by default above 15,000)"),
 )
 _VOXEL_ROWS = (
     ("foreground_iou", "Foreground IoU", "shared mitochondria voxels over all; 1 is perfect"),
@@ -43,18 +43,19 @@ _VOXEL_ROWS = (
 )
 
 
-def flatten(tree: Mapping[str, Any], before: str = "") -> list[Row]:
-    """A tree of plain values as rows (name, value); names of branches go before their leaves'."""
-    rows: list[Row] = []
-    for key, value in tree.items():
-        name = f"{before} {key}".strip().replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += flatten(value, name)
-        elif isinstance(value, (list, tuple)):
-            rows.append((name, ", ".join(str(item) for item in value)))
-        elif value is not None and value != "":
-            rows.append((name, str(value)))
-    return rows
+def flatten(tree: Mapping[str, Any]) -> list[Row]:
+    """A tree of plain values as rows (name, value); a branch is written on one row."""
+    rows = ((str(key).replace("_", " "), _words(value)) for key, value in tree.items())
+    return [(name, words) for name, words in rows if words]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        parts = ((str(key).replace("_", " "), _words(each)) for key, each in value.items())
+        return " · ".join(f"{name} {words}" for name, words in parts if words)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_words(each) for each in value)
+    return "" if value is None else str(value)
 
 
 def facts(data: ReportData) -> list[Row]:
@@ -82,9 +83,9 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
     """Key numbers, those that exist."""
     found: list[dict[str, str]] = []
 
-    def add(name: str, value: Any, form: str, note: str = "") -> None:
+    def add(name: str, value: Any, form: str, note: str = "", unit: str = "") -> None:
         if value is not None:
-            found.append({"name": name, "value": format(value, form), "note": note})
+            found.append({"name": name, "value": format(value, form), "note": note, "unit": unit})
 
     table = data.measurements
     if table is not None:
@@ -96,14 +97,14 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
     add("AP-50", precision.get("50"), ".3f")
     add("foreground IoU", scores.get("voxel", {}).get("foreground_iou"), ".3f")
     if table is not None and len(table):
-        add("total volume", float(table["volume_um3"].sum()), ".3g", "µm³")
-        add("median volume", float(table["volume_um3"].median()), ".3g", "µm³")
+        add("total volume", float(table["volume_um3"].sum()), ".3g", unit="µm³")
+        add("median volume", float(table["volume_um3"].median()), ".2g", unit="µm³")
     return found
 
 
 def _interval(scores: Mapping[str, Any], name: str) -> str:
     interval = (scores.get("intervals") or {}).get(name)
-    return f"95 % interval {interval[0]:.2f} – {interval[1]:.2f}" if interval else ""
+    return f"95 % within {interval[0]:.2f}–{interval[1]:.2f}" if interval else ""
 
 
 def depth_share(volume: Volume) -> tuple[float, float]:
@@ -120,10 +121,8 @@ def seen(volume: Volume, thinned: Thinned) -> str:
     lengths = [n * e / scale for n, e in zip(thinned.box.shape, size, strict=True)]
     text = " × ".join(f"{length:.3g}" for length in lengths)
     what = "the whole volume" if thinned.box == volume.box else "the middle of the volume"
-    every = ", ".join(str(step) for step in thinned.stride)
-    thin = (
-        "" if thinned.stride == (1, 1, 1) else f"; every ({every})th voxel along (z, y, x) is used"
-    )
+    every = " × ".join(str(step) for step in thinned.stride)
+    thin = "" if thinned.stride == (1, 1, 1) else f"; one voxel in {every} is drawn"
     return f"The box is {what}: {text} {unit} (z × y × x){thin}."
 
 
@@ -148,11 +147,19 @@ def scores(tree: Mapping[str, Any] | None) -> dict[str, Any] | None:
             (iou, [_number(block["all"].get(key)) for key in _MATCHING])
             for iou, block in tree.get("matching", {}).items()
         ],
-        "matching_names": [name.replace("_", " ") for name in _MATCHING],
+        "matching_names": list(_MATCHING.values()),
     }
 
 
-_MATCHING = ("tp", "fp", "fn", "precision", "recall", "f1", "panoptic_quality")
+_MATCHING = {
+    "tp": "TP",
+    "fp": "FP",
+    "fn": "FN",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "panoptic_quality": "PQ",
+}
 
 
 def _number(value: Any) -> str:
@@ -172,9 +179,13 @@ def overview(samples: Sequence[ReportData]) -> list[dict[str, Any]]:
 
 
 def error_counts(errors: Sequence[SegmentationError]) -> list[tuple[str, str, int]]:
-    """Kind, its name, and how many errors are of it, kinds without any left out."""
-    counts = [(kind, name, sum(e.kind == kind for e in errors)) for kind, name in KINDS.items()]
-    return [row for row in counts if row[2]]
+    """Kind, its name in as many, and how many errors are of it; kinds without any left out."""
+    counts = {kind: sum(error.kind == kind for error in errors) for kind in KINDS}
+    return [
+        (kind, KINDS[kind].lower() + ("" if kind == "missed" or count == 1 else "s"), count)
+        for kind, count in counts.items()
+        if count
+    ]
 
 
 def error_card(
@@ -185,12 +196,12 @@ def error_card(
     rows.append(("truth", _list(error.truth)))
     rows.append(("prediction", _list(error.prediction)))
     rows.append(("best IoU", f"{error.iou:.2f}"))
-    rows.append(("voxel (z, y, x)", ", ".join(str(p) for p in point)))
+    rows.append(("voxel z, y, x", ", ".join(str(p) for p in point)))
     if volume.voxel_size_nm is not None:
         place = (
             p * e + o for p, e, o in zip(point, volume.voxel_size_nm, volume.origin_nm, strict=True)
         )
-        rows.append(("place (z, y, x)", ", ".join(f"{p:,.0f}" for p in place) + " nm"))
+        rows.append(("place z, y, x", ", ".join(f"{p:.0f}" for p in place) + " nm"))
     return {
         "number": number,
         "kind": error.kind,
@@ -206,7 +217,7 @@ def _cubic(voxels: int, volume: Volume) -> str:
     if volume.voxel_size_nm is None:
         return ""
     z, y, x = volume.voxel_size_nm
-    return f" ({voxels * z * y * x / 1e9:.2g} µm³)"
+    return f" · {voxels * z * y * x / 1e9:.2g} µm³"
 
 
 def _list(ids: Sequence[int], most: int = 6) -> str:
@@ -220,9 +231,7 @@ def _saying(error: SegmentationError) -> str:
     if error.kind == "missed":
         return f"Truth {_list(error.truth)} was not found."
     if error.kind == "false_positive":
-        return (
-            f"The truth has no mitochondrion where instance {_list(error.prediction)} is."
-        )
+        return f"The truth has no mitochondrion where instance {_list(error.prediction)} is."
     if error.kind == "merge":
         return f"One instance joins {len(error.truth)} mitochondria of the truth."
     if error.kind == "split":
