@@ -184,9 +184,7 @@ def interrupt(*arguments):
 
 def test_a_torn_scratch_file_is_made_again(prediction, labels, tmp_path, monkeypatch):
     real = stage.resolve_pieces
-    monkeypatch.setattr(
-        stage, "resolve_pieces", lambda job: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(stage, "resolve_pieces", interrupt)
     arguments = {"config": CONFIG, "resources": SERIAL, "block_shape": (7, 20, 19)}
     out = tmp_path / "out.zarr"
     with pytest.raises(KeyboardInterrupt):
@@ -219,7 +217,7 @@ def test_too_little_memory_is_told_before_and_after_labelling(prediction, tmp_pa
     tight = Resources(1, "serial", memory_gib=1e-6)
     with pytest.raises(MemoryLimitError, match="segment: needs"):
         segment_volume(prediction, tmp_path / "a.zarr", config=CONFIG, resources=tight)
-    monkeypatch.setattr(stage, "_promise_start", lambda *a: None)
+    monkeypatch.setattr(stage, "_promise_start", lambda *_: None)
     with pytest.raises(MemoryLimitError, match=r"floods.*voxels in box \d+:\d+"):
         segment_volume(prediction, tmp_path / "b.zarr", config=CONFIG, resources=tight)
 

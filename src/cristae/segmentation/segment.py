@@ -62,9 +62,18 @@ from cristae.segmentation.tables import (
     write_instances_table,
     write_runs_table,
 )
-from cristae.volumes.pyramid import build_pyramid
+from cristae.volumes.pyramid import build_pyramid, pyramid_memory
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import Volume
+
+TABLE_BYTES = 2
+"""Memory of labelling a block beside the block itself, for each of its voxels."""
+
+SHARD_BYTES = 7
+"""Memory of writing a shard, for each of its voxels: labels and their encoded form."""
+
+FIXED_BYTES = 48 << 20
+"""Memory that no size changes."""
 
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]
 
@@ -123,7 +132,7 @@ def segment_volume(
             log.info("%s: already done", out)
             return open_ome_zarr(out)
         job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))
-        _promise_start(job, out, resources)
+        _promise_start(job, out, pyramid, resources)
         summary = _segment(job, out, ledger, resources)
         if pyramid:
             build_pyramid(out, ledger=ledger, resources=resources)
@@ -162,15 +171,19 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     return summary
 
 
-def _promise_start(job: Job, out: Path, resources: Resources) -> None:
-    block = np.prod(np.minimum(job.block_shape, job.prediction.shape)).item()
-    channels = len(job.prediction.channels or ("mask",))
-    itemsize = job.prediction.dtype.itemsize
-    read = channels * (itemsize + (itemsize > 1))
-    shard = np.prod(Layout().fitted(job.prediction.shape).shard).item()
-    needed = max(block * (read + 2), shard * 8)
-    promise_memory("segment", int(resources.workers * needed), resources)
-    check_disk(out, job.prediction.box.size // 16)
+def _promise_start(job: Job, out: Path, pyramid: bool, resources: Resources) -> None:
+    volume, layout = job.prediction, Layout().fitted(job.prediction.shape)
+    block = Box.of(job.block_shape).clip(volume.box).size
+    channels = len(volume.channels or ("mask",))
+    itemsize = volume.dtype.itemsize
+    labelling = block * (channels * (itemsize + (itemsize > 1)) + TABLE_BYTES)
+    writing = SHARD_BYTES * Box.of(layout.shard).clip(volume.box).size
+    needed = resources.workers * max(labelling, writing)
+    if pyramid:
+        labels = volume.with_(dtype=np.dtype(np.uint32), channels=None, shard_shape=layout.shard)
+        needed = max(needed, pyramid_memory(labels, resources.workers))
+    promise_memory("segment", FIXED_BYTES + needed, resources)
+    check_disk(out, volume.size // 16)
 
 
 def _leave_files(

@@ -31,11 +31,10 @@ INSTANCE_COLUMNS = ("id", "box", "voxels", "confidence_sum", "cut")
 def write_instances_table(path: Path, columns: Mapping[str, Array]) -> None:
     """Write ``PATH/instances``; columns of equal length, by name."""
     _start(path / "instances", INSTANCE_COLUMNS)
-    for name in INSTANCE_COLUMNS:
-        array = columns[name]
-        store = _create(path / "instances" / name, array.shape, array.dtype)
-        if array.size:
-            store.write(array).result()
+    folder = path / "instances"
+    described = {name: (columns[name].shape, columns[name].dtype) for name in INSTANCE_COLUMNS}
+    stores = _create_all(folder, described)
+    _write_all([(stores[name][:], columns[name]) for name in INSTANCE_COLUMNS])
 
 
 def write_runs_table(
@@ -53,14 +52,13 @@ def write_runs_table(
     _start(folder, (*RUN_COLUMNS, "plane_start"))
     total = int(plane_start[-1])
     types = {name: np.dtype(np.int32) for name in RUN_COLUMNS} | {"id": dtype}
-    stores = {name: _create(folder / name, (total,), types[name]) for name in RUN_COLUMNS}
+    starts = plane_start.astype(np.int64)
+    described = {name: ((total,), types[name]) for name in RUN_COLUMNS}
+    stores = _create_all(folder, described | {"plane_start": (starts.shape, starts.dtype)})
     for first, chunk in _chunks(layers, types):
         stop = first + chunk["z"].size
-        writes = [stores[name][first:stop].write(chunk[name]) for name in RUN_COLUMNS]
-        for write in writes:
-            write.result()
-    starts = plane_start.astype(np.int64)
-    _create(folder / "plane_start", starts.shape, starts.dtype).write(starts).result()
+        _write_all([(stores[name][first:stop], chunk[name]) for name in RUN_COLUMNS])
+    _write_all([(stores["plane_start"], starts)])
 
 
 def read_instances_table(path: str | Path) -> dict[str, Array]:
@@ -111,6 +109,20 @@ def _start(folder: Path, columns: Iterable[str]) -> None:
     write_json(folder / "zarr.json", group)
 
 
+def _create_all(
+    folder: Path, described: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+) -> dict[str, Any]:
+    """Make arrays by name, all at once: each waits for the disk."""
+    made = {name: _create(folder / name, *like) for name, like in described.items()}
+    return {name: store.result() for name, store in made.items()}
+
+
+def _write_all(parts: Iterable[tuple[Any, Array]]) -> None:
+    """Write arrays to their places, all at once."""
+    for write in [place.write(array) for place, array in parts if array.size]:
+        write.result()
+
+
 def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     chunk = [ROWS_PER_CHUNK, *shape[1:]]
     codecs = [
@@ -126,7 +138,7 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     }
     kvstore = {"driver": "file", "path": str(path)}
     spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
-    return tensorstore.open(spec, create=True).result()
+    return tensorstore.open(spec, create=True)
 
 
 def _open(path: Path) -> Any:
