@@ -192,9 +192,9 @@ def test_what_was_done_is_not_done_again(folder: Path, tmp_path: Path) -> None:
 
 
 MEASURED = """
-import logging, sys
+import logging, sys, threading, time
 import numpy as np
-from cristae.engine.blockwise import peak_memory
+import psutil
 from cristae.engine.executors import Resources
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.pyramid import downsample
@@ -202,9 +202,17 @@ from cristae.volumes.sources import open_volume
 
 downsample(np.zeros((2, 2, 2), np.uint8), (2, 2, 2), False)
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-before = peak_memory()
+rss = lambda: psutil.Process().memory_info().rss
+seen = [rss()]
+
+def watch():
+    while True:
+        seen.append(rss())
+        time.sleep(0.002)
+
+threading.Thread(target=watch, daemon=True).start()
 convert_volume(open_volume(sys.argv[1]), sys.argv[2], resources=Resources(workers=2))
-print("peak", (peak_memory() - before) / 2**30)
+print("peak", (max(seen) - seen[0]) / 2**30)
 """
 
 
@@ -272,6 +280,25 @@ def test_predictions_keep_channels_and_place(shared: Path, tmp_path: Path) -> No
     assert np.array_equal(volume.read(), merged[:, 2:9, 5:30])
     assert volume.origin_nm == (60, 40, 0)
     assert volume.channels == ("channel_0", "channel_1")
+
+
+def test_a_source_is_never_its_own_output(converted: Path) -> None:
+    for source in (converted, converted / "0"):
+        with pytest.raises(InputError, match="is the source itself"):
+            convert_volume(open_volume(source), converted, overwrite=True)
+    assert open_volume(converted).kind == "image"
+
+
+@pytest.mark.parametrize("kind", ["prediction", "labels"])
+def test_metadata_of_every_kind_is_valid(tmp_path: Path, kind: str) -> None:
+    channels = kind == "prediction"
+    array = np.ones((2, 4, 300, 20) if channels else (4, 300, 20), np.uint16)
+    source = open_volume(array, kind=kind)  # type: ignore[arg-type]
+    convert_volume(source, tmp_path / "a.zarr", resources=SERIAL)
+    image = Image.from_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
+    axes = image.ome_attributes.multiscales[0].axes
+    assert "".join(axis.name for axis in axes) == ("czyx" if channels else "zyx")
+    assert {axis.unit for axis in axes} == {None}
 
 
 def test_refusals_before_work(

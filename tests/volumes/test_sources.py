@@ -349,6 +349,8 @@ def test_what_is_no_volume_is_refused(tmp_path: Path) -> None:
         open_volume(tmp_path)
     with pytest.raises(InputError, match="not a known form"):
         open_volume(tmp_path / "a.doc")
+    with pytest.raises(InputError, match="found a URL"):
+        open_volume("https://example.org/a.zarr")
     with pytest.raises(InputError, match="positive"):
         open_volume(ARRAY, voxel_size_nm=(0, 1, 1))
     with pytest.raises(InputError, match="complex"):

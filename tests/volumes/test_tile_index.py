@@ -146,6 +146,24 @@ def test_a_root_replaces_the_folder_of_the_index(
         open_volume(np.zeros((1, 2, 2)), root=path.parent)
 
 
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_root_stands_for_the_folders_of_another_machine(
+    tiled: tuple[np.ndarray, Path], tmp_path: Path, above: int
+) -> None:
+    array, path = tiled
+    index = json.loads(path.read_text())
+    base = f"/path/to/{path.parent.name}" if above else "/path/to/MitoEM-R"
+    index["image"] = [f"{base}/{pattern}" for pattern in index["image"]]
+    moved = tmp_path / "moved.json"
+    moved.write_text(json.dumps(index))
+    root = path.parents[above]
+    assert np.array_equal(open_volume(moved, root=root).read(), array)
+    with pytest.raises(InputError, match="--root FOLDER"):
+        open_volume(moved)
+    with pytest.raises(InputError, match="no trailing part"):
+        open_volume(moved, root=tmp_path)
+
+
 def test_readers_travel_and_notice_changes(tiled: tuple[np.ndarray, Path], tmp_path: Path) -> None:
     array, path = tiled
     volume = pickle.loads(pickle.dumps(open_volume(path)))

@@ -100,8 +100,8 @@ def convert_volume(
         The new volume.
 
     Raises:
-        InputError: Another suffix, a kind that contradicts the source's, labels with negative or
-            fractional values, or a source that cannot be read.
+        InputError: Another suffix, the source itself as output, a kind that contradicts the
+            source's, labels with negative or fractional values, or a source that cannot be read.
         OutputExistsError: The output exists with other inputs or settings.
         MemoryLimitError: It does not fit the memory allowed.
         DiskSpaceError: The disk has no room for it.
@@ -109,6 +109,8 @@ def convert_volume(
     out, resources = Path(out), resources or Resources()
     if out.suffix != ".zarr":
         raise InputError(f"{out}: found suffix {out.suffix!r}, expected {' or '.join(WORKS)}")
+    if out.exists() and out.resolve() in (here := Path(source.name).resolve(), *here.parents):
+        raise InputError(f"{out}: is the source itself ({source.name}), expected another place")
     source, reason = _settle_kind(source, kind)
     with open_ledger(
         out,

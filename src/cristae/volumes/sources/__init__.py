@@ -46,7 +46,8 @@ def open_volume(
         voxel_size_nm: Voxel size (z, y, x) in nm; replaces what the source says.
         roi: ``z0:z1,y0:y1,x0:x1``: only this part, which keeps its place in space.
         kind: What the voxels are; replaces what the source says.
-        root: Folder that relative paths of a tile index count from.
+        root: Folder that relative paths of a tile index count from, and below which absolute ones
+            are looked for.
         index: Element to take of a time or channel axis (``{"t": 0, "c": 1}``).
 
     Returns:
@@ -98,6 +99,8 @@ def _real(array: Array) -> Array:
 
 
 def _open_path(name: str, kind: Kind | None, index: Mapping[str, int] | None) -> Volume:
+    if "://" in name:
+        raise InputError(f"{name}: found a URL, expected a path: {FORMS}")
     path, dataset = _split(name)
     suffix = path.suffix.lower()
     if path.is_dir():

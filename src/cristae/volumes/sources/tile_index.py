@@ -4,7 +4,8 @@ Keys: ``depth``, ``height``, ``width`` (voxels), ``image`` (one path, or pattern
 ``{column}``, for every z), ``tile_size`` (one number, or height and width, after zooming),
 ``tile_ratio`` (zoom of every tile: linear for images, nearest for labels), ``tile_st`` (row and
 column of the first tile), ``ndim`` (3: RGB), ``dtype`` (of the labels). Relative paths count from
-the JSON's folder, or from a root given.
+the JSON's folder, or from a root given. With a root, absolute paths of another machine are looked
+for below it: ``/path/to/MitoEM-R/im/im0000.png`` with root ``data`` may be ``data/im/im0000.png``.
 
 Labels in RGB are ids, R * 65536 + G * 256 + B; an image's grey value is its first sample. An index
 does not say which of the two it lists: with ``ndim`` 3 or a ``dtype`` wider than 8 bits it is
@@ -18,6 +19,7 @@ zoomed tile beyond its border (some sizes at a ratio under 1) it is the border h
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -158,7 +160,8 @@ def open_tile_index(
     Args:
         path: The JSON file.
         kind: ``labels`` or ``image``; None for what `assumed_kind` takes it for.
-        root: Folder that relative paths count from; the JSON's folder by default.
+        root: Folder that relative paths count from, and below which absolute ones are looked for;
+            by default the JSON's folder, and absolute paths as they are.
         name: The source as the user wrote it; the path by default.
 
     Returns:
@@ -179,7 +182,7 @@ def open_tile_index(
     row, column = index.get("tile_st", (0, 0))
     reader = TileIndexReader(
         root=str(Path(root) if root is not None else path.parent),
-        patterns=tuple(index["image"]),
+        patterns=_below(index["image"], root, (int(row), int(column))),
         plane=(height, width),
         tile_shape=(min(sides[0], height), min(sides[1], width)),
         first=(int(row), int(column)),
@@ -268,6 +271,28 @@ def _image_faults(index: dict[str, Any]) -> list[str]:
     return []
 
 
+def _below(patterns: list[str], root: str | Path | None, first: tuple[int, int]) -> tuple[str, ...]:
+    """Paths of an index, absolute ones cut to the part that lies below a root.
+
+    All lose as many leading folders as the first one must to be found below the root.
+    """
+    absolute = [path for path in patterns if os.path.isabs(path)]
+    if root is None or not absolute:
+        return tuple(patterns)
+    row, column = first
+    tile_path = absolute[0]
+    if is_pattern(tile_path):
+        tile_path = tile_path.format(row=row, column=column)
+    parts = Path(tile_path).parts
+    found = (k for k in range(1, len(parts)) if Path(root, *parts[k:]).is_file())
+    cut = next(found, None)
+    if cut is None:
+        raise InputError(f"{absolute[0]}: no trailing part of this path is there below {root}")
+    return tuple(
+        str(Path(*Path(path).parts[cut:])) if os.path.isabs(path) else path for path in patterns
+    )
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -296,6 +321,8 @@ def _check_tiles(
             faults.append(f"{path}: {fault}")
         if isinstance(header, PlaneHeader):
             files.append((str(path), header.size, header.modified_ns))
+    if len(faults) == len(places) and all(os.path.isabs(path) for path in reader.patterns):
+        name += " (--root FOLDER looks for absolute paths below another folder)"
     raise_capped(name, faults)
     return files
 
