@@ -11,8 +11,6 @@ neighbouring rows, the first run there that ends after its own start; from there
 finds the voxel above, below, before or behind any of its own.
 """
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -25,11 +23,11 @@ SPAN_BITS = 5
 START, STOP, FIRST, BESIDE = 0, 1, 2, 3
 """Columns of a run's record: ends, first voxel, and four columns of neighbouring rows."""
 
-BYTES_PER_VOXEL = 9.25
-"""Memory of a flood for each voxel: value, label, queue, and a share of the table."""
+BYTES_PER_VOXEL = 12
+"""Memory for each voxel: its value three times, label, queue, and a share of the table."""
 
-BYTES_PER_RUN = 100
-"""Memory of a flood for each run: its record, and copies while it is made."""
+BYTES_PER_RUN = 130
+"""Memory for each run: its record, and what is gathered and cut (measured)."""
 
 LONG_WALK = 8
 
@@ -262,7 +260,7 @@ def _cut_runs(all_start, all_length, label, start, length, name, source):  # typ
             last = here
 
 
-def voxel_bytes(voxels: int, runs: int) -> int:
-    """Memory a flood of so many voxels in so many runs takes."""
-    wide: Any = 1.0 if voxels < np.iinfo(np.int32).max else 1.5
+def flood_bytes(voxels: int, runs: int) -> int:
+    """Memory to gather, flood and cut so many voxels in so many runs, seeds included."""
+    wide = 1.0 if voxels < np.iinfo(np.int32).max else 1.3
     return int(voxels * BYTES_PER_VOXEL * wide + runs * BYTES_PER_RUN)

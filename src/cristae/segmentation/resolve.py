@@ -50,8 +50,8 @@ class Plan:
         batches: Floods to be done.
         largest: Voxels of the largest piece that is somebody's.
         removed: Whole instances the blocks dropped because they are small.
-        runs: Number of runs in all tables.
-        values: Number of voxels whose values are kept.
+        runs: Number of runs of each block.
+        contested_runs: Upper bound of the runs of each batch, seeds included.
 
     Three arrays are left for the tasks in ``plan``: ``target`` holds for every piece of every
     block its instance, `NOBODY`, or -2 - k where it is part of contested piece k; ``seed`` for
@@ -64,16 +64,16 @@ class Plan:
     batches: tuple[Batch, ...]
     largest: int
     removed: int
-    runs: int
-    values: int
+    runs: Ints
+    contested_runs: tuple[int, ...]
 
 
 def resolve_pieces(job: Job) -> Plan:
     """Join the tables of all blocks, and say what every piece becomes."""
     count = len(job.blocks)
-    names = (*Statistics._fields, "removed", "start", "value")
+    names = (*Statistics._fields, "removed", "start", "share_piece")
     tables = [load_table(job, i, *names) for i in range(count)]
-    runs, values = (sum(table[k].size for table in tables) for k in (6, 7))
+    runs, shares = (np.array([table[k].size for table in tables]) for k in (6, 7))
     piece_base = _bases([len(table[0]) for table in tables])
     piece, n_pieces = _join_pieces(job, piece_base)
     statistics = no_statistics(n_pieces)
@@ -97,7 +97,8 @@ def resolve_pieces(job: Job) -> Plan:
     batches = _batches(job, target, piece, piece_base, statistics)
     somebody = statistics.voxels[target != NOBODY]
     largest = int(somebody.max(initial=0))
-    return Plan(instances, totals, batches, largest, removed, runs, values)
+    most = tuple(int((runs + shares)[list(batch.blocks)].sum()) for batch in batches)
+    return Plan(instances, totals, batches, largest, removed, runs, most)
 
 
 def _bases(counts: Sequence[int]) -> Ints:

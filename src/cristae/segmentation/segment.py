@@ -35,9 +35,9 @@ from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
-from cristae.segmentation.flood import voxel_bytes
+from cristae.segmentation.flood import flood_bytes
 from cristae.segmentation.resolve import Batch, Plan, resolve_pieces
-from cristae.segmentation.runs import Ints
+from cristae.segmentation.runs import Ints, scan_rule
 from cristae.segmentation.scratch import (
     Job,
     is_whole,
@@ -50,6 +50,7 @@ from cristae.segmentation.steps import (
     flood_step,
     label_step,
     layers,
+    read_channels,
     slab_step,
     statistics_of,
     widen_step,
@@ -63,16 +64,22 @@ from cristae.segmentation.tables import (
     write_runs_table,
 )
 from cristae.volumes.pyramid import build_pyramid, pyramid_memory
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
+from cristae.volumes.sources.ome_zarr import CHUNK, Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import Volume
 
-TABLE_BYTES = 2
-"""Memory of labelling a block beside the block itself, for each of its voxels."""
+LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
+"""Memory of labelling, for each run and each foreground voxel of a block (measured)."""
 
-SHARD_BYTES = 7
+LAYER_RUN_BYTES, SHARD_RUN_BYTES = 180, 60
+"""Memory of gathering, and of painting, for each run (measured)."""
+
+SHARD_BYTES = 6.5
 """Memory of writing a shard, for each of its voxels: labels and their encoded form."""
 
-FIXED_BYTES = 48 << 20
+SAMPLES = 8
+"""Chunks read before the start to see how many runs a voxel makes."""
+
+FIXED_BYTES = 32 << 20
 """Memory that no size changes."""
 
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]
@@ -146,7 +153,7 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     leave = partial(_leave_files, job, ledger.state == "resume", resources)
     leave("label", job.blocks, label_step)
     plan = resolve_pieces(job)
-    _promise_floods(plan, out, resources)
+    _promise_rest(job, plan, out, resources)
     parts = leave("flood", plan.batches, flood_step)
     save_arrays(job.path("spans"), {"spans": _spans(job, plan.batches)})
     if job.decoding.reach != (0, 0):
@@ -176,8 +183,10 @@ def _promise_start(job: Job, out: Path, pyramid: bool, resources: Resources) -> 
     block = Box.of(job.block_shape).clip(volume.box).size
     channels = len(volume.channels or ("mask",))
     itemsize = volume.dtype.itemsize
-    labelling = block * (channels * (itemsize + (itemsize > 1)) + TABLE_BYTES)
-    writing = SHARD_BYTES * Box.of(layout.shard).clip(volume.box).size
+    runs, foreground = _sample_density(job)
+    tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
+    labelling = int(block * (channels * (itemsize + (itemsize > 1)) + tables))
+    writing = int(SHARD_BYTES * Box.of(layout.shard).clip(volume.box).size)
     needed = resources.workers * max(labelling, writing)
     if pyramid:
         labels = volume.with_(dtype=np.dtype(np.uint32), channels=None, shard_shape=layout.shard)
@@ -211,17 +220,31 @@ def _call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int,
     step(job, *item)
 
 
-def _promise_floods(plan: Plan, out: Path, resources: Resources) -> None:
+def _promise_rest(job: Job, plan: Plan, out: Path, resources: Resources) -> None:
     """Promise memory and disk again, now that the sizes are known."""
-    check_disk(out, 96 * plan.runs)
+    check_disk(out, 96 * int(plan.runs.sum()))
+    _promise_floods(plan, resources)
+    blocks = len(plan.runs) // len(layers(job))
+    in_layer = plan.runs.reshape(-1, blocks).sum(axis=1)
+    several = min(resources.workers, in_layer.size)
+    layout = Layout().fitted(job.prediction.shape)
+    shard = int(SHARD_BYTES * Box.of(layout.shard).size) + SHARD_RUN_BYTES * int(plan.runs.max())
+    gathering = LAYER_RUN_BYTES * int(np.sort(in_layer)[-several:].sum())
+    rest = FIXED_BYTES + max(gathering, resources.workers * shard)
+    promise_memory("segment, writing", rest, resources)
+
+
+def _promise_floods(plan: Plan, resources: Resources) -> None:
     if not plan.batches:
         return
-    density = min(1.0, plan.runs / max(1, plan.values))
-    worst = max(plan.batches, key=lambda batch: batch.size)
-    needed = voxel_bytes(worst.size, int(worst.size * density))
-    several = min(resources.workers, len(plan.batches))
+    floods = [
+        flood_bytes(batch.size, min(runs, batch.size))
+        for batch, runs in zip(plan.batches, plan.contested_runs, strict=True)
+    ]
+    worst = max(plan.batches, key=lambda batch: batch.largest)
+    needed = FIXED_BYTES + sum(sorted(floods)[-resources.workers :])
     try:
-        promise_memory("segment, floods", several * needed, resources)
+        promise_memory("segment, floods", needed, resources)
     except MemoryLimitError as error:
         low, high = worst.box
         box = ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
@@ -229,6 +252,20 @@ def _promise_floods(plan: Plan, out: Path, resources: Resources) -> None:
             f"{error}; the largest piece that holds several seeds has {worst.largest} voxels in "
             f"box {box}. Fewer workers or higher thresholds need less"
         ) from error
+
+
+def _sample_density(job: Job) -> tuple[float, float]:
+    """Most runs and most foreground a voxel in a few chunks spread over the volume."""
+    chunks = tile(job.prediction.box, CHUNK)
+    runs = foreground = 0.0
+    for i in np.unique(np.linspace(0, len(chunks) - 1, SAMPLES).astype(int)):
+        box = chunks[i]
+        planes = tuple(read_channels(job, box))
+        pieces = scan_rule(planes, box, job.raster, job.decoding.foreground)
+        seeds = scan_rule(planes, box, job.raster, job.decoding.seed or job.decoding.foreground)
+        runs = max(runs, (pieces.start.size + seeds.start.size) / box.size)
+        foreground = max(foreground, float(pieces.length.sum()) / box.size)
+    return runs, foreground
 
 
 def _spans(job: Job, batches: Sequence[Batch]) -> Ints:
