@@ -24,7 +24,6 @@ from cristae.figures.raster import (
 )
 from cristae.figures.sections import (
     annotate,
-    blend,
     clear_plates,
     draw_cross,
     grey_picture,
@@ -138,9 +137,6 @@ def test_overlay_has_solid_outlines_and_see_through_insides():
     assert overlay[20, 20].tolist() == [*instance_colours(5).tolist(), 102]
     assert overlay[10, 20].tolist() == [*instance_colours(5).tolist(), 255]
     assert (overlay[20, 10:30, 3] == 255).sum() == 4
-    mixed = blend(np.full((40, 40), 100, np.uint8), overlay)
-    assert mixed[0, 0].tolist() == [100, 100, 100]
-    assert mixed[10, 20].tolist() == instance_colours(5).tolist()
 
 
 def test_touching_instances_are_parted_by_a_line():

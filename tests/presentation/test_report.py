@@ -183,6 +183,7 @@ def test_several_samples_have_an_overview_and_anchors_of_their_own(arrays, tmp_p
 def test_names_that_give_the_same_anchor_are_told_apart(arrays, tmp_path):
     samples = [sample(arrays, "a b", truth=False), sample(arrays, "a-b", truth=False)]
     samples.append(sample(arrays, "µ", truth=False))
+    samples.append(sample(arrays, "a-b-1", truth=False))
     text = write_report(samples, tmp_path / "r.html", title="t", provenance={}).read_text()
     assert len(anchors(text)) == len(set(anchors(text)))
 
@@ -198,6 +199,18 @@ def test_what_is_not_there_is_left_out_and_said(arrays, tmp_path):
     assert (
         "nm" not in re.sub(r'data:image/[^"]+', "", text).split("<main", 1)[1].split("</style>")[0]
     )
+
+
+def test_the_caveat_follows_the_ranking(arrays, tmp_path, page):
+    assert "Predictions are ranked by size" in page
+    data = sample(arrays)
+    scores = score_instances(data.instances, data.truth, scores={8: 0.9, 5: 0.5})
+    ranked = ReportData(
+        "r", data.image, data.instances, scores=scores.to_dict(), matches=scores.tables
+    )
+    text = write_report([ranked], tmp_path / "r.html", title="t", provenance={}).read_text()
+    assert "Predictions are ranked by a score" in text
+    assert "ranked by size, as" not in text
 
 
 def test_a_perfect_prediction_has_no_errors(arrays, tmp_path):

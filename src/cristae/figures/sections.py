@@ -149,13 +149,6 @@ def draw_cross(overlay: NDArray[np.uint8], row: float | None, column: float | No
         overlay[dash_rows, min(width - 1, int(column))] = white
 
 
-def blend(grey: NDArray[np.uint8], overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The overlay laid over a grey picture of the same size, as colours (rows, columns, 3)."""
-    opacity = overlay[..., 3:].astype(np.float32) / 255
-    mixed = np.rint(grey[..., None] * (1 - opacity) + overlay[..., :3] * opacity)
-    return np.asarray(mixed, dtype=np.uint8)
-
-
 def overlay_png(overlay: NDArray[np.uint8]) -> bytes:
     """A see-through picture as PNG; one without any opacity becomes a single clear pixel."""
     return png(overlay if overlay[..., 3].any() else overlay[:1, :1])

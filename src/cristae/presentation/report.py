@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from cristae import __version__
 from cristae.engine.files import write_atomic
 from cristae.errors import raise_faults
-from cristae.evaluation.tables import overlaps_of_tables, precision_recall_of
+from cristae.evaluation.tables import MatchTables, overlaps_of_tables, precision_recall_of
 from cristae.figures.charts import precision_recall_chart, size_histogram
 from cristae.figures.colours import instance_colours, to_hex
 from cristae.figures.raster import data_uri
@@ -107,15 +108,13 @@ def _templates() -> jinja2.Environment:
 def _prefixes(names: Sequence[str]) -> list[str]:
     """What anchors of each sample begin with: nothing for a single one, else the name and ``-``.
 
-    Only letters, digits and hyphens; names that would be the same get their position as well.
+    Only letters, digits and hyphens; where two would be the same, all get their position as well.
     """
     if len(names) == 1:
         return [""]
     slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names]
-    return [
-        f"{slug}-" if slug and slugs.count(slug) == 1 else f"{slug or 'sample'}-{i + 1}-"
-        for i, slug in enumerate(slugs)
-    ]
+    clear = "" not in slugs and len(set(slugs)) == len(slugs)
+    return [f"{slug}-" if clear else f"{slug}-{i + 1}-" for i, slug in enumerate(slugs)]
 
 
 def _sample(data: ReportData, prefix: str, among: int) -> dict[str, Any]:
@@ -131,6 +130,7 @@ def _sample(data: ReportData, prefix: str, among: int) -> dict[str, Any]:
         "name": data.name,
         "prefix": prefix,
         "has_truth": data.truth is not None,
+        "by_size": data.matches is None or _ranked_by_size(data.matches),
         "facts": texts.facts(data),
         "tiles": texts.tiles(data),
         "point": point,
@@ -159,6 +159,12 @@ def _curve(data: ReportData, prefix: str) -> str | None:
     if curves is None and data.matches is not None:
         curves = {iou: precision_recall_of(data.matches, iou) for iou in CURVES_AT}
     return precision_recall_chart(curves, name=f"{prefix}curve") if curves else None
+
+
+def _ranked_by_size(tables: MatchTables) -> bool:
+    """Whether no prediction is ranked before a larger one."""
+    order = np.argsort(tables.prediction["rank"], kind="stable")
+    return bool((np.diff(tables.prediction["voxels"][order].astype(np.int64)) <= 0).all())
 
 
 def _histogram(data: ReportData, prefix: str) -> str | None:

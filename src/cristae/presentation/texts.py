@@ -209,7 +209,6 @@ def error_card(
         "saying": _saying(error),
         "rows": rows,
         "picture": picture,
-        "prediction": error.prediction,
     }
 
 
