@@ -79,38 +79,31 @@ def add_statistics(total: Statistics, part: Statistics, label: NDArray[Any]) -> 
     np.maximum.at(total.high, label, part.high)
 
 
-def measure_runs(
-    runs: Runs, label: NDArray[Any], n: int, value: NDArray[np.uint8], raster: Raster
-) -> Statistics:
+def measure_runs(runs: Runs, label: NDArray[Any], n: int, mass: Ints, raster: Raster) -> Statistics:
     """Statistics of labelled runs.
 
     Args:
         runs: The runs.
         label: Label of each, 0..n-1.
         n: Number of labels.
-        value: Mask value of each voxel, in the order of the runs.
+        mass: Sum of the mask channel over each run.
         raster: Numbering of the volume.
     """
     found = no_statistics(n)
-    _measure(runs.start, runs.length, label, value, raster.plane, raster.row, found)
+    _measure(runs.start, runs.length, label, mass, raster.plane, raster.row, found)
     return found
 
 
 @njit(nogil=True, cache=True)
-def _measure(start, length, label, value, plane, row, found):  # type: ignore[no-untyped-def]
+def _measure(start, length, label, run_mass, plane, row, found):  # type: ignore[no-untyped-def]
     voxels, mass, first, low, high = found
-    at = 0
     for i in range(start.size):
         k = label[i]
-        total = 0
-        for j in range(at, at + length[i]):
-            total += np.int64(value[j])  # type: ignore[assignment]
-        at += length[i]
         z = start[i] // plane
         y = (start[i] - z * plane) // row
         x = start[i] - z * plane - y * row
         voxels[k] += length[i]
-        mass[k] += total
+        mass[k] += run_mass[i]
         first[k] = min(first[k], start[i])
         low[k, 0] = min(low[k, 0], z)
         low[k, 1] = min(low[k, 1], y)
@@ -118,6 +111,45 @@ def _measure(start, length, label, value, plane, row, found):  # type: ignore[no
         high[k, 0] = max(high[k, 0], z + 1)
         high[k, 1] = max(high[k, 1], y + 1)
         high[k, 2] = max(high[k, 2], x + length[i])
+
+
+def mass_of(length: NDArray[np.int32], value: NDArray[np.uint8]) -> Ints:
+    """Sum of the values of each run, given one run's after the other's."""
+    mass = np.zeros(length.size, np.int64)
+    _sum_values(length, value, mass)
+    return mass
+
+
+@njit(nogil=True, cache=True)
+def _sum_values(length, value, mass):  # type: ignore[no-untyped-def]
+    at = 0
+    for i in range(length.size):
+        total = 0
+        for j in range(at, at + length[i]):
+            total += np.int64(value[j])  # type: ignore[assignment]
+        mass[i] = total
+        at += length[i]
+
+
+def mass_in(runs: Runs, mask: NDArray[np.uint8], box: Box, raster: Raster) -> Ints:
+    """Sum of the mask over each run of a block."""
+    mass = np.zeros(runs.start.size, np.int64)
+    corner = raster.place(*box.start)
+    _sum_mask(runs.start, runs.length, mask, corner, raster.plane, raster.row, mass)
+    return mass
+
+
+@njit(nogil=True, cache=True)
+def _sum_mask(start, length, mask, corner, plane, row, mass):  # type: ignore[no-untyped-def]
+    for i in range(start.size):
+        z = (start[i] - corner) // plane
+        y = (start[i] - corner - z * plane) // row
+        x = start[i] - corner - z * plane - y * row
+        line = mask[z, y]
+        total = 0
+        for k in range(x, x + length[i]):
+            total += np.int64(line[k])  # type: ignore[assignment]
+        mass[i] = total
 
 
 def values_of(runs: Runs, mask: NDArray[np.uint8], box: Box, raster: Raster) -> NDArray[np.uint8]:
@@ -317,8 +349,8 @@ def _table(
     seeds: _Seeds | None,
     removed: int,
 ) -> BlockTable:
-    value = values_of(pieces.runs, mask, box, raster)
-    statistics = measure_runs(pieces.runs, pieces.label, pieces.n, value, raster)
+    mass = mass_in(pieces.runs, mask, box, raster)
+    statistics = measure_runs(pieces.runs, pieces.label, pieces.n, mass, raster)
     valued = np.zeros(pieces.n, bool)
     if seeds is None:
         none = np.zeros((3, 0), np.int64)
@@ -338,7 +370,7 @@ def _table(
         seeds.face,
         seeds.pairs,
         valued,
-        value[np.repeat(valued[pieces.label], pieces.runs.length)],
+        values_of(pieces.runs.take(valued[pieces.label]), mask, box, raster),
         np.stack([share_runs.start, share_runs.length, seeds.share.seed[shared]]),
         seeds.share.piece[shared],
         np.array([removed], np.int64),

@@ -73,13 +73,13 @@ LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
 LAYER_RUN_BYTES, SHARD_RUN_BYTES = 180, 60
 """Memory of gathering, and of painting, for each run (measured)."""
 
-SHARD_BYTES = 6.5
+SHARD_BYTES = 6.2
 """Memory of writing a shard, for each of its voxels: labels and their encoded form."""
 
 SAMPLES = 8
 """Chunks read before the start to see how many runs a voxel makes."""
 
-FIXED_BYTES = 32 << 20
+FIXED_BYTES = 24 << 20
 """Memory that no size changes."""
 
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]

@@ -14,8 +14,9 @@ from cristae.grid import Box, Triple
 from cristae.segmentation.components import (
     Statistics,
     label_block,
+    mass_in,
+    mass_of,
     measure_runs,
-    values_of,
 )
 from cristae.segmentation.decoders import quantise
 from cristae.segmentation.flood import flood, labelled_runs
@@ -69,7 +70,8 @@ def flood_step(job: Job, k: int, batch: Batch) -> None:
     runs, label, source, value = _flood_pieces(
         found, name.astype(np.int32) + 1, len(batch.pieces), job
     )
-    statistics = measure_runs(runs, label, instances.size, value, job.raster)
+    mass = mass_of(runs.length, value)
+    statistics = measure_runs(runs, label, instances.size, mass, job.raster)
     order = np.argsort(block[source], kind="stable")
     rows = np.stack([runs.start, runs.length, instances[label]], axis=1)[order]
     first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
@@ -88,20 +90,46 @@ def _contested_in(job: Job, index: int, batch: Batch) -> _Contested:
     number = -2 - target
     position = np.minimum(np.searchsorted(members, number), members.size - 1)
     position = np.where(members[position] == number, position, -1)
-    mine = position[piece] >= 0
-    has_value = valued[piece]
+    runs, its_piece, its_value = _select(start, length, piece, position, valued, value)
     share_seed = seed[share[2]]
     seeds = (position[share_piece] >= 0) & (share_seed != NOBODY)
     return _Contested(
-        start[mine],
-        length[mine],
-        position[piece[mine]],
-        value[np.repeat(mine[has_value], length[has_value])],
+        *runs,
+        its_piece,
+        its_value,
         share[0, seeds],
         share[1, seeds].astype(np.int32),
         position[share_piece[seeds]],
         share_seed[seeds],
     )
+
+
+def _select(
+    start: Ints,
+    length: NDArray[np.int32],
+    piece: NDArray[np.int32],
+    position: Ints,
+    valued: NDArray[np.bool_],
+    value: NDArray[np.uint8],
+) -> tuple[Runs, Ints, NDArray[np.uint8]]:
+    """Runs of pieces with a position from 0 on, the position of each, and their values."""
+    mine = np.flatnonzero(position[piece] >= 0)
+    its_value = np.empty(int(length[mine].sum(dtype=np.int64)), np.uint8)
+    _copy_values(length, piece, position, valued, value, its_value)
+    return Runs(start[mine], length[mine]), position[piece[mine]], its_value
+
+
+@njit(nogil=True, cache=True)
+def _copy_values(length, piece, position, valued, value, out):  # type: ignore[no-untyped-def]
+    at = begin = 0
+    for i in range(length.size):
+        p = piece[i]
+        if position[p] >= 0:
+            for k in range(length[i]):
+                out[at + k] = value[begin + k]
+            at += length[i]
+        if valued[p]:
+            begin += length[i]
 
 
 def _flood_pieces(
@@ -174,8 +202,8 @@ def widen_step(job: Job, index: int, box: Box) -> None:
             names.append(name - 1)
     wide = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
     instances, label = np.unique(np.concatenate(names), return_inverse=True)
-    value = values_of(wide, read_channels(job, box)[0], box, raster)
-    statistics = measure_runs(wide, label, instances.size, value, raster)
+    mass = mass_in(wide, read_channels(job, box)[0], box, raster)
+    statistics = measure_runs(wide, label, instances.size, mass, raster)
     rows = {**wide._asdict(), "label": label, "instances": instances}
     save_arrays(job.path(f"wide-{index}"), {**rows, **statistics._asdict()})
 
