@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cristae.configuration import to_plain
+from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, track
@@ -31,6 +32,7 @@ from cristae.training.config import (
     learning_rate,
 )
 from cristae.training.losses import combined_loss
+from cristae.training.memory import training_bytes
 from cristae.training.sampling import Source, fixed_patches, prepare_source, read_patch
 from cristae.training.state import (
     Files,
@@ -90,6 +92,7 @@ def train_model(
         ConfigError: Settings that cannot be used, all at once.
         InputError: Samples that cannot be used, all at once, before the first step.
         OutputExistsError: ``out`` is of other samples or settings, or has more steps.
+        MemoryLimitError: The samples held, the patch and the batch do not fit into memory.
     """
     files = Files(Path(out))
     check_train_config(config)
@@ -103,6 +106,7 @@ def train_model(
             return load_model(files.model)
         if ledger.state == "done":
             ledger.reopen()
+        promise_memory("train", training_bytes(config, opened), Resources(threads))
         opened = [keep_simulated(one, ledger.scratch, Resources(threads)) for one in opened]
         run = Run.prepare(config, opened, files, start)
         if run.train(stop_after_minutes):

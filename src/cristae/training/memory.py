@@ -1,0 +1,79 @@
+"""How much memory a training run takes, told before it starts."""
+
+from collections.abc import Sequence
+
+from cristae.engine.blockwise import GIB
+from cristae.grid import Triple
+from cristae.networks.unet import UNetConfig
+from cristae.training.batches import PREFETCH
+from cristae.training.config import TrainConfig
+from cristae.training.sampling import working_factors
+from cristae.volumes.dataset import OpenedSample
+
+FLOAT = 4
+BACKWARD_SHARE = 0.6
+"""Gradients and workspaces of the backward pass over what the forward pass keeps, measured."""
+
+LOSS_TENSORS = 10
+"""Tensors of the logits' shape that targets and losses need."""
+
+OWN_BYTES = 32 << 20
+"""What the arithmetic libraries allocate at their first use, measured."""
+
+
+def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
+    """Upper estimate of the memory of a run, imports apart.
+
+    Args:
+        config: Settings.
+        opened: The samples, not yet in memory.
+
+    Returns:
+        Bytes: samples held, the network's step, and patches in the making.
+    """
+    return (
+        _held_bytes(config, opened)
+        + config.batch * step_bytes(config.network, config.patch)
+        + max((_patch_bytes(config, one) for one in opened), default=0)
+        + OWN_BYTES
+    )
+
+
+def step_bytes(network: UNetConfig, patch: Triple) -> int:
+    """Memory that one patch takes in a step: what the forward pass keeps, and the backward pass.
+
+    A convolution with its normalisation keeps two tensors. Each level has two blocks of two or
+    three of them (the deepest one block), and those that lead to and from the next level.
+    """
+    z, y, x = patch[0], patch[1] // network.stem, patch[2] // network.stem
+    kept = 0
+    strides = ((1, 1, 1), *network.strides)
+    last = len(network.widths) - 1
+    for level, (width, stride) in enumerate(zip(network.widths, strides, strict=True)):
+        z, y, x = z // stride[0], y // stride[1], x // stride[2]
+        convolutions = (3 if level in network.z_kernel_levels else 2) * (1 if level == last else 2)
+        tensors = 2 * convolutions + 2 + (0 if level == 0 else 2) + (0 if level == last else 1)
+        kept += tensors * width * z * y * x * FLOAT
+    voxels = patch[0] * patch[1] * patch[2]
+    ends = (LOSS_TENSORS * len(network.channels) + 3 * (PREFETCH + 1)) * voxels * FLOAT
+    return int(kept * (1 + BACKWARD_SHARE)) + ends
+
+
+def _held_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
+    """Samples in memory, and the arrays that turn up while the largest one is loaded."""
+    held, largest = 0, 0
+    for one in opened:
+        own = one.image.size * (one.image.dtype.itemsize + min(2, one.labels.dtype.itemsize))
+        own += one.mask.size * one.mask.dtype.itemsize if one.mask is not None else 0
+        held += own
+        largest = max(largest, one.labels.size * (2 * one.labels.dtype.itemsize + 2))
+    return min(held, int(config.cache_gib * GIB)) + largest
+
+
+def _patch_bytes(config: TrainConfig, one: OpenedSample) -> int:
+    """The source box of the largest patch: as stored, as floats, labels, and copies of sections."""
+    y, x = working_factors(one, config.working_voxel_size_nm)
+    turned = 2.0 if config.geometry.turn else 1.0  # the area of a square's bounding box
+    area = config.patch[1] * y * config.patch[2] * x * turned / config.geometry.scale[0] ** 2
+    steps = max(one.sample.z_steps)
+    return int(area * config.patch[0] * (steps * (2 + 2 * FLOAT) + 5 * FLOAT))
