@@ -40,6 +40,9 @@ KindOption = Annotated[
 Root = Annotated[
     Path | None, typer.Option(help="folder that relative paths of a tile index count from")
 ]
+Index = Annotated[
+    str | None, typer.Option(metavar="t=0,c=1", help="element of a time or channel axis")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")
 ]
@@ -90,6 +93,7 @@ def info(
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     root: Root = None,
+    index: Index = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -97,7 +101,7 @@ def info(
     _start_logging(quiet, verbose)
     from cristae.volumes.info import describe
 
-    typer.echo(describe(_open(source, voxel_size, roi, root=root)).text)
+    typer.echo(describe(_open(source, voxel_size, roi, root=root, index=index)).text)
 
 
 @app.command()
@@ -108,6 +112,7 @@ def convert(
     roi: Roi = None,
     kind: KindOption = None,
     root: Root = None,
+    index: Index = None,
     no_pyramid: Annotated[bool, typer.Option("--no-pyramid", help="full size only")] = False,
     workers: Workers = None,
     memory: Memory = None,
@@ -120,7 +125,7 @@ def convert(
     from cristae.volumes.convert import convert_volume
 
     convert_volume(
-        _open(source, voxel_size, roi, root=root, kind=kind),
+        _open(source, voxel_size, roi, root=root, index=index, kind=kind),
         out,
         kind=kind,
         pyramid=not no_pyramid,
@@ -203,6 +208,7 @@ def predict(
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     root: Root = None,
+    index: Index = None,
     invert: Annotated[bool, typer.Option("--invert", help="for bright membranes")] = False,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="auto by default")
@@ -226,7 +232,7 @@ def predict(
     given: dict[str, Any] = {"invert": True} if invert else {}
     given |= {"precision": precision} if precision else {}
     predict_volume(
-        _open(source, voxel_size, roi, root=root),
+        _open(source, voxel_size, roi, root=root, index=index),
         load_model(model),
         out,
         config=load_config(PredictConfig, given, settings or []),
@@ -390,7 +396,13 @@ def run(
         raise ConfigError("a run of a SOURCE needs RUN_DIR and --model (or give a CONFIG.yaml)")
     tree: Any = source
     if not config_file:
-        sample = {"name": "volume", "image": source, "labels": truth, "group": "test", "roi": roi}
+        sample: dict[str, Any] = {
+            "name": "volume",
+            "image": source,
+            "labels": truth,
+            "group": "test",
+            "roi": roi,
+        }
         sample["voxel_size_nm"] = _numbers("--voxel-size", voxel_size)
         tree = {"volumes": [sample], "out": str(run_dir), "model": model}
     config = load_config(RunConfig, tree, settings or [])
@@ -417,12 +429,14 @@ def _open(
     roi: str | None,
     *,
     root: Path | None = None,
+    index: str | None = None,
     kind: Literal["image", "labels"] | None = None,
 ) -> "Volume":
     from cristae.volumes.sources import open_volume
 
     size = _numbers("--voxel-size", voxel_size)
-    return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root)
+    at = _elements(index)
+    return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root, index=at)
 
 
 def _resources(workers: int | None, memory: float | None) -> "Resources":
@@ -443,13 +457,22 @@ def _numbers(option: str, text: str | None) -> tuple[float, float, float] | None
     return z, y, x
 
 
+def _elements(text: str | None) -> dict[str, int] | None:
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(axis and number.isdigit() for axis, _, number in pairs):
+        raise ConfigError(f"--index {text!r}: expected axis=number, as in t=0,c=1")
+    return {axis: int(number) for axis, _, number in pairs}
+
+
 def _integers(option: str, text: str | None) -> tuple[int, int, int] | None:
     numbers = _numbers(option, text)
     if numbers is None:
         return None
-    z, y, x = (int(n) for n in numbers)
-    if (z, y, x) != numbers:
+    if any(number != int(number) for number in numbers):
         raise ConfigError(f"{option} {text!r}: expected whole numbers")
+    z, y, x = (int(number) for number in numbers)
     return z, y, x
 
 
