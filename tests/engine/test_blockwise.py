@@ -1,6 +1,10 @@
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 
-from cristae.engine.blockwise import promise_memory, run_blocks
+from cristae.engine.blockwise import peak_memory, promise_memory, run_blocks
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
 from cristae.engine.ledger import open_ledger
@@ -44,3 +48,13 @@ def test_a_disk_without_room_is_refused(tmp_path):
     check_disk(tmp_path / "a" / "b", 1)
     with pytest.raises(DiskSpaceError, match="GB are free"):
         check_disk(tmp_path / "a" / "b", 10**18)
+
+
+def test_peak_memory_is_of_this_program_alone():
+    held = np.ones(60 << 20, np.uint8)
+    code = "from cristae.engine.blockwise import peak_memory; print(peak_memory())"
+    child = int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    )
+    assert held.nbytes < peak_memory()
+    assert child < peak_memory()
