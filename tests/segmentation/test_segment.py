@@ -135,10 +135,10 @@ def test_interrupted_equals_uninterrupted(
     prediction, labels, tmp_path, monkeypatch, step, other_blocks
 ):
     """Stopped in the midst of any step, then run again with the same or with other blocks."""
-    monkeypatch.setattr(stage, "Layout", lambda: Layout((4, 16, 16), (4, 16, 16)))
-    create = lambda *a, **k: create_ome_zarr(*a, **k, layout=Layout((4, 16, 16), (4, 16, 16)))  # noqa: E731
+    monkeypatch.setattr(stage, "Layout", lambda: Layout((8, 32, 32), (8, 32, 32)))
+    create = lambda *a, **k: create_ome_zarr(*a, **k, layout=Layout((8, 32, 32), (8, 32, 32)))  # noqa: E731
     monkeypatch.setattr(stage, "create_ome_zarr", create)
-    arguments = {"config": CONFIG, "resources": SERIAL}
+    arguments = {"config": CONFIG, "resources": SERIAL, "pyramid": False}
     whole = segment_volume(prediction, tmp_path / "whole.zarr", **arguments)
     np.testing.assert_array_equal(whole.read(), labels.read())
     real, calls = getattr(stage, step), []
