@@ -28,11 +28,14 @@ from cristae.networks.unet import UNet, UNetConfig, fold_batch_norm, needed_posi
 
 Precision = Literal["float32", "bfloat16"]
 
-SLAB_POSITIONS = 1 << 19
+SLAB_POSITIONS = 1 << 18
 """Positions of level 0 computed at a time; one section at least."""
 
 LARGEST_DEVIATION = 0.1
 MEAN_DEVIATION = 0.002
+
+_AROUND = 32
+"""Voxels more than the core's that level 0 keeps of its features, both sides together."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -71,7 +74,7 @@ class TileNetwork:
         for part in ("encoder", "downs", "ups", "decoder"):
             getattr(self._network, part).to(self._dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, image: NDArray[np.float32], core: Box) -> Tensor:
         """Logits of the core of a tile.
 
@@ -185,27 +188,27 @@ def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
     return regions
 
 
-def inference_bytes(config: UNetConfig, tile: Triple, precision: Precision) -> int:
+def inference_bytes(config: UNetConfig, tile: Triple, core: Triple, precision: Precision) -> int:
     """Upper bound of the memory `TileNetwork.logits` takes for a tile, the tile itself apart.
 
     Args:
         config: The network.
         tile: Extent (z, y, x) of the tile in voxels.
+        core: Extent of its core.
         precision: As given to `TileNetwork`.
     """
     width = 2 if precision == "bfloat16" else 4
-    voxels = tile[0] * tile[1] * tile[2]
-    positions = voxels / config.stem**2
-    section = max(SLAB_POSITIONS, positions / tile[0])
+    positions = tile[0] * tile[1] * tile[2] / config.stem**2
     joined = 0 in config.z_kernel_levels or config.strides[0][0] > 1
-    slab = positions if joined else section
-    finest = slab * (3 * 4 + 4 * width) * config.widths[0] + positions * width * config.widths[0]
+    slab = positions if joined else max(SLAB_POSITIONS, positions / tile[0])
+    kept = core[0] * (core[1] + _AROUND) * (core[2] + _AROUND) / config.stem**2
+    finest = config.widths[0] * (slab * (4 + 4 * width) + min(kept, positions) * width)
     held, largest = 0.0, 0.0
     for features, stride in zip(config.widths[1:], config.strides, strict=True):
         positions /= stride[0] * stride[1] * stride[2]
-        largest = max(largest, held + 4 * positions * features * width)
+        largest = max(largest, held + 3 * positions * features * width)
         held += positions * features * width
-    logits = voxels * len(config.channels) * 4
+    logits = core[0] * core[1] * core[2] * len(config.channels) * 4
     return int(finest + largest + logits)
 
 

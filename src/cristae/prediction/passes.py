@@ -107,13 +107,16 @@ def tile_probabilities(
         (channels, z, y, x) float32 in [0, 1] of the core's shape.
     """
     variants = FLIPS[flips]
+    if len(variants) == 1:
+        plain: Floats = torch.sigmoid_(network.logits(image, core)).numpy()
+        return plain
     total = torch.zeros((len(network.config.channels), *core.shape))
     for axes in variants:
         flipped = np.ascontiguousarray(np.flip(image, axes))
         logits = network.logits(flipped, _flip_box(core, axes, image.shape))
         total += torch.sigmoid_(logits).flip([axis + 1 for axis in axes])
-    probabilities: Floats = total.div_(len(variants)).numpy()
-    return probabilities
+    mean: Floats = total.div_(len(variants)).numpy()
+    return mean
 
 
 def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Factors) -> Floats:
@@ -137,8 +140,9 @@ def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Fact
 
 def quantise(probabilities: Floats) -> NDArray[np.uint8]:
     """Probabilities in [0, 1] as the nearest of 256 levels: 255 p, rounded."""
-    levels: Floats = probabilities * np.float32(255)
-    quantised: NDArray[np.uint8] = np.rint(levels, out=levels).astype(np.uint8)
+    quantised = np.empty(probabilities.shape, np.uint8)
+    for channel, section in np.ndindex(probabilities.shape[:2]):
+        quantised[channel, section] = np.rint(probabilities[channel, section] * np.float32(255))
     return quantised
 
 

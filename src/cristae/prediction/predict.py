@@ -183,7 +183,7 @@ def _predict(run: _Request, ledger: Ledger) -> None:
     image = ImageInput(source, statistics, model.intensity, config.invert, run.factors)
     precision = _precision(network, image, config, ledger)
     tiling = _tiling(run, network, precision, ledger)
-    promise_memory("predict", _bytes_needed(tiling, model, source, precision), run.resources)
+    promise_memory("predict", _bytes_needed(tiling, run, precision), run.resources)
     check_disk(run.out, source.size * len(model.channels))
     prediction = create_ome_zarr(
         run.out,
@@ -380,7 +380,7 @@ def _tiling(run: _Request, network: UNet, precision: Precision, ledger: Ledger) 
     )
 
     def fits(tiling: Tiling) -> bool:
-        return _bytes_needed(tiling, run.model, source, precision) <= limit
+        return _bytes_needed(tiling, run, precision) <= limit
 
     before = ledger.done("core")
     if run.block_shape is not None:
@@ -406,21 +406,24 @@ def _tiling(run: _Request, network: UNet, precision: Precision, ledger: Ledger) 
     return tiling
 
 
-def _bytes_needed(tiling: Tiling, model: Model, source: Volume, precision: Precision) -> int:
+def _bytes_needed(tiling: Tiling, run: _Request, precision: Precision) -> int:
     """Upper bound of the memory of a run, imports apart.
 
     Two tiles are read (one of them waits or is computed), one is computed, two groups are held.
     """
+    source, model, flips = run.source, run.model, run.config.flips != "none"
     channels = len(model.channels)
-    read = math.prod(tiling.read)
-    resampled = any(factor != 1 for factor in tiling.factors)
+    read, resampled = math.prod(tiling.read), any(factor != 1 for factor in tiling.factors)
     grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(tiling.read, tiling.factors, strict=True))
     core, group = math.prod(tiling.core), math.prod(tiling.group)
+    working = tiling.working_core(Box.of(tiling.core)).shape
     total = 2 * 4 * read + 2 * source.dtype.itemsize * grey
-    total += inference_bytes(model.network_config, tiling.read, precision)
-    total += channels * (12 * core + 2 * group + math.prod(tiling.shard))
+    total += inference_bytes(model.network_config, tiling.read, working, precision)
+    total += channels * (core + 2 * group + math.prod(tiling.shard))
     if resampled:
         total += 4 * grey + channels * 8 * core
+    if flips:
+        total += 4 * read + channels * 8 * math.prod(working)
     return int(1.1 * total) + FIXED_BYTES
 
 

@@ -10,8 +10,8 @@ A value of either grid is a sum of a few values of the other (`Taps`), whose pos
 are pure functions of its own index in the volume, added in a fixed order. So a voxel's value does
 not depend on the box it is computed in.
 
-- image to working grid: the mean over the area where working voxels are larger, linear between the
-  centres where they are smaller;
+- image to working grid: linear between the centres of the source's voxels; where working voxels are
+  larger, the mean of that over their extent;
 - probabilities back to the source's grid: linear between the centres.
 
 A constant stays constant and a ramp stays a ramp, both ways.
@@ -79,13 +79,14 @@ def working_taps(first: int, stop: int, factor: float) -> Taps:
     """How working voxels ``first`` to ``stop`` - 1 of an image come from the source's."""
     if factor <= 1:
         return _linear_taps(first, stop, factor)
-    voxels = np.arange(first, stop, dtype=np.float64)
+    voxels = np.arange(first, stop, dtype=np.float64)[:, None]
     low, high = voxels * factor, (voxels + 1) * factor
-    base = np.floor(low).astype(np.int64)
-    index = base[:, None] + np.arange(math.ceil(factor) + 1)
-    covered = np.minimum(high[:, None], index + 1) - np.maximum(low[:, None], index)
-    weight = np.clip(covered, 0, None) / factor
-    return Taps(np.where(weight > 0, index, base[:, None]), weight.astype(np.float32))
+    base = np.floor(low - 1.5).astype(np.int64) + 1
+    index = base + np.arange(math.ceil(factor) + 2)
+    centre = index + 0.5
+    weight = (_tent_integral(high - centre) - _tent_integral(low - centre)) / factor
+    nearest = np.floor((low + high) / 2).astype(np.int64)
+    return Taps(np.where(weight > 0, index, nearest), weight.astype(np.float32))
 
 
 def source_taps(first: int, stop: int, factor: float) -> Taps:
@@ -121,3 +122,10 @@ def _linear_taps(first: int, stop: int, factor: float) -> Taps:
     right = centre - base
     index = np.stack([base, np.where(right > 0, base + 1, base)], axis=1)
     return Taps(index, np.stack([1 - right, right], axis=1).astype(np.float32))
+
+
+def _tent_integral(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral from -1 to x of the tent 1 - abs(u), which is linear interpolation's kernel."""
+    x = np.clip(x, -1, 1)
+    result: NDArray[np.float64] = np.where(x < 0, (x + 1) ** 2 / 2, 1 - (1 - x) ** 2 / 2)
+    return result
