@@ -51,6 +51,7 @@ Memory = Annotated[
     float | None, typer.Option(metavar="GIB", help="memory to use; what is free by default")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an existing output")]
+NoPyramid = Annotated[bool, typer.Option("--no-pyramid", help="full size only")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="warnings and errors only")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="tell more")]
 
@@ -113,7 +114,7 @@ def convert(
     kind: KindOption = None,
     root: Root = None,
     index: Index = None,
-    no_pyramid: Annotated[bool, typer.Option("--no-pyramid", help="full size only")] = False,
+    no_pyramid: NoPyramid = False,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
@@ -252,6 +253,10 @@ def segment(
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     settings: Set = None,
+    block_shape: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time")
+    ] = None,
+    no_pyramid: NoPyramid = False,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
@@ -268,6 +273,8 @@ def segment(
         _open(prediction, voxel_size, roi),
         out,
         config=load_config(SegmentConfig, given, settings or []),
+        block_shape=_integers("--block-shape", block_shape),
+        pyramid=not no_pyramid,
         resources=_resources(workers, memory),
         overwrite=overwrite,
     )
