@@ -11,7 +11,13 @@ from cristae.volumes.dataset import Sample
 from cristae.volumes.simulate import SimulationConfig, touching_pairs
 from cristae.volumes.sources import open_volume
 
-DEMO_VOLUME = SimulationConfig(shape=(32, 640, 640), voxel_size_nm=(30.0, 8.0, 8.0), seed=20260)
+DEMO_VOLUME = SimulationConfig(
+    shape=(32, 640, 640),
+    voxel_size_nm=(30.0, 8.0, 8.0),
+    seed=20260,
+    mitochondria_fraction=0.09,
+    touching_share=0.5,
+)
 """MitoEM's voxel size; a seed that no configuration trains on."""
 
 
