@@ -1,1 +1,1 @@
-"""Simulated neuropil: what is in it (config, tissue), where it is (scene), how it looks (render)."""
+"""Simulated neuropil: what is in it (config, tissue), where (scene), how it looks (render)."""

@@ -110,7 +110,7 @@ def corner_fields(sampling: Sampling, z: int, first: Array, jitter: Array, out: 
     bend, fold = derive(sampling.key, 11), derive(sampling.key, 12)
     glia, light = derive(sampling.key, 13), derive(derive(sampling.key, 14), z)
     a = sampling.warp_nm
-    wide, narrow = np.full(3, a), np.full(3, 0.2 * a)
+    wide, narrow = np.full(3, a), np.full(3, 0.34 * a)
     blobs, drift = np.array([30.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])
     pz = z * sampling.voxel[0]
     for j in range(out.shape[0]):
@@ -121,13 +121,13 @@ def corner_fields(sampling: Sampling, z: int, first: Array, jitter: Array, out: 
             cell[:] = 0.0
             cell[GLIA] = 150.0
             add_smooth_noise(bend, pz / 900.0, py / 900.0, px / 900.0, wide, cell)
-            add_smooth_noise(fold, pz / 270.0, py / 270.0, px / 270.0, narrow, cell)
+            add_smooth_noise(fold, pz / 300.0, py / 300.0, px / 300.0, narrow, cell)
             add_smooth_noise(glia, pz / 420.0, py / 420.0, px / 420.0, blobs, cell[3:])
             add_smooth_noise(light, 0.0, py / 2600.0, px / 2600.0, drift, cell[LIGHT:])
 
 
 @njit(nogil=True, cache=True)
-def _blend(corners: Array, a: int, fy: float, fx: float) -> float:
+def _blend(corners: Array, a: int, fy: float, fx: float) -> Any:
     top = corners[0, 0, a] * (1.0 - fx) + corners[0, 1, a] * fx
     low = corners[1, 0, a] * (1.0 - fx) + corners[1, 1, a] * fx
     return top * (1.0 - fy) + low * fy

@@ -113,7 +113,7 @@ def add_smooth_noise(key: Any, z: float, y: float, x: float, weights: Array, out
 
 @njit(nogil=True, cache=True, inline="always")
 def rough_normal(key: Any) -> Any:
-    """A float32 number, nearly standard normal: the centred sum of the four 16-bit parts of a hash."""
+    """A float32 number, nearly standard normal: the centred sum of a hash's four parts."""
     mask = np.uint64(0xFFFF)
     total = (key & mask) + ((key >> np.uint64(16)) & mask)
     total += ((key >> np.uint64(32)) & mask) + (key >> np.uint64(48))

@@ -83,14 +83,14 @@ def draw_look(config: SimulationConfig) -> Look:
         cristae_lumen=either(0.3, 0.9, 1.6) if bright else 0.0,
         cristae_period_nm=around(52.0, 0.2),
         cristae_width=either(0.25, 0.36, 0.5),
-        texture=either(4.0, 10.0, 22.0),
-        coarse_texture=either(2.0, 5.0, 10.0),
+        texture=either(6.0, 15.0, 28.0),
+        coarse_texture=either(1.5, 4.0, 8.0),
         myelin=plus(membrane - 18.0, 10.0),
         dark_body=plus(membrane - 12.0, 14.0),
-        reticulum=either(0.3, 0.8, 1.2),
+        reticulum=either(0.4, 0.9, 1.3),
         vesicles=either(0.3, 0.8, 1.3),
         density=either(0.3, 0.8, 1.2),
-        blur_nm=around(config.blur_nm, 0.3),
+        blur_nm=around(config.blur_nm, 0.4),
         noise=around(config.noise, 0.45),
         grain=either(0.2, 0.5, 0.85),
         section_brightness=either(0.5, 3.0, 9.0),
@@ -122,4 +122,5 @@ def _table(width: int, seed: int) -> Array:
             field = np.take(total, range(width, TABLE_EDGE + width), axis) - behind
     centred = field - int(field.mean())
     scaled = np.rint(centred * (TABLE_SCALE / centred.std()))
-    return np.clip(scaled, -127, 127).astype(np.int8).ravel()
+    table: Array = np.clip(scaled, -127, 127).astype(np.int8).ravel()
+    return table

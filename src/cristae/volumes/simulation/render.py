@@ -22,9 +22,9 @@ from cristae.volumes.simulation.bricks import (
 )
 from cristae.volumes.simulation.chance import between, derive, normal, rough_normal, unit
 from cristae.volumes.simulation.looks import Look
-from cristae.volumes.simulation.organelles import O_GAP
 from cristae.volumes.simulation.scene import Scene
 from cristae.volumes.simulation.shading import shade_parts, shade_tubes
+from cristae.volumes.simulation.spines import O_GAP
 from cristae.volumes.simulation.tissue import MYELIN
 
 Array = NDArray[Any]
@@ -91,9 +91,7 @@ def draw_labels(
 
 
 @njit(nogil=True, cache=True)
-def _put(
-    brick: Brick, label: Array, edge: int, y0: int, x0: int, found: bool, out: Array
-) -> None:  # fmt: skip
+def _put(brick: Brick, label: Array, edge: int, y0: int, x0: int, found: bool, out: Array) -> None:
     """Copy a brick's labels into the part of a section that is read."""
     owner, depth = brick.part_owner[0], brick.scratch
     for j in range(max(0, -y0), min(edge, out.shape[0] - y0)):
@@ -155,19 +153,22 @@ def _draw_brick(
 
 
 @njit(nogil=True, cache=True)
+def _gaussian(sigma: float) -> Any:
+    """Half of a normalised Gaussian, float32, as far as it matters, at most HALO voxels."""
+    reach = 0
+    while reach < HALO and math.exp(-0.5 * ((reach + 1) / max(sigma, 0.05)) ** 2) > 4e-3:
+        reach += 1
+    weight = np.empty(reach + 1)
+    for r in range(reach + 1):
+        weight[r] = math.exp(-0.5 * (r / max(sigma, 0.05)) ** 2)
+    return (weight / (2.0 * weight.sum() - 1.0)).astype(np.float32)
+
+
+@njit(nogil=True, cache=True)
 def _blur(source: Array, sigma: float, scratch: Array, out: Array) -> None:
     """Smooth a section with a Gaussian; the HALO voxels around ``out`` are in ``source``."""
-    weight = np.zeros(HALO + 1, np.float32)
-    total = 0.0
-    for r in range(HALO + 1):
-        weight[r] = math.exp(-0.5 * (r / max(sigma, 0.05)) ** 2)
-        total += weight[r] * (2.0 if r else 1.0)
-    for r in range(HALO + 1):
-        weight[r] = np.float32(weight[r] / total)
-    reach = 0
-    for r in range(HALO + 1):
-        if weight[r] > 2e-3:
-            reach = r
+    weight = _gaussian(sigma)
+    reach = len(weight) - 1
     ny, nx = out.shape
     for j in range(source.shape[0]):
         for i in range(nx):

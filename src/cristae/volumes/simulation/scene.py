@@ -101,7 +101,7 @@ def knobs_of(config: SimulationConfig) -> Knobs:
     share = config.touching_share
     return Knobs(
         occupied=min(0.97, 13.0 * config.mitochondria_fraction),
-        touching=min(1.0, 1.5 * share / (2.4 - 1.4 * share)),
+        touching=min(1.0, 2.4 * share / (2.4 - 1.4 * share)),
         myelinated=config.myelinated_share,
         dark=config.dark_share,
         nuclei=config.nuclei,

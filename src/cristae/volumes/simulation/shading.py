@@ -19,7 +19,7 @@ from cristae.volumes.simulation.looks import (
     TABLE_STEP_NM,
     Look,
 )
-from cristae.volumes.simulation.organelles import (
+from cristae.volumes.simulation.spines import (
     LYSOSOME_BODY,
     MITOCHONDRION,
     MULTIVESICULAR,
@@ -39,6 +39,7 @@ from cristae.volumes.simulation.tissue import (
     KIND,
     MYELIN,
     N_ATTRIBUTES,
+    PALE,
     RADIUS,
     RETICULUM,
     SOMA,
@@ -111,22 +112,23 @@ def _microtubule(key: Any, u: float, v: float) -> float:
 @njit(nogil=True, cache=True)
 def _cytoplasm(
     tubes: Array, t: int, key: Any, look: Look, texture: Array, field: float, p: Any
-) -> float:
+) -> Any:
     """Grey inside a neurite or a cell body's cytoplasm."""
     at = _index(p, 1.0, key)
     coarse = texture[at + TABLE_SIZE] * _UNIT
-    rough = look.texture * texture[at] * _UNIT + look.coarse_texture * coarse
+    spot = texture[at] * _UNIT
+    rough = look.texture * (spot - 1.3 * max(0.0, -0.7 - spot) ** 2) + look.coarse_texture * coarse
     value = look.cytoplasm + tubes[t, GREY] + tubes[t, TEXTURE] * rough
     reticulum = tubes[t, RETICULUM]
-    if reticulum > 0.3 and abs(coarse) < 0.22:
+    if reticulum > 0.2 and abs(coarse) < 0.3:
         broad = texture[_index(p, 0.5, key >> np.uint64(21)) + TABLE_SIZE] * _UNIT
-        if broad > 1.9 - 1.5 * reticulum:
-            value -= 42.0 * look.reticulum * (1.0 - _step(0.05, 0.22, abs(coarse)))
+        if broad > 1.3 - 1.5 * reticulum:
+            value -= 60.0 * look.reticulum * (1.0 - _step(0.1, 0.3, abs(coarse)))
     if tubes[t, TUBULES] > 0.0:
         a = N_ATTRIBUTES
         u = p[0] * tubes[t, a] + p[1] * tubes[t, a + 1] + p[2] * tubes[t, a + 2]
         v = p[0] * tubes[t, a + 3] + p[1] * tubes[t, a + 4] + p[2] * tubes[t, a + 5]
-        value -= 24.0 * look.reticulum * _microtubule(key, u, v)
+        value -= 38.0 * look.reticulum * _microtubule(key, u, v)
     if tubes[t, VESICLES] > 0.0 and field > 0.02:
         value += 48.0 * look.vesicles * _vesicle(key, p)
     if tubes[t, KIND] == SOMA:
@@ -135,7 +137,7 @@ def _cytoplasm(
 
 
 @njit(nogil=True, cache=True)
-def _lumen(look: Look, texture: Array, key: Any, inner: float, value: float, p: Any) -> float:
+def _lumen(look: Look, texture: Array, key: Any, inner: float, value: float, p: Any) -> Any:
     """Grey of a vessel ``inner`` nm inside its wall."""
     lumen = look.cytoplasm + 8.0 + 0.35 * look.texture * texture[_index(p, 1.0, key)] * _UNIT
     wall = look.membrane + 25.0
@@ -144,7 +146,7 @@ def _lumen(look: Look, texture: Array, key: Any, inner: float, value: float, p: 
 
 
 @njit(nogil=True, cache=True)
-def _nucleus(look: Look, texture: Array, key: Any, inner: float, value: float, p: Any) -> float:
+def _nucleus(look: Look, texture: Array, key: Any, inner: float, value: float, p: Any) -> Any:
     """Grey of a nucleus, or of the cytoplasm around it, ``inner`` nm inside its envelope."""
     if inner < -40.0:
         return value
@@ -159,19 +161,20 @@ def _nucleus(look: Look, texture: Array, key: Any, inner: float, value: float, p
 @njit(nogil=True, cache=True)
 def _synapse(look: Look, mine: Any, yours: Any, field: float, inside: float, value: float) -> float:
     """Darken both sides of a synaptic contact, the receiving one more."""
-    if derive(mine ^ yours, 3) & np.uint64(7) > np.uint64(2):
+    if derive(mine ^ yours, 3) & np.uint64(7) > np.uint64(1):
         return value
     thickness = 18.0 if mine < yours else 38.0
-    amount = look.density * _step(0.3, 0.5, field)
+    amount = look.density * _step(0.42, 0.55, field)
     amount *= 1.0 - _step(0.6 * thickness, thickness + 8.0, inside)
     return value + (look.membrane - 8.0 - value) * min(1.0, amount)
 
 
 @njit(nogil=True, cache=True)
-def _enclose(look: Look, sheath: float, inside: float, value: float) -> float:
+def _enclose(look: Look, sheath: float, pale: float, inside: float, value: float) -> float:
     """Myelin and the cell membrane, ``inside`` nm from the border of a tube."""
     if sheath > 0.0 and inside < sheath + 12.0:
-        lamella = look.myelin + 8.0 * math.sin(inside * (2.0 * math.pi / 17.0))
+        lamella = look.myelin + pale * pale * (look.matrix - look.myelin)
+        lamella += (6.0 + 10.0 * pale) * math.sin(inside * (2.0 * math.pi / 17.0))
         value += (lamella - value) * (1.0 - _step(sheath - 6.0, sheath + 6.0, inside))
     half = look.membrane_half_nm
     if inside < half + 7.0:
@@ -206,7 +209,7 @@ def shade_tubes(
             at = _index(p, 1.0, np.uint64(777))
             value = look.cytoplasm + 4.0 + 0.7 * look.texture * texture[at] * _UNIT
             value += 2.0 * look.coarse_texture * texture[at + TABLE_SIZE] * _UNIT
-            grey[s] = _enclose(look, 0.0, inside, value)
+            grey[s] = _enclose(look, 0.0, 0.0, inside, value)
             continue
         key = keys[t]
         value = _cytoplasm(tubes, t, key, look, texture, field, p)
@@ -216,14 +219,14 @@ def shade_tubes(
                 value = _lumen(look, texture, key, inner, value, p)
             else:
                 value = _nucleus(look, texture, key, inner, value, p)
-        value = _enclose(look, float(tubes[t, MYELIN]), inside, value)
-        if field > 0.3 and inside < 60.0 and other >= 0:
+        value = _enclose(look, float(tubes[t, MYELIN]), float(tubes[t, PALE]), inside, value)
+        if field > 0.42 and inside < 60.0 and other >= 0:
             value = _synapse(look, key, keys[other], field, inside, value)
         grey[s] = value
 
 
 @njit(nogil=True, cache=True)
-def _mitochondrion(parts: Array, o: int, look: Look, texture: Array, depth: float, p: Any) -> float:
+def _mitochondrion(parts: Array, o: int, look: Look, texture: Array, depth: float, p: Any) -> Any:
     """Grey inside a mitochondrion: matrix, cristae (dark lamellae, or bright within), membranes."""
     shift = np.uint64(parts[o, O_PHASE] * 2097151.0)
     at = _index(p, 1.0, shift)
@@ -246,9 +249,7 @@ def _mitochondrion(parts: Array, o: int, look: Look, texture: Array, depth: floa
 
 
 @njit(nogil=True, cache=True)
-def _other_organelle(
-    parts: Array, o: int, look: Look, texture: Array, depth: float, p: Any
-) -> float:
+def _other_organelle(parts: Array, o: int, look: Look, texture: Array, depth: float, p: Any) -> Any:
     """Grey inside a lysosome, a multivesicular body or a vacuole."""
     shift = np.uint64(parts[o, O_PHASE] * 2097151.0)
     at = _index(p, 1.0, shift)

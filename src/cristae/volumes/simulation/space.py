@@ -58,7 +58,7 @@ def set_rod(row: Array, start: Array, stop: Array) -> None:
 
 
 @njit(nogil=True, cache=True)
-def rod_distance(row: Array, z: float, y: float, x: float) -> float:
+def rod_distance(row: Array, z: float, y: float, x: float) -> Any:
     """Distance from a point to a rod's surface, in nm, negative inside.
 
     The radius is the one at the nearest point of the axis.
@@ -73,11 +73,11 @@ def rod_distance(row: Array, z: float, y: float, x: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def bin_of(bins: Bins, z: float, y: float, x: float) -> int:
+def bin_of(bins: Bins, z: Any, y: Any, x: Any) -> Any:
     """Number of the bin that holds a point, the nearest one for a point outside."""
-    i = int(math.floor((z - bins.origin[0]) / bins.edge))
-    j = int(math.floor((y - bins.origin[1]) / bins.edge))
-    k = int(math.floor((x - bins.origin[2]) / bins.edge))
+    i = math.floor((z - bins.origin[0]) / bins.edge)
+    j = math.floor((y - bins.origin[1]) / bins.edge)
+    k = math.floor((x - bins.origin[2]) / bins.edge)
     i = min(max(i, 0), bins.counts[0] - 1)
     j = min(max(j, 0), bins.counts[1] - 1)
     k = min(max(k, 0), bins.counts[2] - 1)
@@ -89,8 +89,8 @@ def _bin_range(row: Array, axis: int, reach: float, origin: Array, edge: float, 
     low = min(row[AZ + axis], row[AZ + axis] + row[UZ + axis])
     high = max(row[AZ + axis], row[AZ + axis] + row[UZ + axis])
     radius = max(row[START_RADIUS], row[START_RADIUS] + row[TAPER], 0.0) + reach
-    first = int(math.floor((low - radius - origin[axis]) / edge))
-    last = int(math.floor((high + radius - origin[axis]) / edge))
+    first = math.floor((low - radius - origin[axis]) / edge)
+    last = math.floor((high + radius - origin[axis]) / edge)
     return max(0, first), min(n - 1, last)
 
 

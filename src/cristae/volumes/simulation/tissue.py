@@ -20,10 +20,9 @@ Array = NDArray[Any]
 # kinds of tube
 AXON, DENDRITE, SPINE, SOMA, VESSEL = 0, 1, 2, 3, 4
 # columns of a tube's attributes
-KIND, GREY, TEXTURE, MYELIN, VESICLES, TUBULES, RETICULUM, AXIS_Z, AXIS_Y, AXIS_X, RADIUS, CORE = (
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-)  # fmt: skip
-N_ATTRIBUTES = 12
+KIND, GREY, TEXTURE, MYELIN, VESICLES, TUBULES, RETICULUM = 0, 1, 2, 3, 4, 5, 6
+AXIS_Z, AXIS_Y, AXIS_X, RADIUS, CORE, PALE = 7, 8, 9, 10, 11, 12
+N_ATTRIBUTES = 13
 MAX_NODES = 14
 NODE_STEP_NM = 550.0
 MAX_PER_CELL = 16
@@ -64,25 +63,30 @@ class Tubes(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
+def _plan_other(k: Any) -> Any:
+    """(content, length, radius) of a stretch without mitochondria."""
+    v = unit(k, 1)
+    if v < 0.05:
+        return LYSOSOME, between(k, 2, 150.0, 600.0), between(k, 3, 100.0, 260.0)
+    if v < 0.09:
+        return BODY, between(k, 2, 150.0, 300.0), between(k, 3, 110.0, 220.0)
+    if v < 0.12:
+        return VACUOLE, between(k, 2, 150.0, 500.0), between(k, 3, 80.0, 200.0)
+    return EMPTY, between(k, 2, 500.0, 2500.0), 0.0
+
+
+@njit(nogil=True, cache=True)
 def plan_stretch(key: Any, lane: int, number: int, calibre: float, knobs: Knobs) -> Any:
     """What stretch ``number`` of a lane holds: (content, length, mitochondrial radius), in nm."""
     k = derive(key, 5000 + 64 * lane + number)
-    u = unit(k, 0)
-    if u >= knobs.occupied:
-        v = unit(k, 1)
-        if v < 0.05:
-            return LYSOSOME, between(k, 2, 150.0, 600.0), between(k, 3, 100.0, 260.0)
-        if v < 0.09:
-            return BODY, between(k, 2, 150.0, 300.0), between(k, 3, 110.0, 220.0)
-        if v < 0.12:
-            return VACUOLE, between(k, 2, 150.0, 500.0), between(k, 3, 80.0, 200.0)
-        return EMPTY, between(k, 2, 500.0, 2500.0), 0.0
-    radius = between(k, 3, 90.0, 165.0)
+    if unit(k, 0) >= knobs.occupied:
+        return _plan_other(k)
+    radius = between(k, 3, 100.0, 200.0)
     if calibre > 140.0:
-        radius = between(k, 3, 105.0, 215.0)
+        radius = between(k, 3, 120.0, 245.0)
     if calibre > 300.0:
-        radius = between(k, 3, 100.0, 0.48 * calibre)
-    radius = min(radius, 290.0)
+        radius = between(k, 3, 130.0, 0.3 * calibre + 130.0)
+    radius = min(radius, 300.0)
     v = unit(k, 4)
     if unit(k, 5) < knobs.touching:
         if v < 0.45:
@@ -102,7 +106,7 @@ def plan_stretch(key: Any, lane: int, number: int, calibre: float, knobs: Knobs)
 @njit(nogil=True, cache=True)
 def stretch_gap(key: Any, lane: int, number: int) -> float:
     """Free length before stretch ``number`` of a lane, in nm."""
-    return between(derive(key, 5000 + 64 * lane + number), 9, 120.0, 800.0)
+    return between(derive(key, 5000 + 64 * lane + number), 9, 60.0, 450.0)
 
 
 @njit(nogil=True, cache=True)
@@ -122,11 +126,11 @@ def _swell(key: Any, calibre: float, length: float, knobs: Knobs, radii: Array) 
             content, extent, radius = plan_stretch(key, lane, number, calibre, knobs)
             if at + extent > length:
                 break
-            room = 2.1 * radius + 60.0
-            if content == SIDE or content == CLUSTER:
-                room = 3.2 * radius + 60.0
-            first = int(math.floor(at / NODE_STEP_NM))
-            last = int(math.ceil((at + extent) / NODE_STEP_NM))
+            room = 2.7 * radius + 110.0
+            if content in (SIDE, CLUSTER):
+                room = 3.8 * radius + 110.0
+            first = math.floor(at / NODE_STEP_NM)
+            last = math.ceil((at + extent) / NODE_STEP_NM)
             for i in range(max(0, first), min(n, last + 1)):
                 radii[i] = max(radii[i], room)
             at += extent
@@ -214,6 +218,7 @@ def _grow(key: Any, centre: Array, heading: Array, knobs: Knobs, nodes: Array, r
     if kind != SPINE:
         _swell(key, calibre, (n - 1) * NODE_STEP_NM, knobs, nodes[:n, 3])
     if sheathed:
+        row[PALE] = unit(key, 33)
         row[MYELIN] = between(key, 32, 45.0, min(170.0, 0.4 * calibre))
         row[VESICLES] = 0.0
     return n
@@ -246,8 +251,8 @@ def grow_neurites(
     centre, heading = np.empty(3), np.empty(3)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for a in range(3):
-        low[a] = int(math.floor((box[0, a] - TUBE_REACH_NM) / CELL_NM))
-        high[a] = int(math.floor((box[1, a] + TUBE_REACH_NM) / CELL_NM)) + 1
+        low[a] = math.floor((box[0, a] - TUBE_REACH_NM) / CELL_NM)
+        high[a] = math.floor((box[1, a] + TUBE_REACH_NM) / CELL_NM) + 1
     for cz in range(low[0], high[0]):
         for cy in range(low[1], high[1]):
             for cx in range(low[2], high[2]):
@@ -256,12 +261,12 @@ def grow_neurites(
                 rank = ((cz - grid[0, 0]) * grid[1, 1] + cy - grid[0, 1]) * grid[1, 2]
                 rank += cx - grid[0, 2]
                 direction(block, 0, heading)
-                heading *= between(block, 1, 0.0, 1.8)
-                for i in range(9 + int(5 * unit(cell, 0))):
+                heading *= between(block, 1, 0.3, 3.2)
+                for i in range(11 + int(4 * unit(cell, 0))):
                     k = derive(cell, 10 + i)
-                    centre[0] = (cz + unit(k, 60)) * CELL_NM
-                    centre[1] = (cy + unit(k, 61)) * CELL_NM
-                    centre[2] = (cx + unit(k, 62)) * CELL_NM
+                    centre[0] = (cz + (unit(cell, 1) + 0.8191725 * i) % 1.0) * CELL_NM
+                    centre[1] = (cy + (unit(cell, 2) + 0.6710436 * i) % 1.0) * CELL_NM
+                    centre[2] = (cx + (unit(cell, 3) + 0.5497005 * i) % 1.0) * CELL_NM
                     if _outside(centre, TUBE_REACH_NM, box[0], box[1]):
                         continue
                     t, m = used[0], used[1]
@@ -282,8 +287,8 @@ def grow_bodies(key: Any, grid: Array, box: Array, knobs: Knobs, tubes: Tubes, u
     reach = 9500.0
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for a in range(3):
-        low[a] = int(math.floor((box[0, a] - reach) / BLOCK_NM))
-        high[a] = int(math.floor((box[1, a] + reach) / BLOCK_NM)) + 1
+        low[a] = math.floor((box[0, a] - reach) / BLOCK_NM)
+        high[a] = math.floor((box[1, a] + reach) / BLOCK_NM) + 1
     for cz in range(low[0], high[0]):
         for cy in range(low[1], high[1]):
             for cx in range(low[2], high[2]):
