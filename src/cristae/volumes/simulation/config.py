@@ -29,10 +29,10 @@ class SimulationConfig:
         voxel_size_nm: Voxel size (z, y, x) in nm; z 3 to 100, y and x 2 to 40.
         seed: Chooses the tissue and its looks; 0 to 2**63 - 1.
         mitochondria_fraction: Wanted share of the volume inside mitochondria, 0 to 0.1. The more
-            are wanted the fewer find room: 0.03 gives about 0.035, the default about 0.05. Small
+            are wanted the fewer find room: 0.03 gives about 0.04, the default about 0.06. Small
             volumes scatter widely: they see only a few objects.
         touching_share: Wanted share of mitochondria that press against another, 0 to 0.9; about
-            0.6 are reached at most.
+            0.4 are reached where 0.6 are wanted.
         myelinated_share: Share of neurites with a myelin sheath, 0 to 0.5.
         dark_share: Share of neurites with dark cytoplasm, 0 to 0.5.
         nuclei: Mean number of cell nuclei in a cube of 16 um, 0 to 0.8.

@@ -67,7 +67,7 @@ def draw_look(config: SimulationConfig) -> Look:
     cytoplasm = plus(config.cytoplasm_grey, 12.0)
     matrix = min(plus(config.mitochondria_grey, 17.0), cytoplasm - 22.0)
     membrane = plus(config.membrane_grey, 15.0)
-    rim = min(plus(0.5 * (membrane + matrix) - 6.0, 8.0), matrix - 4.0)
+    rim = min(plus(0.65 * membrane + 0.35 * matrix - 5.0, 8.0), matrix - 4.0)
     bright = chance.random() < 0.35 * min(1.0, spread)
     return Look(
         cytoplasm=cytoplasm,
