@@ -1,0 +1,222 @@
+"""How fast prediction is, against a plain sliding window with the same network and threads.
+
+One volume goes through one network three ways, each after a warm-up:
+
+- plain: float32 windows that overlap by half, batch normalisation as trained, the fastest of a few
+  batch sizes, windows blended with a tent, all in memory;
+- ours in float32, from Zarr to Zarr;
+- ours in bfloat16 (where the processor has it), from Zarr to Zarr.
+
+Printed are voxels of the volume a second, ratios within this run, by the clock and by processor
+time (which a busy machine disturbs less), how far the predictions lie apart, and, with trained
+weights, how well the instances of ours and of the plain one agree.
+
+    python benchmarks/predict.py [--small] [--shape 64,512,512] [--threads 2] [--model NAME]
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cristae.engine.executors import Resources, available_cores
+from cristae.evaluation.evaluate import score_instances
+from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
+from cristae.networks.model import Model, load_model, model_network, named_models
+from cristae.networks.unet import UNetConfig, build_network, network_context
+from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.segmentation.segment import segment_volume
+from cristae.volumes.intensity import normalise, sample_intensity
+from cristae.volumes.simulate import SimulationConfig, simulate_volume
+from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+
+WINDOW = (16, 256, 256)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Moments, or spans between two of them."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls):
+        """This moment."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self):
+        """The span from this moment to now."""
+        now = Seconds.now()
+        return Seconds(now.clock - self.clock, now.processor - self.processor)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="32 x 512 x 512 voxels")
+    parser.add_argument("--shape", default="64,512,512")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--model", help="name or file; `general`, or random weights, by default")
+    options = parser.parse_args()
+    shape = (32, 512, 512) if options.small else tuple(map(int, options.shape.split(",")))
+    prepare_cpu(options.threads)
+    model, trained = get_model(options.model)
+    describe(model, shape, options.threads, trained)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(Path(folder), model, trained, shape, Resources(workers=options.threads))
+
+
+def get_model(name):
+    if name or "general" in named_models():
+        return load_model(name or "general"), True
+    torch.manual_seed(0)
+    network = build_network(UNetConfig())
+    return Model(UNetConfig(), network.state_dict(), ("mask", "contour")), False
+
+
+def describe(model, shape, threads, trained):
+    network = model_network(model)
+    image = torch.zeros(1, 1, 16, 128, 128)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    parameters = sum(p.numel() for p in network.parameters())
+    context = network_context(model.network_config)
+    print(
+        f"volume {shape}, {threads} threads, {'trained' if trained else 'random'} weights, "
+        f"{parameters / 1e6:.2f} M parameters, "
+        f"{counter.get_total_flops() / image.numel() / 1e3:.0f} kFLOP a voxel, "
+        f"halo {context.halo_vx}"
+    )
+
+
+def compare(folder, model, trained, shape, resources):
+    volume = make_volume(folder / "volume.zarr", shape, model)
+    plain, seconds = time_plain(volume, model)
+    report("plain float32, half-overlap", shape, seconds)
+    voxel = {"voxel_size_nm": volume.voxel_size_nm, "origin_nm": volume.origin_nm}
+    target = folder / "plain.zarr"
+    stored = create_ome_zarr(
+        target, shape=shape, dtype=np.uint8, kind="prediction", channels=model.channels, **voxel
+    )
+    stored.write(stored.box, plain)
+    predictions = {"plain": stored}
+    for precision in ("float32", "bfloat16") if bfloat16_is_fast() else ("float32",):
+        config = PredictConfig(precision=precision)
+        corner = volume.crop(volume.box.clip(type(volume.box).of((4, 64, 64))))
+        predict_volume(
+            corner, model, folder / f"warm-{precision}.zarr", config=config, resources=resources
+        )
+        start = Seconds.now()
+        predictions[precision] = predict_volume(
+            volume, model, folder / f"{precision}.zarr", config=config, resources=resources
+        )
+        ours = start.since()
+        waste = predictions[precision].attributes["record"]["summary"]["voxels_computed_per_voxel"]
+        report(f"ours {precision}, {waste:.2f} voxels a voxel", shape, ours, seconds)
+    deviations(predictions)
+    if trained:
+        agreement(folder, predictions, resources)
+
+
+def make_volume(path, shape, model):
+    """A simulated image at the model's working size, on disk."""
+    size = tuple(w or d for w, d in zip(model.working_voxel_size_nm, (30.0, 8.0, 8.0), strict=True))
+    image, _ = simulate_volume(SimulationConfig(shape=shape, voxel_size_nm=size, seed=77))
+    volume = create_ome_zarr(
+        path, shape=shape, dtype=np.uint8, kind="image", voxel_size_nm=image.voxel_size_nm
+    )
+    volume.write(volume.box, image.read())
+    return open_ome_zarr(path)
+
+
+def time_plain(volume, model):
+    """The plain prediction, uint8 (channels, z, y, x), and the seconds of its windows."""
+    network = model_network(model)
+    grey = normalise(volume.read(), sample_intensity(volume), model.intensity)
+    window = tuple(min(w, n // 16 * 16) for w, n in zip(WINDOW, grey.shape, strict=True))
+    window = (min(WINDOW[0], grey.shape[0]), *window[1:])
+    starts = [
+        sorted({*range(0, n - w, w // 2), n - w}) for n, w in zip(grey.shape, window, strict=True)
+    ]
+    corners = list(product(*starts))
+    batch = min((1, 2, 4), key=lambda size: time_batch(network, grey, corners[:size], window))
+    ramps = [1 - np.abs((np.arange(w) + 0.5) / w * 2 - 1) for w in window]
+    weight = np.einsum("i,j,k->ijk", *ramps).astype(np.float32)
+    total = np.zeros((len(model.channels), *grey.shape), np.float32)
+    norm = np.zeros(grey.shape, np.float32)
+    begun = Seconds.now()
+    for first in range(0, len(corners), batch):
+        some = corners[first : first + batch]
+        for corner, probability in zip(some, run(network, grey, some, window), strict=True):
+            place = tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
+            total[(slice(None), *place)] += probability * weight
+            norm[place] += weight
+    levels = np.rint(255 * total / norm).astype(np.uint8)
+    seconds = begun.since()
+    print(f"plain: {len(corners)} windows of {window}, batch {batch}")
+    return levels, seconds
+
+
+def time_batch(network, grey, corners, window):
+    """Seconds a window in a batch of this size, the better of two."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        run(network, grey, corners, window)
+        times.append((time.perf_counter() - start) / len(corners))
+    return min(times)
+
+
+def run(network, grey, corners, window):
+    stack = np.stack(
+        [
+            grey[tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))]
+            for corner in corners
+        ]
+    )
+    with torch.inference_mode():
+        return torch.sigmoid(network(torch.from_numpy(stack)[:, None])).numpy()
+
+
+def report(name, shape, seconds, plain=None):
+    voxels = np.prod(shape)
+    line = f"{name}: {seconds.clock:.1f} s, {voxels / seconds.clock / 1e6:.3f} Mvoxel/s"
+    line += f" ({seconds.processor:.1f} s of processor)"
+    if plain is not None:
+        clock, processor = plain.clock / seconds.clock, plain.processor / seconds.processor
+        line += f": {clock:.1f} x plain ({processor:.1f} x by processor time)"
+    print(line, flush=True)
+
+
+def deviations(predictions):
+    exact = predictions["float32"].read().astype(int)
+    for name, prediction in predictions.items():
+        if name != "float32":
+            difference = np.abs(prediction.read() - exact)
+            print(
+                f"{name} against ours in float32: {difference.max()} grey levels at most, "
+                f"{difference.mean():.3f} in the mean"
+            )
+
+
+def agreement(folder, predictions, resources):
+    """AP-75 of our instances when the plain prediction's are taken as the truth."""
+    found = {
+        name: segment_volume(prediction, folder / f"{name}-instances.zarr", resources=resources)
+        for name, prediction in predictions.items()
+    }
+    for name in predictions:
+        if name != "plain":
+            scores = score_instances(found[name], found["plain"], resources=resources)
+            average = scores.average_precision_coco["75"]
+            print(f"instances of ours in {name} against the plain ones: AP-75 {average}")
+
+
+if __name__ == "__main__":
+    main()
