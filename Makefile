@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo check bench clean
+.PHONY: demo check bench weights clean
 
 demo: .venv/.ready
 	$(BIN)/cristae demo --out cristae-demo
@@ -16,6 +16,11 @@ check: .venv/.ready-dev
 
 bench: .venv/.ready-dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --small || exit 1; done
+
+# the two stages of the `general` weights, from ../shared/data and simulated EM
+weights: .venv/.ready
+	$(BIN)/cristae train configs/general.yaml
+	$(BIN)/cristae train configs/general_touching.yaml --from runs/general/model.pt
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cristae needs Python 3.11 or later")'
