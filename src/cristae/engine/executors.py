@@ -109,13 +109,13 @@ def _drain(
 
     def fill() -> None:
         while len(running) < workers + 1:
-            item = waiting[0] if waiting else next(queue, _END)
-            if item is _END:
-                return
-            future = pool.submit(function, item)  # type: ignore[arg-type]
-            running[future] = item  # type: ignore[assignment]
-            if waiting:
-                waiting.pop(0)
+            if not waiting:
+                item = next(queue, _END)
+                if item is _END:
+                    return
+                waiting.append(item)  # type: ignore[arg-type]
+            running[pool.submit(function, waiting[0])] = waiting[0]
+            waiting.pop(0)
 
     fill()
     while running:
@@ -127,9 +127,8 @@ def _drain(
                 raise
             except Exception as error:
                 raise WorkerError(f"{running[future]}: {type(error).__name__}: {error}") from error
-            item = running.pop(future)
-            fill()
-            yield item, result
+            yield running.pop(future), result
+        fill()
 
 
 _END = object()
