@@ -38,7 +38,7 @@ _AXES = ("z", "y", "x")
 
 def measure_instances(
     instances: Volume,
-    out_csv: Path | None = None,
+    out_csv: str | Path | None = None,
     *,
     resources: Resources | None = None,
     overwrite: bool = False,
@@ -80,7 +80,7 @@ def measure_instances(
     ) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out_csv)
-            return read_measurements(out_csv)
+            return read_measurements(Path(out_csv))
         table = _measured(instances, voxel_size_nm, resources, ledger)
         write_table(out_csv, table)
         ledger.finish(instances=len(table))

@@ -26,11 +26,11 @@ _FLOAT_STARTS = ("centroid_",)
 _FLOAT_ENDS = ("_nm", "_um3")
 
 
-def write_table(path: Path, table: Table | pd.DataFrame) -> None:
+def write_table(path: str | Path, table: Table | pd.DataFrame) -> None:
     """Write a table as CSV, at once; floats with as many digits as it takes to read them back."""
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table))
     text = frame.to_csv(index=False, lineterminator="\n").encode()
-    write_atomic(path, lambda file: file.write(text))
+    write_atomic(Path(path), lambda file: file.write(text))
 
 
 def read_table(path: Path) -> dict[str, NDArray[Any]]:
