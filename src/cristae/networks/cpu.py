@@ -2,8 +2,8 @@
 
 Large blocks that torch frees are given back to the system at once and taken anew in huge pages.
 Measured on one core of an AMD EPYC (Zen 4), torch 2.13, a tile of 26x512x512 through the default
-network: 2.1 s in pages of 4 KiB, 1.5 s with all freed memory kept, which takes twice the memory, and
-1.6 s in huge pages given back.
+network: 2.1 s in pages of 4 KiB, 1.5 s with all freed memory kept, which takes twice the memory,
+and 1.6 s in huge pages given back.
 
 Two settings of the environment are read once, when torch is loaded or first allocates; importing
 this module makes them unless the user has. Threads that wait do not spin (on a busy machine that
