@@ -154,6 +154,34 @@ def test_rare_instances_are_seen_as_often_as_large_ones():
     assert 20 <= seen <= 40
 
 
+def test_contacts_are_sought():
+    """Of three instances only the small two touch, in a corner that chance would rarely find."""
+    labels = np.zeros((8, 128, 128), np.uint16)
+    labels[:, :90, :90] = 1
+    labels[4, 120:124, 120:124] = 2
+    labels[4, 120:124, 124:127] = 3
+    source = prepare_source(toy_opened(np.ones_like(labels, np.uint8), labels))
+    index = source.index
+    assert np.diff(index.first_contact).tolist() == [0, 4, 4]
+    assert index.contacts.tolist() == [[4, y, x] for x in (123, 124) for y in range(120, 124)]
+    config = SamplingConfig(uniform=0, foreground=0, instance=0, contact=1)
+    for i in range(20):
+        plan = plan_patch([source], PATCH, WORKING, config, STILL, random_stream(1, i, 0))
+        assert plan.warp.centre[0] > 90
+
+
+def test_no_contacts_means_anywhere():
+    labels = np.zeros((8, 128, 128), np.uint16)
+    labels[:, :9, :9] = 1
+    source = prepare_source(toy_opened(np.ones_like(labels, np.uint8), labels))
+    config = SamplingConfig(uniform=0, foreground=0, instance=0, contact=1)
+    centres = [
+        plan_patch([source], PATCH, WORKING, config, STILL, random_stream(1, i, 0)).warp.centre[0]
+        for i in range(40)
+    ]
+    assert min(centres) < 50 < 80 < max(centres)
+
+
 def test_weights_choose_samples(toy_source):
     rare = prepare_source(toy_opened(*toy_arrays(), weight=0.25))
     plans = [

@@ -52,6 +52,22 @@ def test_class_balance_equals_reference(golden, option, dilate):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_seams_weigh_more():
+    """Two squares side by side, a third on top of one of them, a fourth alone."""
+    labels = torch.zeros((1, 3, 12, 24), dtype=torch.int32)
+    labels[0, 0, 3:9, 3:8] = 1
+    labels[0, 0, 3:9, 8:13] = 2
+    labels[0, 1, 5, 4] = 3
+    labels[0, 1:, 2:5, 18:21] = 4
+    weight = targets.seam_weight(labels, 4.0, reach=2)
+    assert weight.shape == (1, 1, 3, 12, 24)
+    expected = torch.ones((3, 12, 24))
+    # a pixel on each side of a seam counts as the seam, and is widened by one more
+    expected[0, 1:11, 6:10] = 5
+    expected[:2, 4:7, 3:6] = 5
+    assert torch.equal(weight[0, 0], expected)
+
+
 def test_batch_equals_one_by_one(golden):
     labels = as_tensor(golden["labels"])
     batch = torch.stack([labels, labels.flip(1)])

@@ -85,7 +85,7 @@ def test_mitochondria_fill_their_share():
 
 
 def test_a_wish_for_fewer_mitochondria_is_heard():
-    config = SimulationConfig(shape=(50, 380, 380), seed=1, mitochondria_fraction=0.005)
+    config = SimulationConfig(shape=(50, 380, 380), seed=1, mitochondria_fraction=0.02)
     _, few = simulate_volume(config)
     assert (few.read() > 0).sum() < 0.7 * (large()[0][1] > 0).sum()
     _, none = simulate_volume(SimulationConfig(shape=(9, 200, 200), mitochondria_fraction=0.0))

@@ -22,12 +22,14 @@ class LossConfig:
         dice: Weight of the Dice loss.
         channels: Weight of each channel; empty for 1 each.
         class_balance: Lift the rarer class of each patch in the cross-entropy.
+        seam: Further weight in the cross-entropy of voxels near where two instances touch.
     """
 
     bce: float = 1.0
     dice: float = 1.0
     channels: tuple[float, ...] = ()
     class_balance: bool = False
+    seam: float = 0.0
 
 
 def weighted_bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

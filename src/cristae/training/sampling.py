@@ -44,17 +44,20 @@ POINTS_PER_INSTANCE = 64
 
 @config_dataclass
 class SamplingConfig:
-    """Where patches are taken from; the three are weights of a choice.
+    """Where patches are taken from; the four are weights of a choice.
 
     Attributes:
         uniform: Anywhere in the volume.
         foreground: Around a voxel of any instance, so large instances are seen more often.
         instance: Around an instance, each as often as any other.
+        contact: Around a place where an instance touches another, each such instance as often as
+            any other; anywhere in a volume that has none.
     """
 
     uniform: float = 0.3
     foreground: float = 0.2
     instance: float = 0.5
+    contact: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,15 @@ class InstanceIndex:
         voxels: Number of voxels of each instance seen.
         first: Start of each instance's points in ``points``; one more entry than instances.
         points: Some voxels (z, y, x) of each instance.
+        first_contact: As ``first``, for ``contacts``.
+        contacts: Some voxels of each instance that have a voxel of another beside them.
     """
 
     voxels: NDArray[np.int64]
     first: NDArray[np.int64]
     points: NDArray[np.int64]
+    first_contact: NDArray[np.int64]
+    contacts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -122,29 +129,26 @@ def index_instances(labels: Volume) -> InstanceIndex:
     """Find the instances of a volume and some voxels of each.
 
     At most 64 blocks, spread evenly over the volume, are looked at (all of them below 2 Gvoxel),
-    and of each instance at most 64 voxels, spread evenly over its raster order, are kept.
+    and of each instance at most 64 voxels, spread evenly over its raster order, are kept; so are 64
+    that touch another instance within a block.
     """
     blocks = tile(labels.box, INDEX_SHAPE)
     chosen = np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), INDEX_BLOCKS)).astype(int))
     counts: dict[int, int] = {}
-    kept: dict[int, list[Array]] = {}
+    points: dict[int, list[Array]] = {}
+    contacts: dict[int, list[Array]] = {}
     for block in (blocks[i] for i in chosen):
         array = labels.read(block)
-        flat = np.flatnonzero(array)
-        ids = array.reshape(-1)[flat]
-        order = np.argsort(ids, kind="stable")
-        found, starts = np.unique(ids[order], return_index=True)
-        for one, positions in zip(found, np.split(flat[order], starts[1:]), strict=True):
-            points = np.stack(np.unravel_index(_thin(positions), block.shape), axis=1)
-            counts[int(one)] = counts.get(int(one), 0) + len(positions)
-            kept.setdefault(int(one), []).append(points + np.array(block.start))
-    ids_sorted = sorted(counts)
-    thinned = [_thin(np.concatenate(kept[i])) for i in ids_sorted]
-    lengths = [len(points) for points in thinned]
+        for one, positions in _by_instance(array, array > 0):
+            counts[one] = counts.get(one, 0) + len(positions)
+            points.setdefault(one, []).append(_places(positions, block))
+        for one, positions in _by_instance(array, _beside_another(array)):
+            contacts.setdefault(one, []).append(_places(positions, block))
+    ids = sorted(counts)
     return InstanceIndex(
-        np.array([counts[i] for i in ids_sorted], np.int64),
-        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        np.concatenate([*thinned, np.zeros((0, 3), np.int64)]).astype(np.int64),
+        np.array([counts[i] for i in ids], np.int64),
+        *_join_places([points[i] for i in ids]),
+        *_join_places([contacts.get(i, []) for i in ids]),
     )
 
 
@@ -261,15 +265,22 @@ def _choose_centre(
     source: Source, sampling: SamplingConfig, random: np.random.Generator
 ) -> NDArray[np.float64] | None:
     """A voxel of an instance, or None for anywhere."""
-    weights = np.array([sampling.uniform, sampling.foreground, sampling.instance])
-    way = random.choice(3, p=weights / weights.sum())
+    weights = np.array([sampling.uniform, sampling.foreground, sampling.instance, sampling.contact])
+    way = random.choice(4, p=weights / weights.sum())
     index = source.index
     if way == 0 or not len(index.voxels):
         return None
-    shares = index.voxels / index.voxels.sum() if way == 1 else None
-    instance = int(random.choice(len(index.voxels), p=shares))
-    point = int(random.integers(index.first[instance], index.first[instance + 1]))
-    voxel: NDArray[np.float64] = index.points[point] + 0.5
+    first, points = index.first, index.points
+    shares = np.ones(len(index.voxels))
+    if way == 1:
+        shares = index.voxels.astype(float)
+    elif way == 3:
+        first, points = index.first_contact, index.contacts
+        shares = (np.diff(first) > 0).astype(float)
+        if not shares.any():
+            return None
+    instance = int(random.choice(len(shares), p=shares / shares.sum()))
+    voxel: NDArray[np.float64] = points[int(random.integers(*first[instance : instance + 2]))] + 0.5
     return voxel
 
 
@@ -288,6 +299,44 @@ def _pick_sections(grey: Array, sections: Array, thickness: int) -> Array:
     for k in range(thickness):
         total += grey[np.minimum(low + k, len(grey) - 1)]
     return total / np.float32(thickness)
+
+
+def _by_instance(array: Array, where: Array) -> list[tuple[int, Array]]:
+    """Each id found at the places given, and its flat positions there."""
+    flat = np.flatnonzero(where)
+    ids = array.reshape(-1)[flat]
+    if not len(ids):
+        return []
+    order = np.argsort(ids, kind="stable")
+    found, starts = np.unique(ids[order], return_index=True)
+    return list(zip(found.tolist(), np.split(flat[order], starts[1:]), strict=True))
+
+
+def _beside_another(array: Array) -> Array:
+    """Whether a voxel of an instance has a face in common with one of another instance."""
+    touching = np.zeros(array.shape, bool)
+    for axis in range(3):
+        here, there = (np.moveaxis(array, axis, 0)[k] for k in (slice(1, None), slice(-1)))
+        meet = (here != there) & (here > 0) & (there > 0)
+        along = np.moveaxis(touching, axis, 0)
+        along[1:] |= meet
+        along[:-1] |= meet
+    return touching
+
+
+def _places(positions: Array, block: Box) -> Array:
+    """Some of the flat positions in a block, as voxels (z, y, x) of the volume."""
+    inside = np.stack(np.unravel_index(_thin(positions), block.shape), axis=1)
+    places: Array = inside + np.array(block.start)
+    return places
+
+
+def _join_places(parts: Sequence[list[Array]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each instance's places start, and the places of all, at most 64 each."""
+    nothing = np.zeros((0, 3), np.int64)
+    thinned = [_thin(np.concatenate([nothing, *part])) for part in parts]
+    first = np.concatenate([[0], np.cumsum([len(places) for places in thinned], dtype=np.int64)])
+    return first.astype(np.int64), np.concatenate([nothing, *thinned])
 
 
 def _thin(values: Array) -> Array:

@@ -43,7 +43,7 @@ from cristae.training.state import (
     save_state,
     update_average,
 )
-from cristae.training.targets import class_balance_weight, make_targets
+from cristae.training.targets import class_balance_weight, make_targets, seam_weight
 from cristae.volumes.dataset import (
     OpenedSample,
     Sample,
@@ -325,6 +325,9 @@ class _Clock:
 def _loss(logits: Tensor, batch: Batch, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
     target = make_targets(batch.labels, config.network.channels, config.targets)
     weight = class_balance_weight(target) if config.loss.class_balance else None
+    if config.loss.seam:
+        seam = seam_weight(batch.labels, config.loss.seam).expand_as(target)
+        weight = seam if weight is None else weight * seam
     return combined_loss(logits, target, config.loss, valid=batch.valid, weight=weight)
 
 

@@ -95,7 +95,7 @@ def draw_look(config: SimulationConfig) -> Look:
         grain=either(0.2, 0.5, 0.85),
         section_brightness=either(0.5, 3.0, 9.0),
         section_contrast=either(0.01, 0.04, 0.12),
-        jitter_nm=either(0.0, 3.0, 14.0),
+        jitter_nm=either(0.0, 3.0, 9.0),
         illumination=either(0.0, 4.0, 12.0),
         warp_nm=around(105.0, 0.2),
     )

@@ -31,9 +31,9 @@ from cristae.volumes.simulation.spines import (
     axis_path,
     finish,
     fit,
+    part_of,
     ring_path,
     sideways,
-    stretch_spine,
     wish,
 )
 from cristae.volumes.simulation.tissue import (
@@ -44,6 +44,7 @@ from cristae.volumes.simulation.tissue import (
     CLUSTER,
     EMPTY,
     KIND,
+    LONG,
     LYSOSOME,
     MAX_STRETCHES,
     MYELIN,
@@ -63,7 +64,9 @@ from cristae.volumes.simulation.tissue import (
 Array = NDArray[Any]
 
 MEMBERS = 4
+IDS_PER_STRETCH = 2 * MEMBERS
 MARGIN_NM = 26.0
+OPEN_NM = 1e6
 
 
 class Organelles(NamedTuple):
@@ -114,7 +117,6 @@ def _single(
     if last - first < 2 and not (style in (LYSOSOME, BODY, VACUOLE) and last > first):
         return
     spine = spine[first:last]
-    group = store.used[0]
     append(store, spine)
     kind = MITOCHONDRION
     if style == LYSOSOME:
@@ -126,16 +128,14 @@ def _single(
     elif style == BRANCHED:
         _branch(key, place, path, radius, spine, store)
     finish(key, kind, label, 0.0, spine, store)
-    if kind == MITOCHONDRION and not place.free:
-        _companions(key, place, label, group, path, store)
 
 
 @njit(nogil=True, cache=True)
 def _companions(key: Any, place: Place, label: int, group: int, path: Array, store: Store) -> None:
-    """Further mitochondria in the room left beside one, not touching it."""
+    """Further mitochondria in the room left beside the others of a stretch, not touching."""
     aside, spine = np.empty(3), np.empty((MAX_SPINE, 4))
-    member = 1
-    for attempt in range(6):
+    member = 0
+    for attempt in range(9):
         k = derive(key, 300 + attempt)
         if member == MEMBERS or unit(k, 0) < 0.15:
             continue
@@ -148,7 +148,7 @@ def _companions(key: Any, place: Place, label: int, group: int, path: Array, sto
             continue
         for i in range(n):
             spine[i, :3] = path[first + i] + shift * aside
-        wish(k, CHAIN, between(k, 5, 90.0, 220.0), spine[:n])
+        wish(k, CHAIN, between(k, 5, 110.0, 260.0), spine[:n])
         first, last = fit(place, 70.0, spine[:n])
         if last - first > 1 and apart(store, group, spine[first:last], 1.0, 40.0):
             append(store, spine[first:last])
@@ -157,55 +157,76 @@ def _companions(key: Any, place: Place, label: int, group: int, path: Array, sto
 
 
 @njit(nogil=True, cache=True)
-def _member(
-    key: Any, place: Place, radius: float, label: int, gap: float, group_rod: int,
-    spine: Array, store: Store,
-) -> Any:  # fmt: skip
-    """One mitochondrion of a touching group, left out where it does not fit; whether it is in."""
-    wish(key, CHAIN, radius, spine)
-    first, last = fit(place, 55.0, spine)
-    if last - first < max(1, min(2, len(spine))) or not apart(
-        store, group_rod, spine[first:last], 0.3, 0.0
-    ):
+def _member(key: Any, label: int, gap: float, group_rod: int, spine: Array, store: Store) -> Any:
+    """One mitochondrion of a touching group, left out where it would overlap the others."""
+    if not apart(store, group_rod, spine, 0.3, 0.0):
         return False
-    append(store, spine[first:last])
-    finish(key, MITOCHONDRION, label, gap, spine[first:last], store)
+    append(store, spine)
+    finish(key, MITOCHONDRION, label, gap, spine, store)
     return True
 
 
 @njit(nogil=True, cache=True)
+def _group_gap(key: Any) -> float:
+    """Distance between the membranes of a touching group, nm; mostly none."""
+    return between(key, 31, 0.0, 14.0) if unit(key, 30) < 0.4 else 0.0
+
+
+@njit(nogil=True, cache=True)
 def _chain(key: Any, place: Place, radius: float, label: int, path: Array, store: Store) -> None:
-    """Mitochondria end to end, pressed together."""
-    offset, spine = np.zeros(3), np.empty((MAX_SPINE, 4))
-    length = (len(path) - 1) * STEP_NM
-    gap = between(key, 31, 0.0, 14.0) if unit(key, 30) < 0.4 else 0.0
+    """Mitochondria end to end, pressed together: what fits of a spine, cut in pieces."""
+    whole, spine = np.empty((len(path), 4)), np.empty((MAX_SPINE, 4))
+    whole[:, :3] = path
+    wish(key, CHAIN, radius, whole)
+    first, last = fit(place, 55.0, whole)
+    if last - first < 2:
+        return
+    whole = whole[first:last]
+    length = (len(whole) - 1) * STEP_NM
+    thickness = whole[:, 3].mean()
+    members = min(2 + int(2.6 * unit(key, 32)), 1 + int(length / (2.2 * thickness)))
     group = store.used[0]
-    members = 2 + int(2.6 * unit(key, 32))
-    at = 0.0
+    start = 0.0
     for m in range(members):
-        extent = length / members * between(key, 33 + m, 0.7, 1.25)
-        press = between(key, 38 + m, 0.62, 0.78)
-        start, stop = at + (press * radius if m else 0.0), min(at + extent - press * radius, length)
-        if stop - start < 0.5 * radius:
-            stop = start + 0.5 * radius
-        if stop > length + 1.0:
+        cut = length * (m + between(key, 33 + m, 0.8, 1.2)) / members
+        press = between(key, 38 + m, 0.62, 0.74) * thickness
+        stop = length if m == members - 1 else max(start + 0.3 * thickness, cut - press)
+        if stop <= start or stop > length:
             break
-        n = stretch_spine(path, start, stop, offset, spine)
-        if not _member(derive(key, m), place, radius, label + m, gap, group, spine[:n], store):
-            break
-        at = stop + press * radius
+        n = part_of(whole, start, stop, spine)
+        _member(derive(key, m), label + m, _group_gap(key), group, spine[:n], store)
+        start = stop + 2.0 * press
+
+
+@njit(nogil=True, cache=True)
+def _beside(
+    key: Any, place: Place, radius: float, path: Array, reach: Any, offset: Array, spine: Array
+) -> Any:
+    """Lay a spine beside a path, from one arc length to another; its nodes (first, last) that fit.
+
+    Args:
+        key: Chance.
+        place: The tube.
+        radius: Radius wanted, nm.
+        path: What it follows.
+        reach: Arc lengths (start, stop), nm.
+        offset: Vector from the path.
+        spine: Written.
+    """
+    n = part_of(path, reach[0], reach[1], spine)
+    for i in range(n):
+        spine[i, :3] += offset
+    wish(key, CHAIN, radius, spine[:n])
+    return fit(place, 55.0, spine[:n])
 
 
 @njit(nogil=True, cache=True)
 def _side(key: Any, place: Place, radius: float, label: int, path: Array, store: Store) -> None:
     """Two or three mitochondria side by side."""
-    aside, offset, spine = np.empty(3), np.empty(3), np.empty((MAX_SPINE, 4))
+    aside, spine = np.empty(3), np.empty((MAX_SPINE, 4))
     length = (len(path) - 1) * STEP_NM
-    gap = between(key, 31, 0.0, 14.0) if unit(key, 30) < 0.4 else 0.0
-    room = 1e9
-    if not place.free:
-        middle = path[len(path) // 2]
-        room = clearance(place.tube, place.rods, place.bins, middle) - place.margin
+    middle = path[len(path) // 2]
+    room = clearance(place.tube, place.rods, place.bins, middle) - place.margin
     three = room > 330.0 and unit(key, 34) < 0.4
     radius = min(radius, room / 2.7 if three else room / 1.85)
     if radius < 60.0:
@@ -215,33 +236,31 @@ def _side(key: Any, place: Place, radius: float, label: int, path: Array, store:
     group = store.used[0]
     for m in range(3 if three else 2):
         shift = (2.0 * m - (2.0 if three else 1.0)) * 0.85 * radius
-        for a in range(3):
-            offset[a] = shift * aside[a]
-        start = between(key, 40 + m, 0.0, 0.35) * length
-        stop = between(key, 44 + m, 0.65, 1.0) * length
-        n = stretch_spine(path, start, stop, offset, spine)
-        _member(derive(key, m), place, radius, label + m, gap, group, spine[:n], store)
+        reach = (between(key, 40 + m, 0.0, 0.35) * length, between(key, 44 + m, 0.65, 1.0) * length)
+        k = derive(key, m)
+        first, last = _beside(k, place, radius, path, reach, aside * shift, spine)
+        if last - first > 1:
+            _member(k, label + m, _group_gap(key), group, spine[first:last], store)
 
 
 @njit(nogil=True, cache=True)
 def _cluster(key: Any, place: Place, radius: float, label: int, path: Array, store: Store) -> None:
     """Three or four short mitochondria in a heap."""
-    aside, offset, spine = np.empty(3), np.empty(3), np.empty((MAX_SPINE, 4))
+    aside, spine = np.empty(3), np.empty((MAX_SPINE, 4))
     length = (len(path) - 1) * STEP_NM
-    gap = between(key, 31, 0.0, 12.0) if unit(key, 30) < 0.4 else 0.0
     group = store.used[0]
     for m in range(3 + int(2.0 * unit(key, 32))):
         sideways(key, 33 + 2 * (m // 2), path, aside)
-        for a in range(3):
-            offset[a] = (0.8 if m % 2 else -0.8) * radius * aside[a]
+        offset = aside * ((0.8 if m % 2 else -0.8) * radius)
         start = (m // 2) * 1.9 * radius + 0.6 * radius * (m % 2)
         stop = start + between(key, 40 + m, 0.1, 0.5) * radius
         if stop > length:
             break
-        n = stretch_spine(path, start, stop, offset, spine)
-        member = derive(key, m)
-        size = radius * between(member, 0, 0.85, 1.1)
-        _member(member, place, size, label + m, gap, group, spine[:n], store)
+        k = derive(key, m)
+        size = radius * between(k, 0, 0.85, 1.1)
+        first, last = _beside(k, place, size, path, (start, stop), offset, spine)
+        if last - first > 1:
+            _member(k, label + m, _group_gap(key), group, spine[first:last], store)
 
 
 @njit(nogil=True, cache=True)
@@ -257,16 +276,25 @@ def _misses(path: Array, box: Array) -> bool:
 def _fill_stretch(
     key: Any, content: int, radius: float, label: int, place: Place, path: Array, store: Store
 ) -> None:
-    """Add what a stretch holds; mitochondria fill a good part of the room their tube has."""
+    """Add what a stretch holds; mitochondria fill a good part of the room their tube has.
+
+    Where lanes run side by side nothing reaches out of its own.
+    """
+    narrow = place.limit < OPEN_NM
+    if narrow and content == BRANCHED:
+        content = LONG
+    elif narrow and content in (SIDE, CLUSTER):
+        content = CHAIN
     if not place.free and content <= CLUSTER:
         room = 0.0
         for i in range(3):
             middle = path[(len(path) - 1) * (i + 1) // 4]
             room = max(room, clearance(place.tube, place.rods, place.bins, middle) - place.margin)
-        fill = between(key, 95, 0.5, 0.8)
+        fill = between(key, 95, 0.6, 0.9)
         if content in (SIDE, CLUSTER):
             fill *= 0.62
-        radius = min(max(radius, fill * room), 1.7 * radius, 320.0)
+        radius = min(max(radius, fill * room), 2.1 * radius, 330.0)
+    group = store.used[0]
     if content == CHAIN:
         _chain(key, place, radius, label, path, store)
     elif content == SIDE:
@@ -275,6 +303,8 @@ def _fill_stretch(
         _cluster(key, place, radius, label, path, store)
     else:
         _single(key, place, content, radius, label, path, store)
+    if not narrow and content <= CLUSTER and store.used[0] > group:
+        _companions(key, place, label + MEMBERS, group, path, store)
 
 
 @njit(nogil=True, cache=True)
@@ -293,7 +323,8 @@ def fill_tube(
     lanes = SOMA_LANES if soma else lane_count(calibre)
     stretches = 3 * MAX_STRETCHES if soma else MAX_STRETCHES
     offset, space = np.zeros(3), np.empty((MAX_SPINE, 3))
-    place = Place(t, soma, MARGIN_NM + float(row[MYELIN]), rods, bins)
+    limit = 190.0 if soma else 0.4 * calibre if lanes == 2 else OPEN_NM
+    place = Place(t, soma, MARGIN_NM + float(row[MYELIN]), limit, rods, bins)
     aside = np.empty(3)
     if not soma:
         sideways(key, 900, nodes[:, :3], aside)
@@ -316,7 +347,7 @@ def fill_tube(
                 path = space[:n]
                 if n > 1 and not _misses(path, box):
                     k = derive(key, 7000 + 64 * lane + number)
-                    label = tubes.first_id[t] + (lane * stretches + number) * MEMBERS
+                    label = tubes.first_id[t] + (lane * stretches + number) * IDS_PER_STRETCH
                     _fill_stretch(k, content, radius, label, place, path, store)
             at += extent
 

@@ -96,12 +96,12 @@ def knobs_of(config: SimulationConfig) -> Knobs:
     """The shares of a configuration in the kernels' terms.
 
     Found by measuring simulated volumes: the chance that a stretch is occupied against the share
-    of the volume that is mitochondria, and groups against touching mitochondria.
+    of the volume that is mitochondria (the denser they are the fewer find room), and groups against
+    touching mitochondria.
     """
-    share = config.touching_share
     return Knobs(
-        occupied=min(0.97, 13.0 * config.mitochondria_fraction),
-        touching=min(1.0, 2.4 * share / (2.4 - 1.4 * share)),
+        occupied=min(0.97, 0.97 * (config.mitochondria_fraction / 0.07) ** 2.4),
+        touching=min(1.0, 2.0 * config.touching_share),
         myelinated=config.myelinated_share,
         dark=config.dark_share,
         nuclei=config.nuclei,

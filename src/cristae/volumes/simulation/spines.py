@@ -38,11 +38,21 @@ class Store(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The tube an organelle lies in."""
+    """The tube an organelle lies in.
+
+    Attributes:
+        tube: Number of the tube.
+        free: Whether there is room without asking, as in a cell body.
+        margin: Distance kept from the tube's border, nm.
+        limit: Largest radius that cannot meet the organelles of the next lane, nm.
+        rods: Rods of all tubes.
+        bins: Where they are.
+    """
 
     tube: int
     free: bool
     margin: float
+    limit: float
     rods: Rods
     bins: Bins
 
@@ -106,6 +116,7 @@ def fit(place: Place, least: float, spine: Array) -> Any:
     for i in range(len(spine) + 1):
         fits = False
         if i < len(spine):
+            spine[i, 3] = min(spine[i, 3], place.limit)
             if not place.free:
                 room = clearance(place.tube, place.rods, place.bins, spine[i, :3]) - place.margin
                 spine[i, 3] = min(spine[i, 3], room)
@@ -142,21 +153,25 @@ def apart(store: Store, group_rod: int, spine: Array, share: float, extra: float
     last = store.used[0]
     if group_rod == last:
         return True
-    for i in range(len(spine)):
-        apart = share * spine[i, 3] + extra
-        if depth_in(store.shape, group_rod, last, spine[i, :3]) < apart:
-            return False
     mine = np.empty((MAX_SPINE, 9))
     n = max(1, len(spine) - 1)
     for i in range(n):
         set_rod(mine[i], spine[i], spine[min(i + 1, len(spine) - 1)])
+    return _clear_of(mine[:n], store.shape[group_rod:last], share, extra) and _clear_of(
+        store.shape[group_rod:last], mine[:n], share, extra
+    )
+
+
+@njit(nogil=True, cache=True)
+def _clear_of(rods: Array, others: Array, share: float, extra: float) -> bool:
+    """Whether the ends and middles of rods lie far enough outside others."""
     point = np.empty(3)
-    for r in range(group_rod, last):
-        for end in range(2):
+    for r in range(len(rods)):
+        for step in range(3):
             for a in range(3):
-                point[a] = store.shape[r, a] + end * store.shape[r, 3 + a]
-            radius = store.shape[r, 7] + end * store.shape[r, 8]
-            if depth_in(mine, 0, n, point) < share * radius + extra:
+                point[a] = rods[r, a] + 0.5 * step * rods[r, 3 + a]
+            radius = rods[r, 7] + 0.5 * step * rods[r, 8]
+            if depth_in(others, 0, len(others), point) < share * radius + extra:
                 return False
     return True
 
@@ -214,19 +229,17 @@ def sideways(key: Any, number: int, path: Array, out: Array) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _between_points(path: Array, at: float, offset: Array, out: Array) -> None:
-    """The point at an arc length of a path, moved by an offset."""
-    position = min(max(at / STEP_NM, 0.0), len(path) - 1.001)
-    i = int(position)
-    t = position - i
-    for a in range(3):
-        out[a] = (1.0 - t) * path[i, a] + t * path[i + 1, a] + offset[a]
+def part_of(line: Array, start: float, stop: float, out: Array) -> int:
+    """Nodes about every STEP_NM of a line from one arc length to another; their number.
 
-
-@njit(nogil=True, cache=True)
-def stretch_spine(path: Array, start: float, stop: float, offset: Array, spine: Array) -> int:
-    """Nodes about every STEP_NM from one arc length to another; their number."""
-    n = min(len(spine), max(2, int((stop - start) / STEP_NM) + 1))
+    A line is a path (z, y, x) or a spine (z, y, x, radius) whose nodes are STEP_NM apart.
+    """
+    n = min(len(out), max(2, int((stop - start) / STEP_NM) + 1))
     for i in range(n):
-        _between_points(path, start + (stop - start) * i / (n - 1), offset, spine[i])
+        at = (start + (stop - start) * i / (n - 1)) / STEP_NM
+        at = min(max(at, 0.0), len(line) - 1.001)
+        k = int(at)
+        t = at - k
+        for a in range(line.shape[1]):
+            out[i, a] = (1.0 - t) * line[k, a] + t * line[k + 1, a]
     return n

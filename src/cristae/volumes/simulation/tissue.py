@@ -90,10 +90,10 @@ def plan_stretch(key: Any, lane: int, number: int, calibre: float, knobs: Knobs)
     v = unit(k, 4)
     if unit(k, 5) < knobs.touching:
         if v < 0.45:
-            return CHAIN, between(k, 2, 1200.0, 3200.0), radius
+            return CHAIN, between(k, 2, 1400.0, 4000.0), radius
         if v < 0.8:
-            return SIDE, between(k, 2, 700.0, 1700.0), 0.85 * radius
-        return CLUSTER, between(k, 2, 900.0, 1600.0), 0.85 * radius
+            return SIDE, between(k, 2, 900.0, 2600.0), 0.9 * radius
+        return CLUSTER, between(k, 2, 1100.0, 1900.0), 0.9 * radius
     if v < 0.46:
         return ROD, between(k, 2, 450.0, 1900.0), radius
     if v < 0.66:
@@ -106,7 +106,7 @@ def plan_stretch(key: Any, lane: int, number: int, calibre: float, knobs: Knobs)
 @njit(nogil=True, cache=True)
 def stretch_gap(key: Any, lane: int, number: int) -> float:
     """Free length before stretch ``number`` of a lane, in nm."""
-    return between(derive(key, 5000 + 64 * lane + number), 9, 60.0, 450.0)
+    return between(derive(key, 5000 + 64 * lane + number), 9, 200.0, 600.0)
 
 
 @njit(nogil=True, cache=True)
@@ -126,9 +126,9 @@ def _swell(key: Any, calibre: float, length: float, knobs: Knobs, radii: Array) 
             content, extent, radius = plan_stretch(key, lane, number, calibre, knobs)
             if at + extent > length:
                 break
-            room = 2.7 * radius + 110.0
-            if content in (SIDE, CLUSTER):
-                room = 3.8 * radius + 110.0
+            room = 2.8 * radius + 120.0
+            if content in (CHAIN, SIDE, CLUSTER):
+                room = 4.0 * radius + 120.0
             first = math.floor(at / NODE_STEP_NM)
             last = math.ceil((at + extent) / NODE_STEP_NM)
             for i in range(max(0, first), min(n, last + 1)):
