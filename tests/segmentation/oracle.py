@@ -4,6 +4,7 @@ import heapq
 from itertools import product
 
 import numpy as np
+from scipy import ndimage
 
 FACES = ((-1, 0, 0), (0, -1, 0), (0, 0, -1), (0, 0, 1), (0, 1, 0), (1, 0, 0))
 AROUND = tuple(d for d in product((-1, 0, 1), repeat=3) if any(d))
@@ -84,3 +85,14 @@ def widen(label, reach):
         columns = slice(max(0, x - reach[1]), min(nx, x + reach[1] + 1))
         out[z, rows, columns] = np.maximum(out[z, rows, columns], label[z, y, x])
     return out
+
+
+def to_neighbors(label, size):
+    """Small instances, in ascending order, become the neighbour with most contact in plane."""
+    label = label.copy()
+    for name in np.unique(label[label > 0]):
+        mine = label == name
+        if mine.sum() < size:
+            ring = ndimage.binary_dilation(mine, np.ones((1, 3, 3))) & ~mine & (label > 0)
+            label[mine] = np.bincount(label[ring]).argmax() if ring.any() else 0
+    return label

@@ -61,7 +61,7 @@ def test_all_faults_at_once_with_both_values():
         seed_threshold=1.5,
         distance_seed_threshold=-2.0,
         min_size=-1,
-        small="neighbor",
+        small="neighbour",
         dilation=(1, 3, 3),
     )
     with pytest.raises(ConfigError) as error:
@@ -71,7 +71,7 @@ def test_all_faults_at_once_with_both_values():
         "seed_threshold: 1.5 found, expected a number in [0, 1]",
         "distance_seed_threshold: -2.0 found, expected a number in [-1, 1]",
         "min_size: -1 found",
-        "small: 'neighbor' found, expected 'background'",
+        "small: 'neighbour' found, expected 'background' or 'neighbor'",
         "dilation: bcd_watershed has no such parameter",
         "2 channels found (channel_0, channel_1), bcd_watershed needs mask, contour, distance",
         "int32 voxels found",

@@ -186,6 +186,7 @@ class BlockTable(NamedTuple):
         high: Last voxel of it, plus one.
         face: Indices of the runs on faces that another block adjoins.
         seed_voxels: Voxels of each local seed in this block.
+        seed_first: Place of its first voxel in this block.
         seed_face: Places, lengths and local seeds of seed runs on such faces; (3, n).
         pairs: (piece, seed) that share a voxel, each pair once; (n, 2).
         valued: Whether the values of a piece's voxels are kept: it may hold several seeds.
@@ -205,6 +206,7 @@ class BlockTable(NamedTuple):
     high: Ints
     face: Ints
     seed_voxels: Ints
+    seed_first: Ints
     seed_face: Ints
     pairs: Ints
     valued: NDArray[np.bool_]
@@ -302,6 +304,7 @@ class _Seeds:
     """What a block keeps of its seeds."""
 
     voxels: Ints
+    first: Ints
     face: Ints
     pairs: Ints
     share: Share
@@ -329,11 +332,18 @@ def _seeded_table(
     face = seeds.face
     found = _Seeds(
         np.bincount(seeds.label, seeds.runs.length, seeds.n).astype(np.int64),
+        _first_of(seeds),
         np.stack([seeds.runs.start[face], seeds.runs.length[face], seeds.label[face]]),
         _unique_pairs(share.piece, seed, seeds.n),
         share,
     )
     return _table(pieces.keep(wanted), planes[0], box, raster, found, 0)
+
+
+def _first_of(found: _Labelled) -> Ints:
+    first = np.full(found.n, NOWHERE, np.int64)
+    np.minimum.at(first, found.label, found.runs.start)
+    return first
 
 
 def _unique_pairs(a: Ints, b: Ints, n: int) -> Ints:
@@ -355,7 +365,7 @@ def _table(
     if seeds is None:
         none = np.zeros((3, 0), np.int64)
         share = Share(no_runs(), none[0], none[0])
-        seeds = _Seeds(none[0], none, np.zeros((0, 2), np.int64), share)
+        seeds = _Seeds(none[0], none[0], none, np.zeros((0, 2), np.int64), share)
     else:
         valued = (np.bincount(seeds.pairs[:, 0], minlength=pieces.n) > 1) | pieces.leaves
     shared = valued[seeds.share.piece]
@@ -367,6 +377,7 @@ def _table(
         *statistics,
         np.flatnonzero(pieces.face),
         seeds.voxels,
+        seeds.first,
         seeds.face,
         seeds.pairs,
         valued,

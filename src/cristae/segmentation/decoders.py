@@ -30,6 +30,7 @@ CHANNELS = ("mask", "contour", "distance")
 PROBABILITIES = ("foreground_threshold", "seed_threshold", "contour_threshold")
 DISTANCES = ("distance_seed_threshold", "distance_foreground_threshold")
 COUNTS = ("min_seed_size", "min_size")
+SMALL = ("background", "neighbor")
 DEFAULT_DECODER = "bc_watershed"
 
 
@@ -46,8 +47,9 @@ class SegmentConfig:
         distance_foreground_threshold: Signed distance in [-1, 1] above which it is foreground.
         dilation: Extent (z, y, x) of the box that widens instances in plane, odd, z = 1.
         min_seed_size: Seeds of fewer voxels are dropped.
-        min_size: Instances of fewer voxels are dropped, after everything else.
-        small: What becomes of small instances: ``background``.
+        min_size: Instances of fewer voxels are small; they are removed after everything else.
+        small: What becomes of small instances: ``background``, or ``neighbor`` for the instance
+            with most contact in plane (background where there is none).
     """
 
     decoder: str | None = None
@@ -133,8 +135,13 @@ class Decoding:
 
     @property
     def min_size(self) -> int:
-        """Instances of fewer voxels are dropped."""
+        """Instances of fewer voxels are removed."""
         return int(self.parameters["min_size"])
+
+    @property
+    def to_neighbor(self) -> bool:
+        """Whether small instances join the neighbour with most contact."""
+        return bool(self.parameters["small"] == "neighbor")
 
     @property
     def min_seed_size(self) -> int:
@@ -185,11 +192,8 @@ def _faults_of_values(parameters: Mapping[str, Any]) -> list[str]:
         value = parameters.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             faults.append(f"{key}: {value!r} found, expected a whole number of voxels, 0 or more")
-    if parameters.get("small", "background") != "background":
-        faults.append(
-            f"small: {parameters['small']!r} found, expected 'background' "
-            "(small instances become background)"
-        )
+    if parameters.get("small", "background") not in SMALL:
+        faults.append(f"small: {parameters['small']!r} found, expected 'background' or 'neighbor'")
     dilation = parameters.get("dilation", (1, 1, 1))
     if not _is_dilation(dilation):
         faults.append(

@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.segmentation.components import Statistics, add_statistics, join, no_statistics
+from cristae.segmentation.components import (
+    NOWHERE,
+    Statistics,
+    add_statistics,
+    join,
+    no_statistics,
+)
 from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table, save_arrays
 
 NOBODY = -1
+SEED_FIELDS = ("seed_voxels", "seed_face", "pairs", "seed_first")
 BATCH_VOXELS = 1_000_000
 """Contested pieces are flooded together up to so many voxels."""
 
@@ -45,7 +52,8 @@ class Plan:
     """What every piece becomes.
 
     Attributes:
-        instances: Number of instances, numbered 0..n-1 in some order that is not final.
+        instances: Number of instances, 0..n-1 in raster order of the first voxel of the seed, or
+            on the connected path of the component: the same for any blocks, but not final.
         statistics: Sums over the pieces that need no flood, by instance.
         batches: Floods to be done.
         largest: Voxels of the largest piece that is somebody's.
@@ -120,15 +128,17 @@ def _seed_targets(
 ) -> tuple[Ints, int, Ints, Ints]:
     """Target of joined pieces, number of instances, instance of seeds, first seed of blocks."""
     count = len(job.blocks)
-    tables = [load_table(job, i, "seed_voxels", "seed_face", "pairs") for i in range(count)]
+    tables = [load_table(job, i, *SEED_FIELDS) for i in range(count)]
     seed_base = _bases([len(table[0]) for table in tables])
     faces = [Runs(t[1][0], t[1][1].astype(np.int32)) for t in tables]
     owners = [t[1][2] + seed_base[i] for i, t in enumerate(tables)]
     seed, n_seeds = join(faces, owners, int(seed_base[-1]), job.raster, 26)
-    voxels = np.zeros(n_seeds, np.int64)
+    voxels, first = np.zeros(n_seeds, np.int64), np.full(n_seeds, NOWHERE, np.int64)
     np.add.at(voxels, seed, np.concatenate([t[0] for t in tables]))
-    kept = voxels >= job.decoding.min_seed_size
-    instance = np.where(kept, np.cumsum(kept) - 1, NOBODY)
+    np.minimum.at(first, seed, np.concatenate([t[3] for t in tables]))
+    kept = np.flatnonzero(voxels >= job.decoding.min_seed_size)
+    instance = np.full(n_seeds, NOBODY, np.int64)
+    instance[kept[np.argsort(first[kept])]] = np.arange(kept.size)
     pairs = np.concatenate([t[2] + (piece_base[i], seed_base[i]) for i, t in enumerate(tables)])
     pairs = np.stack([piece[pairs[:, 0]], instance[seed[pairs[:, 1]]]], axis=1)
     pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
@@ -138,7 +148,7 @@ def _seed_targets(
     target[pairs[single, 0]] = pairs[single, 1]
     contested = np.flatnonzero(held > 1)
     target[contested] = -2 - np.arange(contested.size)
-    return target, int(kept.sum()), instance[seed], seed_base
+    return target, kept.size, instance[seed], seed_base
 
 
 def _batches(

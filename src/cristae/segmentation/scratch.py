@@ -7,6 +7,8 @@
                        flood-3    labelled runs of flood 3, by block, and their statistics
                        wide-17    labelled runs of block 17 after widening, and their statistics
                        spans      where the flooded runs of each block lie
+                       groups     rank of each instance, and which ranks are small
+                       contact-17 contacts of small instances in block 17
                        number     final number of each instance
                        runs-0     final runs of the first layer of blocks
 

@@ -36,7 +36,7 @@ from cristae.grid import Box, Triple, tile
 from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.flood import flood_bytes
-from cristae.segmentation.resolve import Batch, Plan, resolve_pieces
+from cristae.segmentation.resolve import NOBODY, Batch, Plan, resolve_pieces
 from cristae.segmentation.runs import Ints, scan_rule
 from cristae.segmentation.scratch import (
     Job,
@@ -45,6 +45,7 @@ from cristae.segmentation.scratch import (
     save_arrays,
     shape_name,
 )
+from cristae.segmentation.small import contact_step, give_away
 from cristae.segmentation.steps import (
     drop_canvas,
     flood_step,
@@ -158,7 +159,12 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     save_arrays(job.path("spans"), {"spans": _spans(job, plan.batches)})
     if job.decoding.reach != (0, 0):
         parts = leave("wide", job.blocks, widen_step)
-    columns, removed = _number(job, plan, parts)
+    totals = _totals(job, plan, parts)
+    goes = np.arange(totals.voxels.size)
+    if job.decoding.to_neighbor:
+        goes = _join_neighbors(job, totals, leave)
+    columns, removed = _number(job, totals, goes)
+    removed += plan.removed
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
@@ -278,20 +284,41 @@ def _spans(job: Job, batches: Sequence[Batch]) -> Ints:
     return together[np.argsort(together[:, 0], kind="stable")]
 
 
-def _number(job: Job, plan: Plan, parts: Sequence[str]) -> tuple[dict[str, Any], int]:
-    """Number the instances that stay, leave ``number``; table columns, and how many went."""
+def _totals(job: Job, plan: Plan, parts: Sequence[str]) -> Statistics:
+    """Statistics of the instances as decoded."""
     totals = plan.statistics
     if job.decoding.reach != (0, 0):
         totals = no_statistics(plan.instances)
     for name in parts:
         instances, statistics = statistics_of(job, name)
         add_statistics(totals, statistics, instances)
-    there = totals.first != NOWHERE
-    stays = there & (totals.voxels >= job.decoding.min_size)
+    return totals
+
+
+def _join_neighbors(job: Job, totals: Statistics, leave: Callable[..., list[str]]) -> Ints:
+    """Give small instances to their neighbours; what each instance becomes, or `NOBODY`."""
+    small = (totals.first != NOWHERE) & (totals.voxels < job.decoding.min_size)
+    if not small.any():
+        return np.arange(small.size)
+    rank = np.arange(small.size)
+    save_arrays(job.path("groups"), {"rank": rank, "small": small})
+    files = leave("contact", job.blocks, contact_step)
+    tables = [load_arrays(job.path(file), "contacts", "count") for file in files]
+    contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
+    return give_away(contacts, count, totals.voxels, small, job.decoding.min_size)
+
+
+def _number(job: Job, decoded: Statistics, goes: Ints) -> tuple[dict[str, Any], int]:
+    """Number the instances that stay, leave ``number``; table columns, and how many went."""
+    kept_by = np.flatnonzero(goes != NOBODY)
+    totals = no_statistics(goes.size)
+    add_statistics(totals, Statistics(*(field[kept_by] for field in decoded)), goes[kept_by])
+    there = decoded.first != NOWHERE
+    stays = (totals.first != NOWHERE) & (totals.voxels >= job.decoding.min_size)
     order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
-    number = np.zeros(plan.instances, np.int64)
+    number = np.zeros(goes.size + 1, np.int64)  # the last stands for nobody
     number[order] = np.arange(1, order.size + 1)
-    save_arrays(job.path("number"), {"number": number})
+    save_arrays(job.path("number"), {"number": number[goes]})
     kept = Statistics(*(field[order] for field in totals))
     dtype = np.uint32 if order.size < 1 << 32 else np.uint64
     cut = (kept.low == 0).any(axis=1) | (kept.high == job.prediction.shape).any(axis=1)
@@ -302,7 +329,7 @@ def _number(job: Job, plan: Plan, parts: Sequence[str]) -> tuple[dict[str, Any],
         "confidence_sum": kept.mass,
         "cut": cut,
     }
-    return columns, plan.removed + int(there.sum() - order.size)
+    return columns, int(there.sum()) - order.size
 
 
 def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:

@@ -234,13 +234,11 @@ def _widen(start, length, name, plane, corner, row, reach):  # type: ignore[no-u
                 plane[v, u] = max(plane[v, u], name[i])
 
 
-def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
-    """Runs of a block after everything, in any order, and the final number of each."""
-    (number,) = load_arrays(job.path("number"), "number")
+def instance_runs(job: Job, index: int) -> tuple[Runs, Ints]:
+    """Runs of a block as decoded, in any order, and the instance of each."""
     if job.decoding.reach != (0, 0):
         wide = load_arrays(job.path(f"wide-{index}"), "start", "length", "label", "instances")
-        name = number[wide[3]][wide[2]]
-        return Runs(wide[0][name > 0], wide[1][name > 0]), name[name > 0]
+        return Runs(wide[0], wide[1]), wide[3][wide[2]]
     runs, instance = _own_runs(job, job.blocks[index])
     starts, lengths, names = [runs.start], [runs.length], [instance]
     (spans,) = load_arrays(job.path("spans"), "spans")
@@ -251,9 +249,15 @@ def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
         starts.append(rows[:, 0])
         lengths.append(rows[:, 1].astype(np.int32))
         names.append(rows[:, 2])
-    name = number[np.concatenate(names)]
-    start, length = np.concatenate(starts), np.concatenate(lengths)
-    return Runs(start[name > 0], length[name > 0]), name[name > 0]
+    return Runs(np.concatenate(starts), np.concatenate(lengths)), np.concatenate(names)
+
+
+def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
+    """Runs of a block after everything, in any order, and the final number of each."""
+    (number,) = load_arrays(job.path("number"), "number")
+    runs, instance = instance_runs(job, index)
+    name = number[instance]
+    return runs.take(name > 0), name[name > 0]
 
 
 def write_step(job: Job, labels: Volume, box: Box) -> int:
