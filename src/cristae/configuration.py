@@ -44,7 +44,7 @@ def load_config(
         ConfigError: YAML that cannot be read, unknown keys, values of the wrong type; all at once.
     """
     name = str(source) if isinstance(source, str | Path) else cls.__name__
-    tree = _read_yaml(Path(source)) if isinstance(source, str | Path) else _copy(source)
+    tree = read_yaml(Path(source)) if isinstance(source, str | Path) else _copy(source)
     for override in overrides:
         _apply(tree, override)
     return from_plain(cls, tree, name)
@@ -83,7 +83,13 @@ def _copy(tree: Mapping[str, Any]) -> Any:
     return to_plain(tree)
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The keys and values of a YAML file.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        ConfigError: Not readable as YAML, or something other than keys and values.
+    """
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such file")
     try:

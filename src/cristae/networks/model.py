@@ -5,8 +5,9 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
 
     format          "cristae model"
     format_version  1
-    network         the kind of network: "unet"
+    network         the kind of network: "unet", or "pytc" for PyTorch Connectomics v1's
     network_config  its configuration, plain
+    windows         the windows it is run on; null where any tile will do
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card
     stored_as       "float32" or "float16": how the convolutions' weights lie in the file
     state_dict      tensors by name
@@ -16,7 +17,6 @@ Named models are files of the package, ``weights/NAME.pt``, each with a card ``N
 
 import hashlib
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -28,17 +28,23 @@ import torch
 from torch import Tensor
 
 from cristae.configuration import from_plain, to_plain
+from cristae.engine.files import write_atomic
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
-from cristae.networks.unet import UNet, UNetConfig, build_network, check_unet_config
+from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network
+from cristae.networks.unet import UNet, UNetConfig, build_network
+from cristae.networks.windows import WindowRecipe, recipe_faults
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
 INTENSITY_RULES = ("window", "uint8")
 
+NetworkConfig = UNetConfig | PytcConfig
+Network = UNet | PytcNetwork
 StoredAs = Literal["float32", "float16"]
 VoxelSize = tuple[float | None, float | None, float | None]
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "pytc": PytcConfig}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "network_config": dict,
     "channels": list,
@@ -67,9 +73,10 @@ class Model:
         thresholds: That decoder's thresholds, by name; none means the decoder's defaults.
         card: Where it comes from: data, settings, date, scores. Plain values.
         format_version: Version of the file it was read from, or will be written as.
+        windows: The windows it is run on; None for a tile-invariant network, which takes any tile.
     """
 
-    network_config: UNetConfig
+    network_config: NetworkConfig
     state_dict: Mapping[str, Tensor]
     channels: tuple[str, ...]
     working_voxel_size_nm: VoxelSize = (None, None, None)
@@ -78,21 +85,24 @@ class Model:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    windows: WindowRecipe | None = None
 
     @property
     def fingerprint(self) -> str:
         """Identity of what can change a prediction: 16 hexadecimal digits.
 
-        Weights, network, channels, working voxel size and intensity rule. The decoder, its
+        Weights, network, channels, working voxel size, intensity rule and windows. The decoder, its
         thresholds and the card are left out: a prediction does not go stale when they change.
         """
         digest = hashlib.sha256()
-        facts = {
+        facts: dict[str, Any] = {
             "network": to_plain(self.network_config),
             "channels": list(self.channels),
             "working_voxel_size_nm": list(self.working_voxel_size_nm),
             "intensity": self.intensity,
         }
+        if self.windows is not None:
+            facts["windows"] = to_plain(self.windows)
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict.items()):
             if tensor.is_floating_point():
@@ -101,14 +111,14 @@ class Model:
         return digest.hexdigest()[:16]
 
 
-def model_network(model: Model) -> UNet:
+def model_network(model: Model) -> Network:
     """The model's network with its weights, in evaluation mode.
 
     Raises:
         InputError: Weights that do not fit the network; all misfits at once.
     """
     raise_faults("model", _misfits(model.network_config, model.state_dict))
-    network = build_network(model.network_config)
+    network = _build(model.network_config)
     network.load_state_dict(dict(model.state_dict))
     return network.eval()
 
@@ -118,7 +128,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
 
     Args:
         model: What to write.
-        path: The file; its folder must exist.
+        path: The file; its folder is made where it is missing.
         stored_as: "float16" halves the file: weights of two or more axes are rounded to half
             precision. Biases and the statistics of batch normalisation stay float32.
 
@@ -130,12 +140,12 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         InputError: Faults of the model, or weights outside the range of half precision.
     """
     path = Path(path)
-    raise_faults(str(path), _faults(model, stored_as))
+    raise_faults(str(path), model_faults(model, stored_as))
     tensors = {name: _stored(tensor, stored_as) for name, tensor in model.state_dict.items()}
     tree = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "network": "unet",
+        "network": _kind(model.network_config),
         "network_config": to_plain(model.network_config),
         "channels": list(model.channels),
         "working_voxel_size_nm": list(model.working_voxel_size_nm),
@@ -144,17 +154,10 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "thresholds": dict(model.thresholds),
         "card": to_plain(model.card),
         "stored_as": stored_as,
+        "windows": to_plain(model.windows),
         "state_dict": tensors,
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            torch.save(tree, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(path, lambda file: torch.save(tree, file))
     return replace(model, state_dict=_widened(tensors), format_version=FORMAT_VERSION)
 
 
@@ -182,11 +185,15 @@ def load_model(path_or_name: str | Path) -> Model:
         for key, kind in _FIELDS.items()
         if not isinstance(tree.get(key), kind)
     ]
-    if tree.get("network") != "unet":
-        faults.append(f"network: {tree.get('network')!r} found, expected 'unet'")
+    kind = _KINDS.get(str(tree.get("network")))
+    if kind is None:
+        faults.append(f"network: {tree.get('network')!r} found, expected one of {list(_KINDS)}")
     raise_faults(str(path), faults)
+    windows = tree.get("windows")
     model = Model(
-        network_config=from_plain(UNetConfig, tree["network_config"], f"{path}: network_config"),
+        network_config=from_plain(
+            kind or UNetConfig, tree["network_config"], f"{path}: network_config"
+        ),
         state_dict=_widened(tree["state_dict"]),
         channels=tuple(tree["channels"]),
         working_voxel_size_nm=tuple(tree["working_voxel_size_nm"]),
@@ -195,8 +202,9 @@ def load_model(path_or_name: str | Path) -> Model:
         thresholds=tree["thresholds"],
         card=tree["card"],
         format_version=version,
+        windows=None if windows is None else from_plain(WindowRecipe, windows, f"{path}: windows"),
     )
-    raise_faults(str(path), _faults(model, tree["stored_as"]))
+    raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
 
 
@@ -243,13 +251,18 @@ def _read(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a model file, or a damaged one: {reason}") from error
+    if isinstance(tree, dict) and "format" not in tree and "state_dict" in tree:
+        raise InputError(
+            f"{path}: a checkpoint of PyTorch Connectomics; give its configuration, too "
+            f"(--pytc-config BASE.yaml --pytc-config OVERRIDE.yaml)"
+        )
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         found = tree.get("format") if isinstance(tree, dict) else type(tree).__name__
         raise InputError(f"{path}: not a model file (format {found!r} found, expected {FORMAT!r})")
     return tree
 
 
-def _faults(model: Model, stored_as: str) -> list[str]:
+def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
     """Everything wrong with a model, before it is written and after it is read."""
     faults = []
     if stored_as not in ("float32", "float16"):
@@ -261,6 +274,11 @@ def _faults(model: Model, stored_as: str) -> list[str]:
     sizes = model.working_voxel_size_nm
     if len(sizes) != 3 or any(size is not None and not size > 0 for size in sizes):
         faults.append(f"working_voxel_size_nm {sizes}: expected three positive numbers or nulls")
+    if (model.windows is None) != isinstance(model.network_config, UNetConfig):
+        faults.append(
+            f"windows {model.windows}: expected for networks of PyTorch Connectomics only"
+        )
+    faults += recipe_faults(model.windows) if model.windows else []
     faults += _misfits(model.network_config, model.state_dict)
     if stored_as == "float16":
         largest = torch.finfo(torch.float16).max
@@ -272,11 +290,18 @@ def _faults(model: Model, stored_as: str) -> list[str]:
     return faults
 
 
-def _misfits(config: UNetConfig, state: Mapping[str, Tensor]) -> list[str]:
+def _kind(config: NetworkConfig) -> str:
+    return next(name for name, cls in _KINDS.items() if isinstance(config, cls))
+
+
+def _build(config: NetworkConfig) -> Network:
+    return build_network(config) if isinstance(config, UNetConfig) else build_pytc_network(config)
+
+
+def _misfits(config: NetworkConfig, state: Mapping[str, Tensor]) -> list[str]:
     """Tensors that are missing, unknown, of another shape, or not finite."""
-    check_unet_config(config)
     with torch.device("meta"):
-        expected = build_network(config).state_dict()
+        expected = _build(config).state_dict()
     faults = [f"{name}: not in the file" for name in expected if name not in state]
     faults += [f"{name}: not in the network" for name in state if name not in expected]
     for name in expected.keys() & state.keys():
