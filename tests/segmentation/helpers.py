@@ -14,11 +14,11 @@ MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
 SERIAL = Resources(1, "serial")
 
 
-def decode(prediction, *, block_shape=None, resources=SERIAL, **parameters):
+def decode(prediction, *, block_shape=None, resources=SERIAL, attributes=None, **parameters):
     """Labels of an array, through the whole out-of-core machinery."""
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
         labels = segment_volume(
-            array_volume(prediction),
+            array_volume(prediction).with_(attributes=attributes or {}),
             Path(folder) / "labels.zarr",
             config=SegmentConfig(**parameters),
             block_shape=block_shape,

@@ -4,7 +4,7 @@ import heapq
 from itertools import product
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 FACES = ((-1, 0, 0), (0, -1, 0), (0, 0, -1), (0, 0, 1), (0, 1, 0), (1, 0, 0))
 AROUND = tuple(d for d in product((-1, 0, 1), repeat=3) if any(d))
@@ -96,3 +96,24 @@ def to_neighbors(label, size):
             ring = ndimage.binary_dilation(mine, np.ones((1, 3, 3))) & ~mine & (label > 0)
             label[mine] = np.bincount(label[ring]).argmax() if ring.any() else 0
     return label
+
+
+def edge_list(affinities, offsets):
+    """(i, j, value) of every edge between voxels i and j of the raveled volume."""
+    shape = affinities.shape[1:]
+    number = np.arange(np.prod(shape)).reshape(shape)
+    parts = []
+    for channel, offset in zip(affinities, offsets, strict=True):
+        here = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(offset, shape, strict=True))
+        there = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(offset, shape, strict=True))
+        parts.append([a.ravel() for a in (number[here], number[there], channel[here])])
+    return [np.concatenate(field) for field in zip(*parts, strict=True)]
+
+
+def components_of_edges(i, j, shape):
+    """Components of a graph of voxels; those without an edge are 0."""
+    size = int(np.prod(shape))
+    graph = sparse.coo_array((np.ones(i.size, bool), (i, j)), (size, size))
+    label = sparse.csgraph.connected_components(graph, directed=False)[1] + 1
+    label[~np.isin(np.arange(size), np.concatenate([i, j]))] = 0
+    return canonical(label.reshape(shape))

@@ -50,8 +50,8 @@ def test_another_decoder_does_not_take_the_predictions_thresholds():
 
 
 def test_unknown_decoder_lists_the_known():
-    with pytest.raises(ConfigError, match="affinity_connected") as error:
-        resolve(SegmentConfig(decoder="affinity_connected"), volume())
+    with pytest.raises(ConfigError, match="malis_watershed") as error:
+        resolve(SegmentConfig(decoder="malis_watershed"), volume())
     assert all(name in str(error.value) for name in DECODERS)
 
 

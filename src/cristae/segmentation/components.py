@@ -194,6 +194,8 @@ class BlockTable(NamedTuple):
         share: Places, lengths and local seeds of the seeds' voxels in those pieces; (3, n).
         share_piece: Local piece of each.
         removed: Whole instances dropped because they are small.
+        cross: Affinity path: places of voxels that an edge joins to another block, and how far
+            before it the edge ends; (2, n).
     """
 
     start: Ints
@@ -214,6 +216,7 @@ class BlockTable(NamedTuple):
     share: Ints
     share_piece: Ints
     removed: Ints
+    cross: Ints
 
     @property
     def runs(self) -> Runs:
@@ -227,8 +230,16 @@ class BlockTable(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """Runs of a mask, the local component of each, and which components leave the block."""
+class Labelled:
+    """Runs in a block, and the components they make there.
+
+    Attributes:
+        runs: The runs.
+        label: Component of each.
+        n: Number of components.
+        face: Which runs lie on a face of the block that another block adjoins.
+        leaves: Which components do.
+    """
 
     runs: Runs
     label: NDArray[np.int32]
@@ -236,11 +247,21 @@ class _Labelled:
     face: NDArray[np.bool_]
     leaves: NDArray[np.bool_]
 
-    def keep(self, wanted: NDArray[np.bool_]) -> "_Labelled":
+    @classmethod
+    def of(
+        cls, runs: Runs, label: NDArray[np.int32], n: int, box: Box, raster: Raster
+    ) -> "Labelled":
+        """Labelled runs of a block."""
+        face = on_faces(runs, box, raster)
+        leaves = np.zeros(n, bool)
+        leaves[label[face]] = True
+        return cls(runs, label, n, face, leaves)
+
+    def keep(self, wanted: NDArray[np.bool_]) -> "Labelled":
         """Only some of the components, numbered anew in the same order."""
         number = np.cumsum(wanted).astype(np.int32) - 1
         mine = wanted[self.label]
-        return _Labelled(
+        return Labelled(
             self.runs.take(mine),
             number[self.label[mine]],
             int(wanted.sum()),
@@ -267,23 +288,28 @@ def label_block(
     connectivity = 6 if decoding.seed is not None else 26
     pieces = _label(scan_rule(planes, box, raster, decoding.foreground), box, raster, connectivity)
     if decoding.seed is None:
-        return _connected_table(pieces, planes[0], box, raster, decoding)
+        return connected_table(pieces, planes[0], box, raster, decoding)
     return _seeded_table(pieces, planes, box, raster, decoding)
 
 
-def _label(runs: Runs, box: Box, raster: Raster, connectivity: int) -> _Labelled:
-    label, n = label_runs(runs, raster, connectivity)
-    face = on_faces(runs, box, raster)
-    leaves = np.zeros(n, bool)
-    leaves[label[face]] = True
-    return _Labelled(runs, label, n, face, leaves)
+def _label(runs: Runs, box: Box, raster: Raster, connectivity: int) -> Labelled:
+    return Labelled.of(runs, *label_runs(runs, raster, connectivity), box, raster)
 
 
-def _connected_table(
-    pieces: _Labelled, mask: NDArray[np.uint8], box: Box, raster: Raster, decoding: Decoding
+def connected_table(
+    pieces: Labelled, mask: NDArray[np.uint8], box: Box, raster: Raster, decoding: Decoding
 ) -> BlockTable:
+    """Table of a block whose pieces are instances, or parts of instances.
+
+    Args:
+        pieces: The pieces of the block.
+        mask: (z, y, x) uint8 whose sum over an instance is its confidence.
+        box: Where the block lies in the volume.
+        raster: Numbering of the volume.
+        decoding: The decoder.
+    """
     removed = 0
-    if decoding.reach == (0, 0):  # no voxel will be added
+    if decoding.drops_small_at_once:
         voxels = np.bincount(pieces.label, pieces.runs.length, pieces.n)
         small = ~pieces.leaves & (voxels < decoding.min_size)
         removed = int(small.sum())
@@ -311,7 +337,7 @@ class _Seeds:
 
 
 def _seeded_table(
-    pieces: _Labelled,
+    pieces: Labelled,
     planes: tuple[NDArray[np.uint8], ...],
     box: Box,
     raster: Raster,
@@ -340,7 +366,7 @@ def _seeded_table(
     return _table(pieces.keep(wanted), planes[0], box, raster, found, 0)
 
 
-def _first_of(found: _Labelled) -> Ints:
+def _first_of(found: Labelled) -> Ints:
     first = np.full(found.n, NOWHERE, np.int64)
     np.minimum.at(first, found.label, found.runs.start)
     return first
@@ -352,7 +378,7 @@ def _unique_pairs(a: Ints, b: Ints, n: int) -> Ints:
 
 
 def _table(
-    pieces: _Labelled,
+    pieces: Labelled,
     mask: NDArray[np.uint8],
     box: Box,
     raster: Raster,
@@ -385,6 +411,7 @@ def _table(
         np.stack([share_runs.start, share_runs.length, seeds.share.seed[shared]]),
         seeds.share.piece[shared],
         np.array([removed], np.int64),
+        np.zeros((2, 0), np.int64),
     )
 
 

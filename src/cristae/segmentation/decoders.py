@@ -1,15 +1,19 @@
 """Decoders: how a prediction becomes instances, as two rules and a few numbers.
 
-Two code paths, and the field's names as presets of them:
+Three code paths, and the field's names as presets of them:
 
 - ``seeded_watershed``: seeds are the 26-connected components of the voxels that pass the seed
   rule; they flood the voxels that pass the foreground rule (`cristae.segmentation.flood`).
 - ``connected``: instances are the 26-connected components of the voxels that pass the foreground
   rule, widened in plane where the decoder says so.
+- ``affinity``: instances are what the edges that pass ``affinity_threshold`` hold together, an
+  edge being two voxels that share a face (`cristae.segmentation.affinity`).
 
 A threshold is a probability t and is compared as PyTorch Connectomics v1 does: a uint8 value v
 passes ``> t`` with v > int(255 t) and ``< t`` with v < int(255 t). A distance threshold is a signed
-distance, d = v / 127.5 - 1. Channels are known by position: mask, contour, distance.
+distance, d = v / 127.5 - 1. Channels are known by position: mask, contour, distance; or one
+affinity along each axis, z, y, x with the voxel before unless the prediction's ``offsets`` say
+otherwise.
 """
 
 from collections.abc import Mapping
@@ -25,9 +29,17 @@ from cristae.grid import Triple
 from cristae.volumes.volume import Array, Volume
 
 Levels = NDArray[np.uint8]
+Path = Literal["seeded_watershed", "connected", "affinity"]
 
 CHANNELS = ("mask", "contour", "distance")
-PROBABILITIES = ("foreground_threshold", "seed_threshold", "contour_threshold")
+AFFINITIES = ("affinity_z", "affinity_y", "affinity_x")
+OFFSETS: tuple[Triple, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+PROBABILITIES = (
+    "foreground_threshold",
+    "seed_threshold",
+    "contour_threshold",
+    "affinity_threshold",
+)
 DISTANCES = ("distance_seed_threshold", "distance_foreground_threshold")
 COUNTS = ("min_seed_size", "min_size")
 SMALL = ("background", "neighbor")
@@ -43,6 +55,7 @@ class SegmentConfig:
         foreground_threshold: Mask probability above which a voxel is foreground.
         seed_threshold: Mask probability above which a voxel may be seed.
         contour_threshold: Contour probability below which it may be.
+        affinity_threshold: Affinity above which an edge joins two voxels.
         distance_seed_threshold: Signed distance in [-1, 1] above which it may be.
         distance_foreground_threshold: Signed distance in [-1, 1] above which it is foreground.
         dilation: Extent (z, y, x) of the box that widens instances in plane, odd, z = 1.
@@ -56,6 +69,7 @@ class SegmentConfig:
     foreground_threshold: float | None = None
     seed_threshold: float | None = None
     contour_threshold: float | None = None
+    affinity_threshold: float | None = None
     distance_seed_threshold: float | None = None
     distance_foreground_threshold: float | None = None
     dilation: Triple | None = None
@@ -68,7 +82,7 @@ class SegmentConfig:
 class Decoder:
     """A name of the field: a code path, the channels it reads, and its defaults."""
 
-    path: Literal["seeded_watershed", "connected"]
+    path: Path
     channels: int
     defaults: Mapping[str, Any]
 
@@ -108,7 +122,21 @@ DECODERS: dict[str, Decoder] = {
             **_CONNECTED,
         },
     ),
+    "affinity_connected": Decoder("affinity", 3, {"affinity_threshold": 0.8, **_CONNECTED}),
 }
+
+
+@dataclass(frozen=True)
+class AffinityRule:
+    """Which edges hold, as uint8 levels.
+
+    Attributes:
+        offsets: Offset (z, y, x) of the voxel that each channel joins a voxel to.
+        edge: An edge joins its voxels where its value is above.
+    """
+
+    offsets: tuple[Triple, ...]
+    edge: int
 
 
 @dataclass(frozen=True)
@@ -123,15 +151,26 @@ class Decoding:
         foreground: Rule (above, below, beyond) on uint8 mask, contour and distance.
         seed: Rule of seeds; None on the connected path.
         reach: Voxels (y, x) an instance is widened by to each side.
+        affinity: Rule of edges; None on the other paths.
     """
 
     decoder: str
-    path: Literal["seeded_watershed", "connected"]
+    path: Path
     channels: int
     parameters: Mapping[str, Any]
     foreground: Triple
     seed: Triple | None
-    reach: tuple[int, int]
+    reach: tuple[int, int] = (0, 0)
+    affinity: AffinityRule | None = None
+
+    @property
+    def drops_small_at_once(self) -> bool:
+        """Whether a small instance can go before all blocks are known.
+
+        It cannot where voxels are added to it, nor where a neighbour may want it: components
+        of a mask touch no other, those of edges do.
+        """
+        return self.reach == (0, 0) and not (self.affinity and self.to_neighbor)
 
     @property
     def min_size(self) -> int:
@@ -174,10 +213,18 @@ def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
         for key in parameters
         if key not in decoder.defaults
     ]
+    offsets = prediction.attributes.get("offsets") or OFFSETS
     faults += _faults_of_values(parameters) + _faults_of_prediction(prediction, name, decoder)
+    if decoder.path == "affinity" and not _are_offsets(offsets):
+        faults.append(
+            f"offsets: {offsets!r} found, expected three of one voxel, one along each axis, "
+            f"such as {[list(o) for o in OFFSETS]}"
+        )
     raise_faults(f"{prediction.name}, decoder {name}", faults, ConfigError)
     if "dilation" in parameters:
         parameters["dilation"] = tuple(parameters["dilation"])
+    if decoder.path == "affinity":
+        return _affinity_decoding(name, decoder, parameters, offsets)
     return _decoding(name, decoder, parameters)
 
 
@@ -215,12 +262,25 @@ def _is_dilation(value: Any) -> bool:
     )
 
 
+def _are_offsets(value: Any) -> bool:
+    """Whether a value is three (z, y, x) offsets of one voxel, one along each axis."""
+    try:
+        steps = np.array(value)
+    except ValueError:  # rows of unequal lengths
+        return False
+    if steps.shape != (3, 3) or steps.dtype.kind != "i":
+        return False
+    size = np.abs(steps)
+    return bool((size.sum(axis=0) == 1).all() and (size.sum(axis=1) == 1).all())
+
+
 def _faults_of_prediction(prediction: Volume, name: str, decoder: Decoder) -> list[str]:
     faults = []
     found = 1 if prediction.channels is None else len(prediction.channels)
     if found < decoder.channels:
         names = ", ".join(prediction.channels or ("one, unnamed",))
-        needed = ", ".join(CHANNELS[: decoder.channels])
+        known = AFFINITIES if decoder.path == "affinity" else CHANNELS
+        needed = ", ".join(known[: decoder.channels])
         faults.append(f"{found} channels found ({names}), {name} needs {needed}")
     if prediction.dtype not in (np.uint8, np.uint16) and prediction.dtype.kind != "f":
         faults.append(
@@ -244,7 +304,19 @@ def _decoding(name: str, decoder: Decoder, parameters: dict[str, Any]) -> Decodi
         seed_beyond = distance_bound(parameters["distance_seed_threshold"])
     seed = (int(255 * parameters["seed_threshold"]), contour, seed_beyond)
     rule = (foreground, 256, beyond)
-    return Decoding(name, decoder.path, decoder.channels, parameters, rule, seed, (0, 0))
+    return Decoding(name, decoder.path, decoder.channels, parameters, rule, seed)
+
+
+def _affinity_decoding(
+    name: str, decoder: Decoder, parameters: dict[str, Any], offsets: Any
+) -> Decoding:
+    steps = tuple((int(z), int(y), int(x)) for z, y, x in offsets)
+    edge = int(255 * parameters["affinity_threshold"])
+    rule = AffinityRule(steps, edge)
+    foreground = (edge, 256, -1)
+    return Decoding(
+        name, decoder.path, decoder.channels, parameters, foreground, None, affinity=rule
+    )
 
 
 def distance_bound(threshold: float) -> int:

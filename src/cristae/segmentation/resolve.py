@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cristae.segmentation.affinity import join_by_edges
 from cristae.segmentation.components import (
     NOWHERE,
     Statistics,
@@ -119,6 +120,9 @@ def _join_pieces(job: Job, base: Ints) -> tuple[Ints, int]:
         start, length, piece, face = load_table(job, i, "start", "length", "piece", "face")
         faces.append(Runs(start[face], length[face]))
         owners.append(piece[face].astype(np.int64) + base[i])
+    if job.decoding.affinity is not None:
+        cross = [load_table(job, i, "cross")[0] for i in range(len(job.blocks))]
+        return join_by_edges(faces, owners, cross, int(base[-1]))
     connectivity = 26 if job.decoding.seed is None else 6
     return join(faces, owners, int(base[-1]), job.raster, connectivity)
 

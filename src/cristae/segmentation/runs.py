@@ -234,7 +234,8 @@ def number_roots(parent: NDArray[Any]) -> tuple[NDArray[Any], int]:
 
 
 @njit(nogil=True, cache=True)
-def _find(parent, i):  # type: ignore[no-untyped-def]
+def find_root(parent, i):  # type: ignore[no-untyped-def]
+    """Root of a node of a forest, which gets shorter on the way."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -242,9 +243,10 @@ def _find(parent, i):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _unite(parent, i, j):  # type: ignore[no-untyped-def]
-    i = _find(parent, i)
-    j = _find(parent, j)
+def unite(parent, i, j):  # type: ignore[no-untyped-def]
+    """Join the trees of two nodes of a forest; the least node is the root."""
+    i = find_root(parent, i)
+    j = find_root(parent, j)
     if i < j:
         parent[j] = i
     elif j < i:
@@ -262,7 +264,7 @@ def _join_within(start, length, parent, shift, reach):  # type: ignore[no-untype
             j += 1
         k = j
         while k < i and start[k] < high:
-            _unite(parent, i, k)
+            unite(parent, i, k)
             k += 1
 
 
@@ -277,7 +279,7 @@ def _join_owned(start, length, owner, parent, shift, reach):  # type: ignore[no-
             j += 1
         k = j
         while k < i and start[k] < high:
-            _unite(parent, owner[i], owner[k])
+            unite(parent, owner[i], owner[k])
             k += 1
 
 
@@ -285,14 +287,14 @@ def _join_owned(start, length, owner, parent, shift, reach):  # type: ignore[no-
 def _join_ends(start, length, owner, parent):  # type: ignore[no-untyped-def]
     for i in range(1, start.size):
         if start[i - 1] + length[i - 1] == start[i]:
-            _unite(parent, owner[i - 1], owner[i])
+            unite(parent, owner[i - 1], owner[i])
 
 
 @njit(nogil=True, cache=True)
 def _number_roots(parent, number):  # type: ignore[no-untyped-def]
     n = 0
     for i in range(parent.size):
-        root = _find(parent, i)
+        root = find_root(parent, i)
         if root == i:
             number[i] = n
             n += 1

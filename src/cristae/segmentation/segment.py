@@ -37,7 +37,7 @@ from cristae.segmentation.components import NOWHERE, Statistics, add_statistics,
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.flood import flood_bytes
 from cristae.segmentation.resolve import NOBODY, Batch, Plan, resolve_pieces
-from cristae.segmentation.runs import Ints, scan_rule
+from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
     Job,
     is_whole,
@@ -51,7 +51,7 @@ from cristae.segmentation.steps import (
     flood_step,
     label_step,
     layers,
-    read_channels,
+    sample_density,
     slab_step,
     statistics_of,
     widen_step,
@@ -70,6 +70,9 @@ from cristae.volumes.volume import Volume
 
 LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
 """Memory of labelling, for each run and each foreground voxel of a block (measured)."""
+
+EDGE_BYTES = 4
+"""Memory of labelling by affinities, for each voxel of a block: its edges and their mean."""
 
 LAYER_RUN_BYTES, SHARD_RUN_BYTES = 180, 60
 """Memory of gathering, and of painting, for each run (measured)."""
@@ -106,7 +109,9 @@ def segment_volume(
 
     Args:
         prediction: (c, z, y, x) probabilities: mask, and as the decoder asks contour and
-            distance; uint8 (255 is certain), uint16 or float in [0, 1]. Or (z, y, x): the mask.
+            distance, or three affinities with the attribute ``offsets`` where they are not with
+            the voxel before along z, y, x; uint8 (255 is certain), uint16 or float in [0, 1]. Or
+            (z, y, x): the mask.
         out: Folder of the labels, ``NAME.zarr``.
         config: Decoder and parameters; what it leaves open comes from the prediction's own
             metadata, then from the decoder.
@@ -131,6 +136,8 @@ def segment_volume(
     decoding = resolve(config or SegmentConfig(), prediction)
     parameters = to_plain(decoding.parameters)
     settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
+    if decoding.affinity is not None:
+        settings["offsets"] = to_plain(decoding.affinity.offsets)
     inputs = {"prediction": prediction.fingerprint}
     shape = Layout().fitted(prediction.shape).shard if block_shape is None else block_shape
     with open_ledger(
@@ -191,7 +198,8 @@ def _promise_start(job: Job, out: Path, pyramid: bool, resources: Resources) -> 
     itemsize = volume.dtype.itemsize
     runs, foreground = _sample_density(job)
     tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
-    labelling = int(block * (channels * (itemsize + (itemsize > 1)) + tables))
+    edges = EDGE_BYTES if job.decoding.affinity else 0
+    labelling = int(block * (channels * (itemsize + (itemsize > 1)) + edges + tables))
     writing = int(SHARD_BYTES * Box.of(layout.shard).clip(volume.box).size)
     needed = resources.workers * max(labelling, writing)
     if pyramid:
@@ -265,12 +273,8 @@ def _sample_density(job: Job) -> tuple[float, float]:
     chunks = tile(job.prediction.box, CHUNK)
     runs = foreground = 0.0
     for i in np.unique(np.linspace(0, len(chunks) - 1, SAMPLES).astype(int)):
-        box = chunks[i]
-        planes = tuple(read_channels(job, box))
-        pieces = scan_rule(planes, box, job.raster, job.decoding.foreground)
-        seeds = scan_rule(planes, box, job.raster, job.decoding.seed or job.decoding.foreground)
-        runs = max(runs, (pieces.start.size + seeds.start.size) / box.size)
-        foreground = max(foreground, float(pieces.length.sum()) / box.size)
+        found = sample_density(job, chunks[i])
+        runs, foreground = max(runs, found[0]), max(foreground, found[1])
     return runs, foreground
 
 

@@ -11,6 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
+from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
 from cristae.segmentation.components import (
     Statistics,
     label_block,
@@ -21,7 +22,15 @@ from cristae.segmentation.components import (
 from cristae.segmentation.decoders import quantise
 from cristae.segmentation.flood import flood, labelled_runs
 from cristae.segmentation.resolve import NOBODY, Batch
-from cristae.segmentation.runs import Ints, Runs, merge_ends, no_runs, paint_into, runs_of_plane
+from cristae.segmentation.runs import (
+    Ints,
+    Runs,
+    merge_ends,
+    no_runs,
+    paint_into,
+    runs_of_plane,
+    scan_rule,
+)
 from cristae.segmentation.scratch import (
     Job,
     load_arrays,
@@ -40,8 +49,32 @@ def read_channels(job: Job, box: Box) -> NDArray[np.uint8]:
 
 def label_step(job: Job, index: int, box: Box) -> None:
     """Label one block alone; leaves its table."""
-    table = label_block(read_channels(job, box), box, job.raster, job.decoding)
+    if job.decoding.affinity is not None:
+        table = label_affinities(read_edges(job, box), box, job.raster, job.decoding)
+    else:
+        table = label_block(read_channels(job, box), box, job.raster, job.decoding)
     save_arrays(job.path(f"label-{index}"), table._asdict())
+
+
+def read_edges(job: Job, box: Box) -> NDArray[np.uint8]:
+    """The edges that end in a block or just behind it (`cristae.segmentation.affinity`)."""
+    rule = job.decoding.affinity
+    if rule is None:
+        raise TypeError(f"{job.decoding.decoder} reads no affinities")
+    read = box_of_edges(box, job.prediction.shape, rule)
+    return edges_of(read_channels(job, read), read, box, rule)
+
+
+def sample_density(job: Job, box: Box) -> tuple[float, float]:
+    """Runs and foreground a voxel in a box."""
+    if job.decoding.affinity is not None:
+        pieces, _, _ = scan_edges(read_edges(job, box), box, job.raster, job.decoding)
+        return pieces.start.size / box.size, float(pieces.length.sum()) / box.size
+    planes = tuple(read_channels(job, box))
+    pieces = scan_rule(planes, box, job.raster, job.decoding.foreground)
+    seeds = scan_rule(planes, box, job.raster, job.decoding.seed or job.decoding.foreground)
+    count = pieces.start.size + seeds.start.size
+    return count / box.size, float(pieces.length.sum()) / box.size
 
 
 class _Contested(NamedTuple):
