@@ -334,6 +334,58 @@ def evaluate(
 
 
 @app.command()
+def tune(
+    prediction: Annotated[str, typer.Argument(help="a prediction in any form")],
+    truth: Annotated[
+        str | None, typer.Argument(help="the true instances; without, only what changes is shown")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write")] = Path("tuned"),
+    image: Annotated[str | None, typer.Option(help="grey values for the pictures")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="ap_75, accuracy_75, ... or keys of scores.json: a/b/c")
+    ] = None,
+    decoder: Annotated[str | None, typer.Option(help="the model's own by default")] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="put the best into this model file")
+    ] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search decoder thresholds (`--set grid.seed_threshold=[0.85,0.9] --set segment....`)."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.evaluation.tune import TuneConfig
+    from cristae.networks.model import load_model, retune_model
+    from cristae.presentation.tuning import read_tuned, tune_volume
+
+    if write is not None and truth is None:
+        raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
+    if write is not None:
+        load_model(write)  # found unfit now rather than after the search
+    given: dict[str, Any] = {"score": score} if score else {}
+    given |= {"segment": {"decoder": decoder}} if decoder else {}
+    tuned = tune_volume(
+        _open(prediction, voxel_size, roi),
+        _open(truth, voxel_size, roi, kind="labels") if truth else None,
+        out,
+        image=_open(image, voxel_size, roi) if image else None,
+        config=load_config(TuneConfig, given, settings or []),
+        resources=_resources(workers, memory),
+        overwrite=overwrite,
+    )
+    if write is not None:
+        name, thresholds = read_tuned(tuned)
+        retune_model(write, name, thresholds)
+    typer.echo(tuned.read_text().rstrip() if truth else str(tuned))
+
+
+@app.command()
 def measure(
     instances: Annotated[str, typer.Argument(help="the instances")],
     out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="the table to write")],

@@ -13,6 +13,7 @@ from cristae.networks.model import (
     model_card,
     model_network,
     named_models,
+    retune_model,
     save_model,
 )
 from cristae.networks.unet import UNetConfig
@@ -179,3 +180,35 @@ def test_all_faults_of_a_file_are_told(model, tmp_path):
     write_tree(path, decoder=None)
     with pytest.raises(InputError, match="decoder: NoneType found"):
         load_model(path)
+
+
+@pytest.mark.parametrize("stored_as", ["float32", "float16"])
+def test_new_thresholds_leave_the_weights_and_remember_the_old(model, tmp_path, stored_as):
+    path = tmp_path / "model.pt"
+    saved = save_model(model, path, stored_as=stored_as)
+    tensors = torch.load(path, weights_only=True)["state_dict"]
+    retune_model(path, "mitoem", {"min_size": 8, "seed_threshold": 0.5})
+    retune_model(path, "mitoem", {"min_size": 9, "seed_threshold": 0.5})
+    retune_model(path, "mitoem", {"min_size": 9, "seed_threshold": 0.5})
+    tree = torch.load(path, weights_only=True)
+    assert tree["stored_as"] == stored_as
+    assert all(torch.equal(tree["state_dict"][n], t) for n, t in tensors.items())
+    now = load_model(path)
+    assert (now.decoder, now.thresholds) == ("mitoem", {"min_size": 9, "seed_threshold": 0.5})
+    assert now.card["earlier_thresholds"] == [
+        {"decoder": "bc_watershed", "thresholds": {"foreground": 0.7}},
+        {"decoder": "mitoem", "thresholds": {"min_size": 8, "seed_threshold": 0.5}},
+    ]
+    assert now.card["data"] == ["simulated"]
+    assert now.fingerprint == saved.fingerprint
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_models_of_the_package_are_not_retuned(tmp_path):
+    shipped = next(iter(named_models().values()))
+    before = shipped.stat().st_mtime_ns
+    with pytest.raises(InputError, match="copy it"):
+        retune_model(shipped, "mitoem", {})
+    with pytest.raises(SourceNotFoundError, match="no such model file"):
+        retune_model(tmp_path / "none.pt", "mitoem", {})
+    assert shipped.stat().st_mtime_ns == before

@@ -14,7 +14,7 @@ through, so nothing is ever rounded.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -60,6 +60,22 @@ class Tally:
     def empty(cls) -> "Tally":
         """The tally of no voxels."""
         return cls(np.zeros((0, 2), np.uint64), np.zeros((0, FACTS), np.int64), 0)
+
+
+class LabelRuns(NamedTuple):
+    """Stretches of one label along x, in raster order, none overlapping another.
+
+    Attributes:
+        row: (n,) int64 row z * ny + y of each, in a volume of ny rows a plane.
+        start: (n,) int32 first x.
+        stop: (n,) int32 last x, exclusive.
+        label: (n,) uint64 labels, none 0.
+    """
+
+    row: Integers
+    start: NDArray[np.int32]
+    stop: NDArray[np.int32]
+    label: Labels
 
 
 def check_extent(shape: Triple, name: str, weight: int = 1) -> None:
@@ -158,6 +174,21 @@ def tally_block(
     return _reduced(keys, facts, first.size)
 
 
+def tally_runs(first: LabelRuns, second: LabelRuns, extent: Triple) -> Tally:
+    """Tally two label arrays that are given as runs.
+
+    Args:
+        first: Runs of the first array.
+        second: Runs of the second.
+        extent: Shape (z, y, x) of the volume that both lie in.
+
+    Returns:
+        The tally; of all voxels of the volume.
+    """
+    keys, facts = _scan_runs(first, second, np.array(extent, np.int64))
+    return _reduced(keys, facts, Box.of(extent).size)
+
+
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:
     """The tally of several parts together; their order does not matter.
 
@@ -246,6 +277,60 @@ def _scan(first, second, weights, corner, extent):  # type: ignore[no-untyped-de
                     if u != 0:
                         facts[row, WEIGHT] += _weight(weights, z, y, x, end)
                 x = end
+    return keys[:count].copy(), facts[:count].copy()
+
+
+@njit(nogil=True, cache=True)
+def _scan_runs(first, second, extent):  # type: ignore[no-untyped-def]
+    """Walk two lists of runs side by side, piece by piece of an equal pair."""
+    slots = np.full(1024, -1, np.int64)
+    keys = np.empty((256, 2), np.uint64)
+    facts = np.empty((256, FACTS), np.int64)
+    corner = np.zeros(3, np.int64)
+    end = np.iinfo(np.int64).max
+    count = i = j = 0
+    at_a = first.start[0] if first.row.size else 0
+    at_b = second.start[0] if second.row.size else 0
+    while i < first.row.size or j < second.row.size:
+        row_a = first.row[i] if i < first.row.size else end
+        row_b = second.row[j] if j < second.row.size else end
+        u = v = np.uint64(0)
+        low = stop = np.int64(0)
+        if row_a < row_b or (row_a == row_b and at_a < at_b):
+            u, low, stop = first.label[i], np.int64(at_a), np.int64(first.stop[i])
+            if row_a == row_b:
+                stop = min(stop, np.int64(at_b))
+        elif row_b < row_a or at_b < at_a:
+            v, low, stop = second.label[j], np.int64(at_b), np.int64(second.stop[j])
+            if row_a == row_b:
+                stop = min(stop, np.int64(at_a))
+        else:
+            u, v, low = first.label[i], second.label[j], np.int64(at_a)
+            stop = np.int64(min(first.stop[i], second.stop[j]))
+        row = min(row_a, row_b)
+        slot = _find(slots, keys, u, v)
+        pair = slots[slot]
+        if pair < 0:
+            if count == len(keys):
+                keys, facts = _grown(keys), _grown(facts)
+                slots = _slots_of(keys, count)
+                slot = _find(slots, keys, u, v)
+            pair, count = count, count + 1
+            slots[slot] = pair
+            keys[pair, 0], keys[pair, 1] = u, v
+            _clear(facts[pair])
+        z = row // extent[1]
+        _add_run(facts[pair], z, row - z * extent[1], low, stop, corner, extent)
+        if u != 0:
+            at_a = stop
+            if stop == first.stop[i]:
+                i += 1
+                at_a = first.start[i] if i < first.row.size else 0
+        if v != 0:
+            at_b = stop
+            if stop == second.stop[j]:
+                j += 1
+                at_b = second.start[j] if j < second.row.size else 0
     return keys[:count].copy(), facts[:count].copy()
 
 

@@ -208,6 +208,41 @@ def load_model(path_or_name: str | Path) -> Model:
     return model
 
 
+def retune_model(path: str | Path, decoder: str, thresholds: Mapping[str, Any]) -> Model:
+    """Give a model file another decoder and thresholds; what they replace stays in its card.
+
+    The weights keep every bit, and with them every prediction stays valid. A reader sees the old
+    file or the new one. The card's ``earlier_thresholds`` lists what was replaced, oldest first.
+
+    Args:
+        path: A model file; not a model of the package.
+        decoder: Name of the decoder.
+        thresholds: Its parameters, by name.
+
+    Returns:
+        The model as it is now.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        InputError: Not a model file, or one that the package ships.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SourceNotFoundError(f"{path}: no such model file")
+    if path.resolve().parent == _WEIGHTS.resolve():
+        raise InputError(f"{path}: a model of the package; copy it and change the copy")
+    model = load_model(path)
+    stored_as: StoredAs = _read(path)["stored_as"]
+    new = to_plain(thresholds)
+    if (model.decoder, dict(model.thresholds)) == (decoder, new):
+        return model
+    old = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
+    card = {**model.card, "earlier_thresholds": [*model.card.get("earlier_thresholds", []), old]}
+    return save_model(
+        replace(model, decoder=decoder, thresholds=new, card=card), path, stored_as=stored_as
+    )
+
+
 def named_models() -> dict[str, Path]:
     """The models that come with the package: their files by name, in alphabetical order."""
     return {path.stem: path for path in sorted(_WEIGHTS.glob("*.pt"))}

@@ -63,7 +63,7 @@ def write_report(
         _sample(data, prefix, len(samples)) for data, prefix in zip(samples, prefixes, strict=True)
     ]
     text = (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             title=title,
@@ -95,7 +95,8 @@ def _check(samples: Sequence[ReportData]) -> None:
     raise_faults("report", faults)
 
 
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """The page templates of this folder."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

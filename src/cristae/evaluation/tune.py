@@ -1,0 +1,375 @@
+"""Tune: decoder thresholds searched on a validation pair, every setting scored.
+
+Settings whose meaning `sweep` knows share one reading of the prediction; any other is segmented
+on its own, out of core, and scored from its run table. Both give what `segment` gives.
+"""
+
+import itertools
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cristae.configuration import config_dataclass, to_plain
+from cristae.engine.executors import Resources
+from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.evaluation.contingency import Compared, Overlaps, overlaps_of_tally, place_volumes
+from cristae.evaluation.evaluate import (
+    EvaluateConfig,
+    Scores,
+    check_evaluate_config,
+    scores_of_table,
+)
+from cristae.evaluation.label_runs import Labelled, volume_runs
+from cristae.evaluation.sweep import can_sweep, sweep
+from cristae.evaluation.tables import Place
+from cristae.grid import Box
+from cristae.measurement.table import Table
+from cristae.measurement.tally import LabelRuns, tally_runs
+from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
+from cristae.segmentation.runs import Raster, no_runs
+from cristae.segmentation.segment import segment_volume
+from cristae.volumes.volume import Volume
+
+Value = int | float
+
+SCORES = {
+    "ap_75": "average_precision_coco/75",
+    "ap_50": "average_precision_coco/50",
+    "accuracy_75": "matching/0.75/all/accuracy",
+    "accuracy_50": "matching/0.5/all/accuracy",
+    "f1_50": "matching/0.5/all/f1",
+    "panoptic_quality_50": "matching/0.5/all/panoptic_quality",
+    "foreground_iou": "voxel/foreground_iou",
+    "adapted_rand_error": "voxel/adapted_rand_error",
+}
+"""Short names of scores; any other number of ``scores.json`` is named by its keys, ``a/b/c``."""
+
+ERRORS = (
+    *("adapted_rand_error", "voi_split", "voi_merge", "fp", "fn", "missing", "background"),
+    *("over_segmentation", "under_segmentation", "many_to_many"),
+)
+"""Scores that are better when they are lower."""
+
+GRID: dict[str, tuple[Value, ...]] = {
+    "seed_threshold": (0.85, 0.9, 0.95),
+    "contour_threshold": (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+}
+"""The grid of the PyTorch Connectomics benchmark on MitoEM-R, for decoders with a contour."""
+
+MASK_GRID: tuple[Value, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+"""Foreground thresholds tried where the decoder knows no seeds and contours."""
+
+
+KEPT = 3
+"""Without truth, the instances of so many settings are kept beside the base's."""
+
+
+@config_dataclass
+class TuneConfig:
+    """What is tried, and by what it is judged.
+
+    Attributes:
+        segment: Decoder, and the parameters that stay as they are.
+        grid: Values tried, by parameter; every combination is. By default the benchmark's seed
+            and contour thresholds, or as many of them as the decoder has.
+        score: What is best: a name of `SCORES`, or the keys of a number of ``scores.json``,
+            ``matching/0.5/all/recall``. Errors are best when lowest.
+        evaluate: How to score.
+    """
+
+    segment: SegmentConfig = SegmentConfig()
+    grid: dict[str, tuple[Value, ...]] | None = None
+    score: str = "accuracy_75"
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(bootstrap_samples=0))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One combination of the grid, and what it gives.
+
+    Attributes:
+        values: What was tried, by parameter.
+        decoder: Name of the decoder.
+        parameters: Every parameter of the decoder.
+        instances: How many it finds.
+        voxels: How many voxels they have together.
+        median_voxels: Of an instance; 0 where there is none.
+        scores: Against the truth; None without.
+        value: The score asked for; None without truth, or where it is not defined.
+        against_base: How its instances overlap those of the base setting (the truth of the
+            table); of the base itself None. Only without truth.
+    """
+
+    values: Mapping[str, Value]
+    decoder: str
+    parameters: Mapping[str, Any]
+    instances: int
+    voxels: int
+    median_voxels: float
+    scores: Scores | None = None
+    value: float | None = None
+    against_base: Overlaps | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The outcome of a search.
+
+    Attributes:
+        grid: Values tried, by parameter.
+        settings: All of them, the last parameter changing fastest.
+        score: Keys of the score, ``a/b/c``.
+        base: Index of the setting nearest to the decoder's and prediction's own values.
+        best: Index of the best setting; the one nearest to the base where several are. None
+            without truth.
+        kept: Without truth, the instances of the base and of the settings that differ most from
+            it, by index.
+    """
+
+    grid: Mapping[str, tuple[Value, ...]]
+    settings: tuple[Setting, ...]
+    score: str
+    base: int
+    best: int | None
+    kept: Mapping[int, Labelled] = field(default_factory=dict, repr=False)
+
+    def table(self) -> Table:
+        """One row a setting: what was tried, what it found, and every score beside the value."""
+        columns: dict[str, Any] = {
+            name: [setting.values[name] for setting in self.settings] for name in self.grid
+        }
+        for name in ("instances", "voxels", "median_voxels"):
+            columns[name] = [getattr(setting, name) for setting in self.settings]
+        if self.best is not None:
+            names = list(dict.fromkeys((self.score, *SCORES.values())))
+            for name in names:
+                columns[name] = [score_of(setting.scores, name) for setting in self.settings]
+        else:
+            columns["iou_with_base"] = [_likeness(setting) for setting in self.settings]
+        return {name: np.array(column, dtype=object) for name, column in columns.items()}
+
+
+def tune_decoder(
+    prediction: Volume,
+    truth: Volume | None = None,
+    *,
+    config: TuneConfig | None = None,
+    resources: Resources | None = None,
+) -> Tuning:
+    """Try settings of a decoder on a prediction, and score each against the truth.
+
+    Args:
+        prediction: What `segment_volume` takes.
+        truth: True labels of the same place. Without it nothing is best; what each setting
+            changes against the base setting is told instead.
+        config: What is tried.
+        resources: Workers, executor and memory.
+
+    Returns:
+        Every setting with its scores, and the best one. Instances are ranked by size.
+
+    Raises:
+        ConfigError: A parameter the decoder does not have, a value outside its range, no such
+            score; all faults at once.
+        InputError: A prediction and a truth that are not of one place.
+        MemoryLimitError: The foreground does not fit.
+    """
+    config, resources = config or TuneConfig(), resources or Resources()
+    check_evaluate_config(config.evaluate)
+    grid = config.grid or _default_grid(config.segment, prediction)
+    decodings = _decodings(prediction, config, grid)
+    base = _nearest(decodings, resolve(config.segment, prediction))
+    judge = _Judge(prediction, truth, config, resources)
+    tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
+    settings: dict[int, Setting] = {}
+    kept: dict[int, Labelled] = {}
+    for i, found in _all_found(prediction, decodings, base, resources):
+        settings[i] = replace(judge(decodings[i], found), values=tried[i])
+        if truth is None:
+            kept[i] = found
+            kept = {j: kept[j] for j in _most_different(settings, kept, base)}
+    ordered = tuple(settings[i] for i in range(len(decodings)))
+    best = None if truth is None else _best(ordered, decodings, judge.score, base)
+    return Tuning(grid, ordered, judge.score, base, best, kept)
+
+
+def _most_different(
+    settings: Mapping[int, Setting], kept: Mapping[int, Labelled], base: int
+) -> list[int]:
+    """The base, and of the others the few that overlap it least."""
+    others = sorted((i for i in kept if i != base), key=lambda i: (_likeness(settings[i]), i))
+    return [base, *others[:KEPT]]
+
+
+def _default_grid(segment: SegmentConfig, prediction: Volume) -> dict[str, tuple[Value, ...]]:
+    parameters = resolve(segment, prediction).parameters
+    grid = {name: values for name, values in GRID.items() if name in parameters}
+    if len(grid) == len(GRID):
+        return grid
+    return {name: v for name, v in grid.items() if name == "seed_threshold"} | {
+        "foreground_threshold": MASK_GRID
+    }
+
+
+def _decodings(
+    prediction: Volume, config: TuneConfig, grid: Mapping[str, tuple[Value, ...]]
+) -> list[Decoding]:
+    """The decoders of all settings; every fault of the configuration at once."""
+    known = [f.name for f in fields(SegmentConfig) if f.name != "decoder"]
+    faults = [
+        f"grid: no parameter {name!r}, known are {', '.join(known)}"
+        for name in grid
+        if name not in known
+    ]
+    faults += [f"grid: {name} has no values" for name, values in grid.items() if not values]
+    decodings = []
+    if not faults:
+        for values in itertools.product(*grid.values()):
+            tried: dict[str, Any] = dict(zip(grid, values, strict=True))
+            setting = replace(config.segment, **tried)
+            try:
+                decodings.append(resolve(setting, prediction))
+            except ConfigError as error:
+                faults.append(str(error))
+    raise_faults("tune", list(dict.fromkeys(faults)), ConfigError)
+    return decodings
+
+
+class _Judge:
+    """Scores instances against the truth, or compares them with the base setting's."""
+
+    def __init__(
+        self, prediction: Volume, truth: Volume | None, config: TuneConfig, resources: Resources
+    ) -> None:
+        self.score = SCORES.get(config.score, config.score)
+        self.config = config.evaluate
+        self.shape, self.raster = prediction.shape, Raster(prediction.shape)
+        self.place = Place(prediction.voxel_size_nm, prediction.origin_nm)
+        self.other: LabelRuns | None = None
+        self.scored = truth is not None
+        if truth is not None:
+            one = prediction.with_(channels=None, dtype=np.dtype(np.uint8))
+            _, placed = place_volumes(Compared(one, truth), False, self.config.align)
+            empty = Labelled(no_runs(), np.zeros(0, np.uint64)).rows(self.raster)
+            score_of(self._scores(empty, empty), self.score)  # refuses a name that is none
+            self.other = volume_runs(placed.truth, resources).rows(self.raster)
+
+    def __call__(self, decoding: Decoding, found: Labelled) -> Setting:
+        rows = found.rows(self.raster)
+        voxels = np.bincount(found.label.astype(np.int64), found.runs.length)[1:].astype(np.int64)
+        setting = Setting(
+            {},
+            decoding.decoder,
+            decoding.parameters,
+            len(voxels),
+            int(voxels.sum()),
+            float(np.median(voxels)) if len(voxels) else 0.0,
+        )
+        if self.other is None:  # the first one, which the others are compared with
+            self.other = rows
+            return setting
+        if not self.scored:
+            return replace(setting, against_base=self._overlaps(rows, self.other))
+        scores = self._scores(rows, self.other)
+        return replace(setting, scores=scores, value=score_of(scores, self.score))
+
+    def _overlaps(self, found: LabelRuns, other: LabelRuns) -> Overlaps:
+        box = self.raster.shape
+        tally = tally_runs(found, other, box)
+        return overlaps_of_tally(tally, Box.of(box), box)
+
+    def _scores(self, found: LabelRuns, other: LabelRuns) -> Scores:
+        return scores_of_table(self._overlaps(found, other), self.place, self.config)
+
+
+def _all_found(
+    prediction: Volume, decodings: Sequence[Decoding], base: int, resources: Resources
+) -> Iterator[tuple[int, Labelled]]:
+    """(index, instances) of every setting, the base setting first."""
+    order = sorted(range(len(decodings)), key=lambda i: i != base)
+    if all(can_sweep(decoding) for decoding in decodings):
+        for k, found in sweep(prediction, [decodings[i] for i in order], resources):
+            yield order[k], found
+        return
+    for i in order:
+        yield i, _segmented(prediction, decodings[i], resources)
+
+
+def _segmented(prediction: Volume, decoding: Decoding, resources: Resources) -> Labelled:
+    with tempfile.TemporaryDirectory(prefix="cristae-tune-") as folder:
+        config = SegmentConfig(decoder=decoding.decoder, **decoding.parameters)
+        labels = segment_volume(
+            prediction,
+            Path(folder) / "labels.zarr",
+            config=config,
+            pyramid=False,
+            resources=resources,
+        )
+        return volume_runs(labels, resources)
+
+
+def score_of(scores: Scores | None, name: str) -> float | None:
+    """A number of the scores by its keys, ``a/b/c``; None where it is not defined.
+
+    Raises:
+        ConfigError: No such number; what could stand there is listed.
+    """
+    node: Any = None if scores is None else scores.to_dict()
+    if node is None:
+        return None
+    for key in name.split("/"):
+        if not isinstance(node, dict) or key not in node:
+            there = ", ".join(node) if isinstance(node, dict) else "a number"
+            raise ConfigError(
+                f"score {name!r}: {key!r} found, expected one of {there}; short names are "
+                f"{', '.join(SCORES)}"
+            )
+        node = node[key]
+    if isinstance(node, dict | list):
+        raise ConfigError(
+            f"score {name!r}: expected one of the numbers below it: {', '.join(map(str, node))}"
+        )
+    return None if node is None else float(node)
+
+
+def _best(settings: Sequence[Setting], decodings: Sequence[Decoding], score: str, base: int) -> int:
+    sign = -1.0 if score.rsplit("/", 1)[-1] in ERRORS else 1.0
+    values = [-math.inf if s.value is None else sign * s.value for s in settings]
+    if max(values) == -math.inf:
+        raise InputError(f"score {score!r} is not defined for any setting: is there any truth?")
+    top = [i for i, value in enumerate(values) if value == max(values)]
+    return min(top, key=lambda i: (_distance(decodings[i], decodings[base]), i))
+
+
+def _nearest(decodings: Sequence[Decoding], own: Decoding) -> int:
+    return min(range(len(decodings)), key=lambda i: (_distance(decodings[i], own), i))
+
+
+def _distance(one: Decoding, other: Decoding) -> float:
+    total = 0.0
+    for name, value in one.parameters.items():
+        there = other.parameters.get(name)
+        if isinstance(value, int | float) and isinstance(there, int | float):
+            scale = max(abs(value), abs(there), 1.0)
+            total += abs(value - there) / scale
+    return total
+
+
+def _likeness(setting: Setting) -> float:
+    """Foreground IoU of a setting with the base."""
+    table = setting.against_base
+    if table is None:
+        return 1.0
+    shared = int(table.voxels.sum())
+    union = int(table.prediction.voxels.sum()) + int(table.truth.voxels.sum()) - shared
+    return shared / union if union else 1.0
+
+
+def tuned_config(setting: Setting) -> dict[str, Any]:
+    """A setting as `SegmentConfig` reads it: the decoder and all its parameters."""
+    return {"decoder": setting.decoder, **to_plain(setting.parameters)}
