@@ -8,7 +8,7 @@ import torch
 from tests.segmentation.helpers import noise
 from typer.testing import CliRunner
 
-from cristae import cli
+from cristae import challenge, cli
 from cristae.errors import CristaeError
 from cristae.networks.model import Model, load_model, save_model
 from cristae.networks.unet import UNetConfig, build_network
@@ -28,7 +28,7 @@ def quiet_after():
 
 
 def cristae(*arguments):
-    result = CliRunner().invoke(cli.app, ["-q" if a is None else str(a) for a in arguments])
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
     if isinstance(result.exception, CristaeError):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -71,3 +71,33 @@ def test_tune_writes_the_best_thresholds_into_a_model(pair, tmp_path):
 def test_tune_without_truth_cannot_write(pair, tmp_path):
     with pytest.raises(CristaeError, match="needs a TRUTH"):
         cristae("tune", pair[0], "--write", tmp_path / "model.pt", "-q")
+
+
+def test_submit_needs_both_volumes_or_a_file_to_check(tmp_path):
+    with pytest.raises(CristaeError, match="expected --human, --rat and OUT"):
+        cristae("submit", "--human", "a.zarr", tmp_path / "out.zip")
+    with pytest.raises(CristaeError, match="expected alone"):
+        cristae("submit", "--check", "out.zip", "--rat", "a.zarr")
+
+
+def test_submit_and_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(challenge, "SHAPE", (2, 8, 8))
+    monkeypatch.setattr(challenge, "CHUNK", (1, 4, 8))
+    labels = np.zeros((4, 8, 8), np.int32)
+    labels[1:, 2:5, 3:6] = 7
+    convert_volume(array_volume(labels, kind="labels"), tmp_path / "a.zarr", pyramid=False)
+    sources = ("--human", tmp_path / "a.zarr", "--rat", tmp_path / "a.zarr")
+    with pytest.raises(CristaeError, match="--roi takes a part"):
+        cristae("submit", *sources, tmp_path / "out.zip", "-q")
+    cristae("submit", *sources, tmp_path / "out.zip", "--roi", "2:4,:,:", "-q")
+    text = cristae("submit", "--check", tmp_path / "out.zip", "-q")
+    assert text.count("uint8  1 instances, 14.06 % of the voxels") == 2
+
+
+def test_info_of_a_data_set_folder(tmp_path):
+    (tmp_path / "EM30-R" / "im").mkdir(parents=True)
+    for n in range(5):
+        (tmp_path / "EM30-R" / "im" / f"im{n:04d}.png").touch()
+    assert "MitoEM data set, rat" in cristae("info", tmp_path / "EM30-R")
+    with pytest.raises(CristaeError, match="--roi: for a volume"):
+        cristae("info", tmp_path / "EM30-R", "--roi", "0:1,:,:")

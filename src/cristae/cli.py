@@ -98,10 +98,22 @@ def info(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Print what a source is: shape, type, chunks, voxel size, size on disk, intensities."""
+    """Print what a source is: shape, type, chunks, voxel size, size on disk, intensities.
+
+    Of a folder of the MitoEM data set, its splits and how to open each.
+    """
     _start_logging(quiet, verbose)
     from cristae.volumes.info import describe
+    from cristae.volumes.mitoem import find_mitoem
 
+    data_set = find_mitoem(source)
+    if data_set is not None:
+        unfit = {"--voxel-size": voxel_size, "--roi": roi, "--root": root, "--index": index}
+        if any(unfit.values()):
+            names = ", ".join(name for name, value in unfit.items() if value)
+            raise ConfigError(f"{names}: for a volume, found a data set of several in {source}")
+        typer.echo(data_set.text)
+        return
     typer.echo(describe(_open(source, voxel_size, roi, root=root, index=index)).text)
 
 
@@ -407,6 +419,43 @@ def measure(
         resources=_resources(workers, memory),
         overwrite=overwrite,
     )
+
+
+@app.command()
+def submit(
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT.zip", help="the submission to write")
+    ] = None,
+    human: Annotated[
+        str | None, typer.Option(metavar="INSTANCES", help="of MitoEM-H, slices 500-999")
+    ] = None,
+    rat: Annotated[
+        str | None, typer.Option(metavar="INSTANCES", help="of MitoEM-R, slices 500-999")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="FILE.zip", help="look at a submission that is there")
+    ] = None,
+    roi: Roi = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a submission to the MitoEM challenge, or check one."""
+    _start_logging(quiet, verbose)
+    from cristae.challenge import check_submission, submission_text, submit_instances
+
+    resources = _resources(workers, memory)
+    if check is not None:
+        if out is not None or human is not None or rat is not None:
+            raise ConfigError(f"--check {check}: expected alone, without --human, --rat and OUT")
+        typer.echo(submission_text(check_submission(check, resources)))
+        return
+    if out is None or human is None or rat is None:
+        raise ConfigError("submit: expected --human, --rat and OUT.zip, or --check FILE.zip")
+    one, two = (_open(source, None, roi, kind="labels") for source in (human, rat))
+    typer.echo(str(submit_instances(one, two, out, resources=resources, overwrite=overwrite)))
 
 
 @app.command()

@@ -1,0 +1,286 @@
+"""What the MitoEM challenge takes: two label files in one zip, checked before they are handed in.
+
+The page of 2023 asks for HDF5 files of slices 500-999 of both volumes, named as in `NAMES`, each
+with one dataset of 500 x 4096 x 4096 voxels. Background is 0 and every other id an instance.
+"""
+
+import math
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from cristae.engine.blockwise import promise_memory
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.files import check_disk, write_atomic
+from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.progress import log, track
+from cristae.errors import InputError, SourceNotFoundError, raise_faults
+from cristae.grid import Box, Triple, tile
+from cristae.measurement.tally import as_labels
+from cristae.volumes.sources.hdf5 import open_hdf5
+from cristae.volumes.volume import Array, Volume
+
+SHAPE: Triple = (500, 4096, 4096)
+"""Extent (z, y, x) of a test volume: slices 500-999."""
+
+NAMES = {"human": "0_human_instance_seg_pred.h5", "rat": "1_rat_instance_seg_pred.h5"}
+DATASET = "main"
+CHUNK: Triple = (32, 256, 256)
+BLOCK: Triple = (32, 512, 512)
+LEVEL = 1
+"""Of zlib: labels are mostly long stretches of one value."""
+
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What one file of a submission holds.
+
+    Attributes:
+        name: File in the zip.
+        dataset: Dataset in the file.
+        dtype: Name of its type.
+        instances: Number of ids other than 0.
+        voxels: Voxels that are not 0.
+    """
+
+    name: str
+    dataset: str
+    dtype: str
+    instances: int
+    voxels: int
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        share = 100 * self.voxels / math.prod(SHAPE)
+        return (
+            f"{self.name}  {self.dataset}  {self.dtype}  {self.instances} instances, "
+            f"{share:.2f} % of the voxels"
+        )
+
+
+def submit_instances(
+    human: Volume,
+    rat: Volume,
+    out: Path,
+    *,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a submission from the instances of both test volumes, streamed.
+
+    Ids stay as they are; each file gets the smallest unsigned type that holds them. A volume that
+    was written before an interruption is not written again.
+
+    Args:
+        human: Labels (z, y, x) of slices 500-999 of MitoEM-H.
+        rat: Those of MitoEM-R.
+        out: The zip.
+        resources: Workers, executor and memory.
+        overwrite: Replace an output of other inputs.
+
+    Returns:
+        The zip.
+
+    Raises:
+        InputError: Volumes of another shape, or that are no labels; all faults at once.
+        OutputExistsError: The zip exists and was made of other volumes.
+    """
+    resources = resources or Resources()
+    volumes = {"human": human, "rat": rat}
+    raise_faults("submission", [f for name, v in volumes.items() for f in _faults(name, v)])
+    inputs = {name: volume.fingerprint for name, volume in volumes.items()}
+    with open_ledger(
+        out, stage="submit", inputs=inputs, settings={"version": 1}, overwrite=overwrite
+    ) as ledger:
+        if ledger.state == "done":
+            log.info("%s: already done", out)
+            return out
+        widest = max(volume.dtype.itemsize for volume in volumes.values())
+        promise_memory("submit", 6 * resources.workers * math.prod(BLOCK) * widest, resources)
+        check_disk(out, sum(volume.size // 16 for volume in volumes.values()))
+        for name, volume in volumes.items():
+            if NAMES[name] not in ledger.done("file"):
+                _write_hdf5(volume, ledger.scratch / NAMES[name], resources)
+                ledger.mark("file", NAMES[name])
+        _write_zip(out, ledger)
+        ledger.finish()
+    return out
+
+
+def _faults(name: str, volume: Volume) -> list[str]:
+    faults = []
+    if volume.channels is not None:
+        faults.append(f"{name}: {volume.name} has {len(volume.channels)} channels, expected labels")
+    elif volume.dtype.kind not in "ui":
+        faults.append(f"{name}: {volume.name} is {volume.dtype}, expected integer labels")
+    if volume.shape != SHAPE:
+        hint = (
+            "; --roi takes a part"
+            if all(a >= b for a, b in zip(volume.shape, SHAPE, strict=True))
+            else ""
+        )
+        faults.append(
+            f"{name}: {volume.name} has shape {volume.shape}, expected {SHAPE} "
+            f"(slices 500-999){hint}"
+        )
+    return faults
+
+
+def _write_hdf5(volume: Volume, path: Path, resources: Resources) -> None:
+    dtype = np.min_scalar_type(_largest_id(volume, resources))
+    blocks = tile(volume.box, BLOCK)
+    with h5py.File(path, "w") as file, track(path.name, volume.size, "voxels") as advance:
+        dataset = file.create_dataset(
+            DATASET, volume.shape, dtype, chunks=CHUNK, compression=LEVEL, shuffle=True
+        )
+        for block, chunks in _in_order(partial(_encode_block, volume, dtype), blocks, resources):
+            for corner, data in chunks:
+                dataset.id.write_direct_chunk(corner, data)
+            advance(block.size)
+
+
+def _largest_id(volume: Volume, resources: Resources) -> int:
+    largest = 0
+    with track("largest id", volume.size, "voxels") as advance:
+        for block, found in run_tasks(
+            partial(_largest_in, volume), tile(volume.box, BLOCK), resources
+        ):
+            largest = max(largest, found)
+            advance(block.size)
+    return largest
+
+
+def _largest_in(volume: Volume, block: Box) -> int:
+    array = volume.read(block)
+    if array.dtype.kind == "i" and int(array.min()) < 0:
+        raise InputError(f"{volume.name}: label {array.min()} in box {block}, expected none < 0")
+    return int(array.max())
+
+
+def _encode_block(volume: Volume, dtype: np.dtype[Any], block: Box) -> list[tuple[Triple, bytes]]:
+    """Corner and bytes of each chunk that holds a label, as HDF5 keeps them."""
+    array = as_labels(volume.read(block), volume.name, block)
+    encoded = []
+    for chunk in tile(Box.of(block.shape), CHUNK):
+        part = array[chunk.slices()]
+        if part.any():
+            whole = np.zeros(CHUNK, dtype)  # chunks at the end are stored whole
+            whole[tuple(slice(n) for n in part.shape)] = part
+            planes = whole.reshape(-1).view(np.uint8).reshape(-1, dtype.itemsize)
+            shuffled = planes.T.tobytes()
+            encoded.append((chunk.shift(block.start).start, zlib.compress(shuffled, LEVEL)))
+    return encoded
+
+
+def _in_order(
+    task: partial[list[tuple[Triple, bytes]]], blocks: list[Box], resources: Resources
+) -> Iterator[tuple[Box, list[tuple[Triple, bytes]]]]:
+    """Results in the order of the blocks, so that the file does not depend on the workers."""
+    waiting: dict[Box, list[tuple[Triple, bytes]]] = {}
+    todo = iter(blocks)
+    wanted = next(todo, None)
+    for block, result in run_tasks(task, blocks, resources):
+        waiting[block] = result
+        while wanted is not None and wanted in waiting:
+            yield wanted, waiting.pop(wanted)
+            wanted = next(todo, None)
+
+
+def _write_zip(out: Path, ledger: Ledger) -> None:
+    def write(stream: Any) -> None:
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name in NAMES.values():
+                entry = zipfile.ZipInfo(name, _DATE)
+                source = ledger.scratch / name
+                entry.file_size = source.stat().st_size
+                with source.open("rb") as file, archive.open(entry, "w") as target:
+                    while part := file.read(1 << 22):
+                        target.write(part)
+
+    write_atomic(out, write)
+
+
+def check_submission(path: Path, resources: Resources | None = None) -> list[Handed]:
+    """Look at a submission as the challenge will: names, shapes, types, every voxel.
+
+    Args:
+        path: The zip.
+        resources: Workers and executor.
+
+    Returns:
+        What each file holds.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        InputError: Not a submission; all faults of both files at once.
+    """
+    resources = resources or Resources()
+    if not path.is_file():
+        raise SourceNotFoundError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a zip file")
+    with zipfile.ZipFile(path) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        expected = set(NAMES.values())
+        faults = [f"{name}: not in the zip" for name in sorted(expected - set(sizes))]
+        faults += [f"{name}: in the zip, not expected" for name in sorted(set(sizes) - expected)]
+        found = []
+        with tempfile.TemporaryDirectory(prefix="cristae-submission-") as folder:
+            check_disk(Path(folder), max(sizes.values(), default=0))
+            for name in sorted(expected & set(sizes)):
+                try:
+                    file = Path(archive.extract(name, folder))
+                    found.append(_checked(file, resources))
+                    file.unlink()
+                except (InputError, zipfile.BadZipFile, zlib.error) as error:
+                    faults.append(str(error).replace(f"{folder}/", ""))
+    raise_faults(str(path), faults)
+    return found
+
+
+def _checked(path: Path, resources: Resources) -> Handed:
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path.name}: not an HDF5 file")
+    with h5py.File(path, "r") as file:
+        keys = list(file)
+    if len(keys) != 1:
+        raise InputError(f"{path.name}: datasets {', '.join(keys) or 'none'}, expected exactly one")
+    volume = open_hdf5(path)
+    raise_faults(path.name, _faults("the file", volume.with_(name=keys[0])))
+    ids: set[int] = set()
+    voxels = 0
+    with track(path.name, volume.size, "voxels") as advance:
+        for block, (here, count) in run_tasks(
+            partial(_ids_in, volume), tile(volume.box, BLOCK), resources
+        ):
+            ids.update(here)
+            voxels += count
+            advance(block.size)
+    if not ids:
+        raise InputError(f"{path.name}: every voxel is 0, expected instances")
+    return Handed(path.name, keys[0], volume.dtype.name, len(ids), voxels)
+
+
+def _ids_in(volume: Volume, block: Box) -> tuple[list[int], int]:
+    array: Array = volume.read(block)
+    inside = array[array != 0]
+    if array.dtype.kind == "i" and inside.size and int(inside.min()) < 0:
+        raise InputError(f"{volume.name}: label {inside.min()} in box {block}, expected none < 0")
+    return [int(i) for i in pd.unique(inside)], int(inside.size)
+
+
+def submission_text(found: list[Handed]) -> str:
+    """What `check_submission` found, as lines."""
+    return "\n".join(each.text for each in found)
