@@ -206,7 +206,7 @@ def test_what_a_recipe_leaves_out_is_as_in_the_reference(recipe) -> None:
 @pytest.mark.parametrize(
     ("targets", "channels", "decoder"),
     [
-        (["2"], ("affinity_z", "affinity_y", "affinity_x"), "affinity"),
+        (["2"], ("affinity_z", "affinity_y", "affinity_x"), "affinity_connected"),
         (["0", "4-1-1", "6"], ("mask", "contour", "distance"), "bcd_watershed"),
         (["0", "4-1-1", "5-3d-1-0-4.0"], ("mask", "contour", "distance"), "bcd_watershed"),
     ],

@@ -6,7 +6,8 @@ import torch
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork, decoder_regions, measure_deviation
+from cristae.networks.inference import TileNetwork, decoder_regions
+from cristae.networks.runner import measure_deviation
 from cristae.networks.unet import (
     UNetConfig,
     build_network,

@@ -18,7 +18,8 @@ from cristae.networks.inference import TileNetwork
 from cristae.networks.model import model_network, save_model
 from cristae.networks.unet import UNetConfig
 from cristae.prediction import predict as predict_module
-from cristae.prediction.passes import FLIPS, tile_probabilities
+from cristae.prediction import tiled as tiled_module
+from cristae.prediction.passes import tile_probabilities, tile_variants
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.intensity import normalise, sample_intensity
 from cristae.volumes.sources import open_volume
@@ -129,9 +130,10 @@ def test_an_enlarged_image_predicts_alike(make_model, texture, tmp_path):
     assert np.corrcoef(coarse.ravel(), fine.ravel())[0, 1] > 0.8
 
 
-def test_flipped_variants_are_tile_invariant(make_model, texture, tmp_path):
+@pytest.mark.parametrize(("variants", "combine"), [(4, "mean"), (8, "max"), (16, "min")])
+def test_variants_are_tile_invariant(make_model, texture, tmp_path, variants, combine):
     model, volume = make_model(), open_volume(texture((4, 70, 90)))
-    config = PredictConfig(precision="float32", flips="xy")
+    config = PredictConfig(precision="float32", variants=variants, combine=combine)
     found = [
         predict_volume(
             volume, model, tmp_path / f"{i}.zarr", config=config, block_shape=block, resources=ONE
@@ -143,20 +145,63 @@ def test_flipped_variants_are_tile_invariant(make_model, texture, tmp_path):
     assert not np.array_equal(plain.read(), found[0])
 
 
-def test_flips_are_a_mean_over_mirrored_tiles(make_model):
+def test_the_variants_are_flips_and_transposes():
+    assert tile_variants(1) == [((), False)]
+    assert tile_variants(4) == [((), False), ((1,), False), ((2,), False), ((1, 2), False)]
+    for count in (8, 16):
+        found = tile_variants(count)
+        assert len(set(found)) == count
+        assert sum(transposed for _, transposed in found) == count // 2
+        assert any(0 in axes for axes, _ in found) == (count == 16)
+
+
+@pytest.mark.parametrize(
+    ("combine", "oracle"), [("mean", np.mean), ("min", np.min), ("max", np.max)]
+)
+@pytest.mark.parametrize("count", [4, 16])
+def test_variants_are_combined_over_turned_tiles(make_model, count, combine, oracle):
     network = TileNetwork(model_network(make_model()), "float32")
     image = np.random.default_rng(0).normal(size=(3, 16, 24)).astype(np.float32)
     core = Box((0, 2, 3), (3, 12, 20))
-    mean = tile_probabilities(network, image, core, "xy")
+    found = tile_probabilities(network, image, core, count, combine)
     parts = []
-    for axes in FLIPS["xy"]:
-        whole = torch.sigmoid(network.logits(np.flip(image, axes).copy(), Box.of(image.shape)))
-        back = np.flip(whole.numpy(), [axis + 1 for axis in axes])
+    for axes, transposed in tile_variants(count):
+        turned = np.flip(image, axes)
+        turned = np.swapaxes(turned, 1, 2) if transposed else turned
+        whole = torch.sigmoid(network.logits(turned.copy(), Box.of(turned.shape))).numpy()
+        whole = np.swapaxes(whole, 2, 3) if transposed else whole
+        back = np.flip(whole, [axis + 1 for axis in axes])
         parts.append(back[(slice(None), *core.slices())])
-    np.testing.assert_allclose(mean, np.mean(parts, 0), atol=1e-5)
+    np.testing.assert_allclose(found, oracle(parts, 0), atol=1e-5)
     turned = Box((0, 4, 4), (3, 14, 21))  # the core in the tile turned around in both axes
-    again = tile_probabilities(network, np.flip(image, (1, 2)).copy(), turned, "xy")
-    np.testing.assert_allclose(np.flip(again, (2, 3)), mean, atol=1e-5)
+    again = tile_probabilities(network, np.flip(image, (1, 2)).copy(), turned, count, combine)
+    np.testing.assert_allclose(np.flip(again, (2, 3)), found, atol=1e-5)
+
+
+def test_transposes_need_equal_steps_in_the_plane(make_model, texture, tmp_path):
+    network = UNetConfig(widths=(4, 6), strides=((1, 2, 4),), z_kernel_levels=(1,))
+    config = PredictConfig(variants=8)
+    with pytest.raises(InputError, match=r"variants 8: the network steps \(4, 8\)"):
+        predict_volume(
+            open_volume(texture((2, 16, 16))), make_model(network), tmp_path / "p", config=config
+        )
+
+
+def test_truncation_is_told_and_one_level_lower_at_most(make_model, texture, tmp_path):
+    volume, model = open_volume(texture((2, 30, 30))), make_model()
+    rounded, truncated = (
+        predict_volume(
+            volume,
+            model,
+            tmp_path / f"{truncate}.zarr",
+            config=replace(FLOAT32, truncate=truncate),
+            resources=ONE,
+        )
+        for truncate in (False, True)
+    )
+    difference = rounded.read().astype(int) - truncated.read()
+    assert set(np.unique(difference)) == {0, 1}
+    assert truncated.attributes["quantisation"] == "truncated"
 
 
 def test_inverted_contrast_is_turned(make_model, texture, tmp_path):
@@ -221,26 +266,26 @@ def test_an_interrupted_run_goes_on_with_other_blocks(make_model, texture, tmp_p
     expected = predict_volume(
         volume, model, tmp_path / "whole.zarr", config=FLOAT32, resources=ONE
     ).read()
-    done, write = [], predict_module._write_shards
+    done, write = [], tiled_module.write_shards
 
-    def fail_at_third(prediction, tile, group, ledger, advance):
+    def fail_at_third(prediction, missing, group, ledger, advance):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(tile.missing)
-        write(prediction, tile, group, ledger, advance)
+        done.append(missing)
+        write(prediction, missing, group, ledger, advance)
 
     out = tmp_path / "cut.zarr"
-    monkeypatch.setattr(predict_module, "_write_shards", fail_at_third)
+    monkeypatch.setattr(tiled_module, "write_shards", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         predict_volume(volume, model, out, config=FLOAT32, block_shape=(64, 30, 512), resources=ONE)
-    monkeypatch.setattr(predict_module, "_write_shards", write)
-    computed, levels = [], predict_module._Job.levels
+    monkeypatch.setattr(tiled_module, "write_shards", write)
+    computed, levels = [], tiled_module.Job.levels
 
     def counted(job, tile, image):
         computed.append(tile.core)
         return levels(job, tile, image)
 
-    monkeypatch.setattr(predict_module._Job, "levels", counted)
+    monkeypatch.setattr(tiled_module.Job, "levels", counted)
     found = predict_volume(
         volume, model, out, config=FLOAT32, block_shape=(16, 30, 200), resources=ONE
     )
@@ -253,17 +298,17 @@ KILLED = """
 import os, signal, sys
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
-from cristae.prediction import predict
+from cristae.prediction import predict, tiled
 from cristae.volumes.sources import open_volume
 
 source, model, out = sys.argv[1:]
-write = predict._write_shards
+write = tiled.write_shards
 
 def die_after_first(*arguments):
     write(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
-predict._write_shards = die_after_first
+tiled.write_shards = die_after_first
 predict.predict_volume(
     open_volume(source), load_model(model), out,
     config=predict.PredictConfig(precision="float32"), resources=Resources(workers=1),

@@ -9,12 +9,11 @@
 Level 0, whose tensors are the largest, runs a few sections at a time, so that they stay small;
 deeper levels run whole, as their blocks join sections. Neither changes what the core is.
 
-Batch normalisation is folded and memory is channels-last. In bfloat16 the first and the last
-convolution stay in float32.
+Batch normalisation is folded and memory is channels-last. In bfloat16 and float16 the first and the
+last convolution stay in float32.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
@@ -23,39 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.grid import Box, Triple
-from cristae.networks.cpu import bfloat16_is_fast
 from cristae.networks.unet import UNet, UNetConfig, fold_batch_norm, needed_positions
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 SLAB_POSITIONS = 1 << 18
 """Positions of level 0 computed at a time; one section at least."""
 
-LARGEST_DEVIATION = 0.1
-MEAN_DEVIATION = 0.002
-
 _AROUND = 32
 """Voxels more than the core's that level 0 keeps of its features, both sides together."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far bfloat16 probabilities are from float32 ones on a sample tile.
-
-    Attributes:
-        largest: Largest absolute difference, 0 to 1.
-        mean: Mean absolute difference.
-    """
-
-    largest: float
-    mean: float
-
-    @property
-    def large(self) -> bool:
-        """Whether it is too large to take bfloat16 unasked: above 0.1, or 0.002 in the mean."""
-        return self.largest > LARGEST_DEVIATION or self.mean > MEAN_DEVIATION
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TileNetwork:
@@ -70,9 +47,13 @@ class TileNetwork:
         self.config = network.config
         self.precision = precision
         self._network = fold_batch_norm(network)
-        self._dtype = _DTYPES[precision]
+        self._dtype = DTYPES[precision]
         for part in ("encoder", "downs", "ups", "decoder"):
             getattr(self._network, part).to(self._dtype)
+
+    def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
+        """Probabilities of the core of a tile: the sigmoid of `logits`."""
+        return self.logits(image, core).sigmoid_()
 
     @torch.no_grad()
     def logits(self, image: NDArray[np.float32], core: Box) -> Tensor:
@@ -197,7 +178,7 @@ def inference_bytes(config: UNetConfig, tile: Triple, core: Triple, precision: P
         core: Extent of its core.
         precision: As given to `TileNetwork`.
     """
-    width = 2 if precision == "bfloat16" else 4
+    width = 4 if precision == "float32" else 2
     positions = tile[0] * tile[1] * tile[2] / config.stem**2
     joined = 0 in config.z_kernel_levels or config.strides[0][0] > 1
     slab = positions if joined else max(SLAB_POSITIONS, positions / tile[0])
@@ -210,43 +191,6 @@ def inference_bytes(config: UNetConfig, tile: Triple, core: Triple, precision: P
         held += positions * features * width
     logits = core[0] * core[1] * core[2] * len(config.channels) * 4
     return int(finest + largest + logits)
-
-
-def measure_deviation(network: UNet, image: NDArray[np.float32]) -> Deviation:
-    """How far bfloat16 probabilities are from float32 ones on one tile.
-
-    Args:
-        network: Trained network.
-        image: (z, y, x) normalised tile with extents on the network's lattice.
-    """
-    core = Box.of((image.shape[0], image.shape[1], image.shape[2]))
-    exact, rounded = (
-        torch.sigmoid(TileNetwork(network, precision).logits(image, core))
-        for precision in ("float32", "bfloat16")
-    )
-    difference = (exact - rounded).abs_()
-    return Deviation(float(difference.max()), float(difference.mean()))
-
-
-def choose_precision(
-    network: UNet, image: NDArray[np.float32]
-) -> tuple[Precision, Deviation | None]:
-    """The precision to compute in where the user leaves it open.
-
-    bfloat16 where the processor multiplies it in hardware and its deviation from float32 on a
-    sample tile is not large; float32 otherwise.
-
-    Args:
-        network: Trained network.
-        image: (z, y, x) normalised sample tile with extents on the network's lattice.
-
-    Returns:
-        The precision, and the deviation where it was measured.
-    """
-    if not bfloat16_is_fast():
-        return "float32", None
-    deviation = measure_deviation(network, image)
-    return ("float32" if deviation.large else "bfloat16"), deviation
 
 
 def _crop(features: Tensor, box: Box, part: Box) -> Tensor:

@@ -128,8 +128,8 @@ _DECODERS = {
     ("mask",): "binary_watershed",
     ("mask", "contour"): "bc_watershed",
     ("mask", "contour", "distance"): "bcd_watershed",
-    _TARGETS["2"]: "affinity",
-    (*_TARGETS["2"], "contour"): "affinity",
+    _TARGETS["2"]: "affinity_connected",
+    (*_TARGETS["2"], "contour"): "affinity_connected",
 }
 
 

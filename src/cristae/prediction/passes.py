@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork
+from cristae.networks.runner import Runner
+from cristae.networks.windows import Combine, Variants
 from cristae.prediction.resample import (
     Factors,
     Floats,
@@ -20,11 +22,8 @@ from cristae.prediction.resample import (
 from cristae.volumes.intensity import IntensityStatistics, normalise
 from cristae.volumes.volume import Array, Volume, read_reflected
 
-FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "none": ((),),
-    "xy": ((), (1,), (2,), (1, 2)),
-}
-"""Variants of test-time augmentation: axes of (z, y, x) that each one turns around."""
+Variant = tuple[tuple[int, ...], bool]
+"""Axes of (z, y, x) along which a tile is turned around; whether y and x are swapped after that."""
 
 SLAB_VOXELS = 1 << 22
 """Voxels normalised and resampled in the plane at a time; one section at least."""
@@ -89,34 +88,66 @@ class ImageInput:
         return image if along_z is None else apply_taps(image, 0, along_z, reach.start[0])
 
 
-def tile_probabilities(
-    network: TileNetwork, image: Floats, core: Box, flips: str = "none"
-) -> Floats:
-    """Probabilities of a tile's core, the mean over flipped variants of the tile.
-
-    Flipped about its own extent, a whole number of lattice steps, a tile stays on the lattice. So
-    each variant is the same in any tiling, and so is their mean, taken in a fixed order.
+def tile_variants(count: Variants) -> list[Variant]:
+    """What a tile is turned into for test-time augmentation, the tile as it is first.
 
     Args:
-        network: Ready for inference.
+        count: 1; 4, with flips along y and x; 8, also transposed in the plane; or 16, also with
+            flips along z.
+    """
+    both = (False, True)
+    flags = product(both[: 1 + (count > 1)], both[: 1 + (count > 1)], both[: 1 + (count > 8)])
+    return [
+        (tuple(axis for axis, flip in ((0, z), (1, y), (2, x)) if flip), transposed)
+        for x, y, z in flags
+        for transposed in both[: 1 + (count > 4)]
+    ]
+
+
+def tile_probabilities(
+    runner: Runner,
+    image: Floats,
+    core: Box,
+    variants: Variants = 1,
+    combine: Combine = "mean",
+) -> Floats:
+    """Probabilities of a tile's core, combined over variants of the tile.
+
+    Flipped about its own extent, a whole number of lattice steps, a tile stays on the lattice. So
+    each variant is the same in any tiling, and so is what is combined, in a fixed order.
+
+    Args:
+        runner: The network, ready for inference.
         image: (z, y, x) normalised tile.
         core: The part wanted, in voxels of the tile.
-        flips: A key of `FLIPS`.
+        variants: See `tile_variants`.
+        combine: What is taken of the variants.
 
     Returns:
         (channels, z, y, x) float32 in [0, 1] of the core's shape.
     """
-    variants = FLIPS[flips]
-    if len(variants) == 1:
-        plain: Floats = torch.sigmoid_(network.logits(image, core)).numpy()
-        return plain
-    total = torch.zeros((len(network.config.channels), *core.shape))
-    for axes in variants:
-        flipped = np.ascontiguousarray(np.flip(image, axes))
-        logits = network.logits(flipped, _flip_box(core, axes, image.shape))
-        total += torch.sigmoid_(logits).flip([axis + 1 for axis in axes])
-    mean: Floats = total.div_(len(variants)).numpy()
-    return mean
+    total: torch.Tensor | None = None
+    for axes, transposed in tile_variants(variants):
+        turned = np.flip(image, axes)
+        inside = _flip_box(core, axes, image.shape)
+        if transposed:
+            turned, inside = turned.swapaxes(1, 2), _transpose_box(inside)
+        found = runner.probabilities(np.ascontiguousarray(turned), inside)
+        found = found.transpose(2, 3) if transposed else found
+        found = found.flip([axis + 1 for axis in axes]) if axes else found
+        if total is None:
+            total = found
+        elif combine == "mean":
+            total = total.add_(found)
+        else:
+            pick = torch.minimum if combine == "min" else torch.maximum
+            total = pick(total, found, out=total)
+    if total is None:
+        raise ValueError("no variant of a tile")
+    if combine == "mean" and variants > 1:
+        total = total.div_(variants)
+    probabilities: Floats = total.numpy()
+    return probabilities
 
 
 def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Factors) -> Floats:
@@ -138,11 +169,12 @@ def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Fact
     return probabilities
 
 
-def quantise(probabilities: Floats) -> NDArray[np.uint8]:
-    """Probabilities in [0, 1] as the nearest of 256 levels: 255 p, rounded."""
+def quantise(probabilities: Floats, truncate: bool = False) -> NDArray[np.uint8]:
+    """Probabilities in [0, 1] as 256 levels: 255 p, rounded to the nearest or truncated."""
     quantised = np.empty(probabilities.shape, np.uint8)
     for channel, section in np.ndindex(probabilities.shape[:2]):
-        quantised[channel, section] = np.rint(probabilities[channel, section] * np.float32(255))
+        levels = probabilities[channel, section] * np.float32(255)
+        quantised[channel, section] = levels if truncate else np.rint(levels)
     return quantised
 
 
@@ -158,3 +190,9 @@ def _flip_box(box: Box, axes: tuple[int, ...], shape: tuple[int, ...]) -> Box:
         for axis, (a, b) in enumerate(zip(box.start, box.stop, strict=True))
     )
     return Box((z0, y0, x0), (z1, y1, x1))
+
+
+def _transpose_box(box: Box) -> Box:
+    """The same voxels after y and x of the tile are swapped."""
+    (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
+    return Box((z0, x0, y0), (z1, x1, y1))

@@ -1,0 +1,183 @@
+"""What prediction knows of a network: a contract that says how to run it, and a runner that does.
+
+A network of another program joins by a contract and a runner of its own; prediction looks at
+nothing else.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cristae.grid import Box, Triple
+from cristae.networks.cpu import bfloat16_is_fast
+from cristae.networks.inference import Precision, TileNetwork, inference_bytes
+from cristae.networks.model import Model, model_network
+from cristae.networks.pytc import PytcConfig, PytcNetwork
+from cristae.networks.pytc_inference import WindowNetwork, window_bytes
+from cristae.networks.unet import Context, UNet, UNetConfig, network_context
+from cristae.networks.windows import WindowRecipe
+
+LARGEST_DEVIATION = 0.1
+MEAN_DEVIATION = 0.002
+
+SAMPLE: Triple = (4, 256, 256)
+"""Extent of the tile that precisions are compared on, where the network takes any."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How a network wants to be run.
+
+    Exactly one of ``context`` and ``windows`` is there. A network with a context is tile-invariant:
+    its output is as large as its input, right wherever the context is covered, for any tile whose
+    start and extent are multiples of the lattice. One with windows takes statistics from its whole
+    input, so it is run on windows of one shape on one grid, which are blended.
+
+    Attributes:
+        channels: Names of its outputs, in order.
+        in_channels: Channels of the image it takes.
+        intensity: Rule of `cristae.volumes.intensity` for its input.
+        context: Halo and lattice in voxels of its working grid, or None.
+        windows: Its windows, or None.
+        reduced_precision: Whether it may compute in less than float32 unasked.
+    """
+
+    channels: tuple[str, ...]
+    in_channels: int
+    intensity: str
+    context: Context | None
+    windows: WindowRecipe | None
+    reduced_precision: bool
+
+
+class Runner(Protocol):
+    """A network made ready for inference."""
+
+    @property
+    def precision(self) -> Precision:
+        """Of its arithmetic."""
+
+    def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
+        """Outputs in [0, 1] of the core of a tile.
+
+        Args:
+            image: (z, y, x) tile, normalised, of an extent that the contract allows.
+            core: Part of the tile that is wanted, in voxels of the tile.
+
+        Returns:
+            (channels, z, y, x) float32 of the core's shape.
+        """
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far probabilities of reduced precision are from float32 ones on a sample tile.
+
+    Attributes:
+        largest: Largest absolute difference, 0 to 1.
+        mean: Mean absolute difference.
+    """
+
+    largest: float
+    mean: float
+
+    @property
+    def large(self) -> bool:
+        """Whether it is too large to take unasked: above 0.1, or 0.002 in the mean."""
+        return not (self.largest <= LARGEST_DEVIATION and self.mean <= MEAN_DEVIATION)
+
+
+def network_contract(model: Model) -> Contract:
+    """How a model's network wants to be run."""
+    config, windows = model.network_config, model.windows
+    context = network_context(config) if isinstance(config, UNetConfig) else None
+    return Contract(
+        channels=model.channels,
+        in_channels=config.in_channels,
+        intensity=model.intensity,
+        context=context,
+        windows=windows,
+        reduced_precision=windows is None,
+    )
+
+
+def make_runner(network: UNet | PytcNetwork, precision: Precision) -> Runner:
+    """A trained network made ready for inference on the CPU; it is copied."""
+    if isinstance(network, UNet):
+        return TileNetwork(network, precision)
+    return WindowNetwork(network, precision)
+
+
+def model_runner(model: Model, precision: Precision) -> Runner:
+    """A model's network made ready for inference on the CPU.
+
+    Raises:
+        InputError: Weights that do not fit the network; all misfits at once.
+    """
+    return make_runner(model_network(model), precision)
+
+
+def runner_bytes(model: Model, tile: Triple, core: Triple, precision: Precision) -> int:
+    """Upper bound of the memory `Runner.probabilities` takes, the tile itself apart.
+
+    Args:
+        model: The model.
+        tile: Extent (z, y, x) of the tile in voxels.
+        core: Extent of its core.
+        precision: Of the arithmetic.
+    """
+    config = model.network_config
+    if isinstance(config, PytcConfig):
+        return window_bytes(config, tile, precision)
+    return inference_bytes(config, tile, core, precision)
+
+
+def sample_shape(contract: Contract) -> Triple:
+    """Extent of a tile on which precisions are compared."""
+    if contract.windows is not None:
+        return contract.windows.shape
+    lattice = contract.context.lattice if contract.context else (1, 1, 1)
+    z, y, x = (math.ceil(n / step) * step for n, step in zip(SAMPLE, lattice, strict=True))
+    return z, y, x
+
+
+def measure_deviation(
+    network: UNet | PytcNetwork, image: NDArray[np.float32], precision: Precision = "bfloat16"
+) -> Deviation:
+    """How far probabilities of a reduced precision are from float32 ones on one tile.
+
+    Args:
+        network: Trained network.
+        image: (z, y, x) normalised tile of `sample_shape`, or another the network takes.
+        precision: The reduced one.
+    """
+    core = Box.of((image.shape[0], image.shape[1], image.shape[2]))
+    exact = make_runner(network, "float32").probabilities(image, core)
+    rounded = make_runner(network, precision).probabilities(image, core)
+    difference = (exact - rounded).abs_()
+    return Deviation(float(difference.max()), float(difference.mean()))
+
+
+def choose_precision(
+    network: UNet | PytcNetwork, image: NDArray[np.float32]
+) -> tuple[Precision, Deviation | None]:
+    """The precision to compute in where the user leaves it open.
+
+    bfloat16 where the processor multiplies it in hardware and its deviation from float32 on a
+    sample tile is not large; float32 otherwise.
+
+    Args:
+        network: Trained network.
+        image: (z, y, x) normalised sample tile of `sample_shape`.
+
+    Returns:
+        The precision, and the deviation where it was measured.
+    """
+    if not bfloat16_is_fast():
+        return "float32", None
+    deviation = measure_deviation(network, image)
+    return ("float32" if deviation.large else "bfloat16"), deviation
