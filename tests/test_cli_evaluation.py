@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cristae import challenge, cli
 from cristae.errors import CristaeError
+from cristae.evaluation.scores import Scores, write_scores
 from cristae.networks.model import Model, load_model, save_model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.volumes.convert import convert_volume
@@ -101,3 +102,17 @@ def test_info_of_a_data_set_folder(tmp_path):
     assert "MitoEM data set, rat" in cristae("info", tmp_path / "EM30-R")
     with pytest.raises(CristaeError, match="--roi: for a volume"):
         cristae("info", tmp_path / "EM30-R", "--roi", "0:1,:,:")
+
+
+def test_compare_prints_and_writes_what_is_named(tmp_path):
+    for name, value in (("one", 0.5), ("two", 0.6)):
+        run = tmp_path / name
+        run.mkdir()
+        (run / "run.yaml").write_text("model: general\n")
+        precision = dict.fromkeys(("50:95", "50", "75", "75_small", "75_medium"), value)
+        write_scores(Scores(precision), run / "scores.json")
+    runs = (tmp_path / "one", tmp_path / "two")
+    out = tmp_path / "table.tex"
+    text = cristae("compare", *runs, "--score", "ap_75", "--out", out, "-q")
+    assert "| two | general | unknown | **0.600** | **0.600** | **0.600** |" in text
+    assert "\\textbf{0.600}" in out.read_text()

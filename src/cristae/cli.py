@@ -422,6 +422,33 @@ def measure(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    score: Annotated[
+        list[str] | None,
+        typer.Option(help="ap_75, accuracy_75, ... or keys of scores.json; may be repeated"),
+    ] = None,
+    by: Annotated[
+        Literal["pool", "sample"], typer.Option(help="all samples together, or each")
+    ] = "pool",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help=".md, .tex or .html; may be repeated"),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Put runs side by side: model and post-processing against scores by size."""
+    _start_logging(quiet, verbose)
+    from cristae.evaluation.compare import compare_runs, markdown, write_comparisons
+
+    found = compare_runs(runs, score or ("ap_75", "accuracy_75"), by)
+    write_comparisons(found, out or (), overwrite=overwrite)
+    typer.echo(markdown(found).rstrip())
+
+
+@app.command()
 def submit(
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT.zip", help="the submission to write")

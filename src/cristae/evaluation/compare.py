@@ -1,0 +1,311 @@
+"""Compare: several runs side by side, in the table of the MitoEM paper.
+
+One row a run (model x post-processing), and for every score the columns small, medium, large and
+all. Numbers come from the runs' ``scores.json`` and are not computed again.
+"""
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal
+
+from cristae.configuration import read_yaml
+from cristae.engine.files import read_json, write_atomic
+from cristae.errors import ConfigError, OutputExistsError, raise_faults
+from cristae.evaluation.scores import Scores, load_scores
+from cristae.evaluation.tune import ERRORS, SCORES, score_of
+from cristae.runfolder import RunFolder, SampleFolder
+
+By = Literal["pool", "sample"]
+
+SIZES = ("small", "medium", "large", "all")
+FAMILIES = {
+    "ap_75": ("AP-75", {s: f"average_precision_coco/75_{s}" for s in SIZES[:3]}),
+    "accuracy_75": ("accuracy-75", {s: f"matching/0.75/{s}/accuracy" for s in SIZES[:3]}),
+    "f1_50": ("F1-50", {s: f"matching/0.5/{s}/f1" for s in SIZES[:3]}),
+}
+"""Scores that are known by size, too: title, and keys of the sizes below ``all``."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        volume: Sample it is of; empty where all are pooled.
+        score: Title of the score.
+        size: One of `SIZES`.
+        lower: Whether lower is better.
+    """
+
+    volume: str
+    score: str
+    size: str
+    lower: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run: what it was made with, and its number in each column (None where not defined)."""
+
+    run: str
+    model: str
+    decoder: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows in the order in which the runs were given."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def best(self, column: int) -> set[int]:
+        """Rows of the best number of a column; none where there is one row only."""
+        values = [row.values[column] for row in self.rows]
+        known = [value for value in values if value is not None]
+        if len(known) < 2:
+            return set()
+        top = min(known) if self.columns[column].lower else max(known)
+        return {i for i, value in enumerate(values) if value == top}
+
+
+def compare_runs(
+    runs: Sequence[str | Path], scores: Sequence[str] = ("ap_75", "accuracy_75"), by: By = "pool"
+) -> Comparison:
+    """Put the scores of finished runs side by side.
+
+    Args:
+        runs: Run folders.
+        scores: Names of `tune.SCORES`, or keys of a number of ``scores.json``, ``a/b/c``. Those of
+            `FAMILIES` come by size; sizes that no run knows are left out.
+        by: ``pool`` for all samples of a run together, ``sample`` for columns by sample.
+
+    Raises:
+        ConfigError: No such score.
+        InputError: Folders that are no runs, runs without scores, runs of different samples; all
+            at once.
+    """
+    folders = [RunFolder(Path(run)) for run in runs]
+    raise_faults("compare", list(_faults(folders)))
+    names: Sequence[str | None] = [None] if by == "pool" else _scored_samples(folders[0])
+    groups = [(name or "", [_scores_at(folder, name) for folder in folders]) for name in names]
+    columns: list[Column] = []
+    values: list[list[float | None]] = []
+    for volume, found in groups:
+        for score in scores:
+            for column, numbers in _columns_of(volume, score, found):
+                columns.append(column)
+                values.append(numbers)
+    rows = tuple(
+        Row(folder.root.resolve().name, _model_of(folder), _decoder_of(folder), numbers)
+        for folder, numbers in zip(folders, zip(*values, strict=True), strict=True)
+    )
+    return Comparison(tuple(columns), rows)
+
+
+def _faults(folders: Sequence[RunFolder]) -> Iterator[str]:
+    if not folders:
+        yield "no run given, expected one at least"
+    samples: dict[str, list[str]] = {}
+    for folder in folders:
+        if not folder.config.is_file():
+            yield f"{folder.root}: not a run folder (no {folder.config.name})"
+        elif not folder.scores.is_file():
+            yield f"{folder.root}: no {folder.scores.name}: not finished, or without truth"
+        else:
+            samples[str(folder.root)] = _scored_samples(folder)
+    if len({tuple(names) for names in samples.values()}) > 1:
+        listed = "; ".join(f"{run}: {', '.join(names)}" for run, names in samples.items())
+        yield f"runs of different samples cannot be compared: {listed}"
+
+
+def _scored_samples(folder: RunFolder) -> list[str]:
+    return [name for name in folder.samples() if folder.sample(name).scores.is_file()]
+
+
+def _scores_at(folder: RunFolder, sample: str | None) -> Scores:
+    return load_scores(folder.scores if sample is None else folder.sample(sample).scores)
+
+
+def _columns_of(
+    volume: str, score: str, found: Sequence[Scores]
+) -> Iterator[tuple[Column, list[float | None]]]:
+    """Columns of one score: by size where that is known, then ``all``."""
+    keys = SCORES.get(score, score)
+    title, by_size = FAMILIES.get(score, (keys.replace("/", " "), {}))
+    lower = keys.rsplit("/", 1)[-1] in ERRORS
+    for size, path in by_size.items():
+        numbers = [_known(each, path) for each in found]
+        if any(number is not None for number in numbers):
+            yield Column(volume, title, size, lower), numbers
+    yield Column(volume, title, "all", lower), [score_of(each, keys) for each in found]
+
+
+def _known(scores: Scores, keys: str) -> float | None:
+    """A number by its keys; None where the scores have no such size."""
+    try:
+        return score_of(scores, keys)
+    except ConfigError:
+        return None
+
+
+def _model_of(folder: RunFolder) -> str:
+    """Name of the model: as the configuration has it, else that the run trained it."""
+    model = read_yaml(folder.config).get("model")
+    return Path(str(model)).stem if model else f"trained in {folder.root.resolve().name}"
+
+
+def _decoder_of(folder: RunFolder) -> str:
+    """The decoder of the instances, from the instances themselves."""
+    names = {_decoder_at(folder.sample(name)) for name in _scored_samples(folder)}
+    return ", ".join(sorted(names)) or "unknown"
+
+
+def _decoder_at(sample: SampleFolder) -> str:
+    tree = read_json(sample.instances / "zarr.json") or {}
+    ours = tree.get("attributes", {}).get("cristae", {})
+    return str(ours.get("decoder") or "unknown")
+
+
+def write_comparisons(
+    comparison: Comparison, paths: Sequence[Path], *, overwrite: bool = False
+) -> None:
+    """Write the table into files, each in the format of its suffix.
+
+    Args:
+        comparison: What to write.
+        paths: ``.md``, ``.tex`` (booktabs) or ``.html``.
+        overwrite: Replace files that are there.
+
+    Raises:
+        ConfigError: Another suffix.
+        OutputExistsError: A file is there with another content.
+    """
+    makers = {".md": markdown, ".tex": latex, ".html": page}
+    faults = [
+        f"{path}: suffix {path.suffix!r}, expected one of {', '.join(makers)}"
+        for path in paths
+        if path.suffix.lower() not in makers
+    ]
+    raise_faults("compare", faults, ConfigError)
+    texts = {path: makers[path.suffix.lower()](comparison).encode() for path in paths}
+    occupied = [
+        f"{path}: exists with another content; --overwrite replaces it"
+        for path, text in texts.items()
+        if path.exists() and path.read_bytes() != text and not overwrite
+    ]
+    raise_faults("compare", occupied, OutputExistsError)
+    for path, text in texts.items():
+        write_atomic(path, partial(_put, text))
+
+
+def _put(text: bytes, file: IO[bytes]) -> None:
+    file.write(text)
+
+
+def markdown(comparison: Comparison) -> str:
+    """A pipe table; the best of each column is bold."""
+    titles = [" ".join(filter(None, (c.volume, c.score, c.size))) for c in comparison.columns]
+    lines = [["run", "model", "post-processing", *titles]]
+    lines.append([*["---"] * 3, *["---:"] * len(titles)])
+    for i, row in enumerate(comparison.rows):
+        cells = [f"**{t}**" if best else t for t, best in _cells(comparison, i)]
+        names = [text.replace("|", "\\|") for text in (row.run, row.model, row.decoder)]
+        lines.append([*names, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def latex(comparison: Comparison) -> str:
+    """A ``tabular`` for the booktabs package; the best of each column is bold."""
+    spans = _spans(comparison)
+    first = " & ".join(f"\\multicolumn{{{n}}}{{c}}{{{_tex(title)}}}" for title, n in spans)
+    rules, at = "", 4
+    for _, n in spans:
+        rules += f"\\cmidrule(lr){{{at}-{at + n - 1}}}"
+        at += n
+    lines = [
+        f"\\begin{{tabular}}{{lll{'r' * len(comparison.columns)}}}",
+        "\\toprule",
+        f" & & & {first} \\\\",
+        rules,
+        f"run & model & post-processing & {' & '.join(c.size for c in comparison.columns)} \\\\",
+        "\\midrule",
+    ]
+    for i, row in enumerate(comparison.rows):
+        names = [_tex(text) for text in (row.run, row.model, row.decoder)]
+        cells = [f"\\textbf{{{t}}}" if best else t for t, best in _cells(comparison, i)]
+        lines.append(" & ".join([*names, *cells]) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def page(comparison: Comparison) -> str:
+    """A page of its own with the table; the best of each column is bold."""
+    spans = "".join(
+        f'<th scope="colgroup" colspan="{n}">{html.escape(title)}</th>'
+        for title, n in _spans(comparison)
+    )
+    sizes = "".join(f'<th scope="col">{html.escape(c.size)}</th>' for c in comparison.columns)
+    rows = ""
+    for i, row in enumerate(comparison.rows):
+        names = "".join(f"<td>{html.escape(text)}</td>" for text in (row.model, row.decoder))
+        cells = "".join(
+            f'<td class="number">{f"<strong>{t}</strong>" if best else t}</td>'
+            for t, best in _cells(comparison, i)
+        )
+        rows += f'<tr><th scope="row">{html.escape(row.run)}</th>{names}{cells}</tr>\n'
+    return _PAGE.format(spans=spans, sizes=sizes, rows=rows)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Runs side by side</title>
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
+body {{ margin: 2rem }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8886 }}
+.number, thead th {{ text-align: right; font-variant-numeric: tabular-nums }}
+</style>
+</head>
+<body>
+<table>
+<thead>
+<tr><th colspan="3"></th>{spans}</tr>
+<tr><th scope="col">run</th><th scope="col">model</th><th scope="col">post-processing</th>
+{sizes}</tr>
+</thead>
+<tbody>
+{rows}</tbody>
+</table>
+</body>
+</html>
+"""
+
+
+def _cells(comparison: Comparison, row: int) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is the best of its column) of every number of a row."""
+    for k, value in enumerate(comparison.rows[row].values):
+        yield "-" if value is None else f"{value:.3f}", row in comparison.best(k)
+
+
+def _spans(comparison: Comparison) -> list[tuple[str, int]]:
+    """Titles over neighbouring columns of one volume and score, and how many columns each has."""
+    spans: list[tuple[str, int]] = []
+    for column in comparison.columns:
+        title = " ".join(filter(None, (column.volume, column.score)))
+        if spans and spans[-1][0] == title:
+            spans[-1] = (title, spans[-1][1] + 1)
+        else:
+            spans.append((title, 1))
+    return spans
+
+
+def _tex(text: str) -> str:
+    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
