@@ -117,3 +117,34 @@ def components_of_edges(i, j, shape):
     label = sparse.csgraph.connected_components(graph, directed=False)[1] + 1
     label[~np.isin(np.arange(size), np.concatenate([i, j]))] = 0
     return canonical(label.reshape(shape))
+
+
+def agglomerate(affinities, offsets, cut, fragment, merge):
+    """Mean-affinity agglomeration of the whole volume, components disregarded."""
+    shape = affinities.shape[1:]
+    i, j, value = edge_list(affinities, offsets)
+    foreground = components_of_edges(i[value > cut], j[value > cut], shape).ravel() > 0
+    holds = (value > max(cut, fragment)) & foreground[i] & foreground[j]
+    here = np.flatnonzero(foreground)
+    region = components_of_edges(
+        np.concatenate([i[holds], here]), np.concatenate([j[holds], here]), shape
+    ).ravel()
+    graph = {}
+    for a, b, v in zip(region[i], region[j], value.astype(int), strict=True):
+        if a and b and a != b:
+            total, count = graph.get((min(a, b), max(a, b)), (0, 0))
+            graph[min(a, b), max(a, b)] = (total + v, count + 1)
+    graph = {pair: (*graph[pair], rank) for rank, pair in enumerate(sorted(graph))}
+    while any(total > merge * count for total, count, _ in graph.values()):
+        a, b = min(graph, key=lambda pair: (-graph[pair][0] / graph[pair][1], graph[pair][2]))
+        del graph[a, b]
+        region[region == b] = a
+        for pair in [pair for pair in graph if b in pair]:
+            other = pair[0] if pair[1] == b else pair[1]
+            total, count, rank = graph.pop(pair)
+            key = (min(a, other), max(a, other))
+            if key in graph:
+                total, count = total + graph[key][0], count + graph[key][1]
+                rank = min(rank, graph[key][2])
+            graph[key] = (total, count, rank)
+    return canonical(region.reshape(shape))

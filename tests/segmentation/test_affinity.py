@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.segmentation.helpers import decode, noise
 from tests.segmentation.oracle import (
+    agglomerate,
     canonical,
     components_of_edges,
     drop_small,
@@ -17,6 +18,7 @@ from tests.segmentation.oracle import (
 
 from cristae.engine.executors import Resources
 from cristae.errors import ConfigError
+from cristae.segmentation import segment as stage
 from cristae.segmentation.decoders import OFFSETS, SegmentConfig, resolve
 from cristae.segmentation.segment import read_instances_table, segment_volume
 from cristae.volumes.volume import array_volume
@@ -142,3 +144,94 @@ def test_default_offsets_are_those_of_the_targets():
     prediction = array_volume(np.zeros((2, 2, 3, 4), np.uint8))
     with pytest.raises(ConfigError, match="needs affinity_z, affinity_y, affinity_x"):
         resolve(SegmentConfig(decoder="affinity_connected"), prediction)
+
+
+@settings(max_examples=60)
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 8), st.integers(1, 8)),
+    BLOCKS,
+    SEEDS,
+    st.booleans(),
+    st.sampled_from([(0.4, 0.8, 0.5), (0.5, 0.9, 0.5), (0.3, 0.6, 0.65), (0.6, 0.5, 0.7)]),
+    st.sampled_from(STEPS),
+    st.sampled_from(["background", "neighbor"]),
+    EXECUTORS,
+)
+def test_agglomeration_equals_the_whole_volumes(
+    shape, blocks, seed, smooth, thresholds, offsets, small, resources
+):
+    cut, fragment, merge = thresholds
+    affinities = noise(shape, seed, smooth=smooth)
+    levels = [int(255 * t) for t in thresholds]
+    expected = agglomerate(affinities, offsets, *levels)
+    if small == "neighbor":
+        expected = canonical(to_neighbors(expected, 3))
+    expected = canonical(drop_small(expected, 3))
+    found = decode(
+        affinities,
+        block_shape=blocks,
+        resources=resources,
+        attributes={"offsets": [list(offset) for offset in offsets]},
+        decoder="affinity_agglomeration",
+        affinity_threshold=cut,
+        seed_threshold=fragment,
+        merge_threshold=merge,
+        min_size=3,
+        small=small,
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_agglomeration_joins_by_the_mean_and_not_by_the_best_edge():
+    """Two plates touch along a row of four edges: .9 once, .4 thrice; the mean is .525."""
+    affinities = np.zeros((3, 1, 2, 4), np.uint8)
+    affinities[2, 0, :, 1:] = 255
+    affinities[1, 0, 1] = [229, 102, 102, 102]
+    parameters = {"decoder": "affinity_agglomeration", "affinity_threshold": 0.3, "min_size": 1}
+    for merge, count in ((0.52, 1), (0.53, 2)):
+        found = decode(
+            affinities,
+            block_shape=(1, 1, 3),
+            merge_threshold=merge,
+            seed_threshold=0.95,
+            **parameters,
+        )
+        assert found.max() == count
+        assert (found > 0).all()
+
+
+def test_merge_threshold_below_the_cut_is_refused():
+    prediction = array_volume(np.zeros((3, 2, 3, 4), np.uint8))
+    config = SegmentConfig(
+        decoder="affinity_agglomeration", affinity_threshold=0.6, merge_threshold=0.55
+    )
+    expected = r"merge_threshold: 0.55 found, expected at least affinity_threshold \(0.6\)"
+    with pytest.raises(ConfigError, match=expected):
+        resolve(config, prediction)
+
+
+def test_agglomeration_by_processes_and_interrupted(tmp_path, monkeypatch):
+    affinities = noise((9, 40, 37), 3)
+    parameters = {
+        "decoder": "affinity_agglomeration",
+        "affinity_threshold": 0.45,
+        "seed_threshold": 0.65,
+        "merge_threshold": 0.5,
+        "min_size": 2,
+    }
+    whole = decode(affinities, **parameters)
+    assert whole.max() > 3
+    arguments = {"block_shape": (4, 11, 13), "resources": Resources(2, "processes")}
+    np.testing.assert_array_equal(decode(affinities, **arguments, **parameters), whole)
+    real, volume = stage.agglomerate_step, array_volume(affinities)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    arguments = {"config": SegmentConfig(**parameters), "resources": Resources(1, "serial")}
+    monkeypatch.setattr(stage, "agglomerate_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        segment_volume(volume, tmp_path / "a.zarr", **arguments)
+    monkeypatch.setattr(stage, "agglomerate_step", real)
+    found = segment_volume(volume, tmp_path / "a.zarr", **arguments)
+    np.testing.assert_array_equal(found.read(), whole)

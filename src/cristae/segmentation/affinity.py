@@ -20,7 +20,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
-from cristae.segmentation.components import BlockTable, Labelled, connected_table
+from cristae.segmentation.components import (
+    BlockTable,
+    Labelled,
+    connected_table,
+    plain_table,
+    small_at_once,
+    values_of,
+)
 from cristae.segmentation.decoders import AffinityRule, Decoding
 from cristae.segmentation.runs import Ints, Raster, Runs, number_roots, unite
 
@@ -77,8 +84,64 @@ def label_affinities(edges: Edges, box: Box, raster: Raster, decoding: Decoding)
     """
     runs, parent, cross = scan_edges(edges, box, raster, decoding)
     pieces = Labelled.of(runs, *number_roots(parent), box, raster)
-    table = connected_table(pieces, confidence_of(edges), box, raster, decoding)
-    return table._replace(cross=cross)
+    mean, rule = confidence_of(edges), decoding.affinity
+    if rule is None or rule.merge is None:
+        return connected_table(pieces, mean, box, raster, decoding)._replace(cross=cross)
+    contacts = _count_contacts(edges, pieces, box, raster, rule.fragment)
+    small = small_at_once(pieces, decoding) & (contacts == 0)  # one fragment, one instance
+    pieces, contacts = pieces.keep(~small), contacts[~small]
+    valued = pieces.leaves | (contacts > 0)
+    mine = pieces.runs.take(valued[pieces.label])
+    value = [values_of(mine, axis, box, raster) for axis in edges]
+    table = plain_table(pieces, mean, box, raster, int(small.sum()))
+    return table._replace(
+        cross=cross, contacts=contacts, valued=valued, value=np.stack(value, axis=1).reshape(-1)
+    )
+
+
+def _count_contacts(
+    edges: Edges, pieces: Labelled, box: Box, raster: Raster, level: int
+) -> NDArray[np.int64]:
+    """For each piece, how many edges that end in it may lie between two fragments of it."""
+    contacts = np.zeros(pieces.n, np.int64)
+    earlier = np.array([start > 0 for start in box.start])
+    names = (pieces.label, pieces.leaves, earlier)
+    corner = raster.place(*box.start)
+    _count(edges, *pieces.runs, names, level, (corner, raster.plane, raster.row), contacts)
+    return contacts
+
+
+@njit(nogil=True, cache=True)
+def _count(edges, start, length, names, level, place, contacts):  # type: ignore[no-untyped-def]
+    label, leaves, earlier = names
+    corner, plane, row = place
+    _, nz, ny, nx = edges.shape
+    label_of = np.full((2, ny, nx), -1, np.int32)  # shifted by one along y and x
+    i = 0
+    for z in range(nz - 1):
+        now, before = label_of[z % 2], label_of[1 - z % 2]
+        now[:] = -1
+        if z == 0 and earlier[0]:
+            before[:] = -2  # unknown: another block's
+        if earlier[1]:
+            now[0] = -2
+        if earlier[2]:
+            now[:, 0] = -2
+        first = i
+        while i < start.size and start[i] < corner + (z + 1) * plane:
+            rest = start[i] - corner - z * plane
+            y = rest // row
+            now[y + 1, rest - y * row + 1 : rest - y * row + 1 + length[i]] = label[i]
+            i += 1
+        for k in range(first, i):
+            rest = start[k] - corner - z * plane
+            y = rest // row
+            own = label[k]
+            for x in range(rest - y * row, rest - y * row + length[k]):
+                for axis, other in enumerate((before[y + 1, x + 1], now[y, x + 1], now[y + 1, x])):
+                    # pieces that leave the block may be one outside of it
+                    maybe = other == own or other == -2 or (other >= 0 and leaves[own])
+                    contacts[own] += maybe and edges[axis, z, y, x] <= level
 
 
 def scan_edges(

@@ -190,12 +190,14 @@ class BlockTable(NamedTuple):
         seed_face: Places, lengths and local seeds of seed runs on such faces; (3, n).
         pairs: (piece, seed) that share a voxel, each pair once; (n, 2).
         valued: Whether the values of a piece's voxels are kept: it may hold several seeds.
-        value: Those values, one run after the other.
+        value: Those values, one run after the other; of an agglomeration the three edges that
+            end in each voxel, z, y, x.
         share: Places, lengths and local seeds of the seeds' voxels in those pieces; (3, n).
         share_piece: Local piece of each.
         removed: Whole instances dropped because they are small.
         cross: Affinity path: places of voxels that an edge joins to another block, and how far
             before it the edge ends; (2, n).
+        contacts: Agglomeration: at most so many edges between fragments of each piece end here.
     """
 
     start: Ints
@@ -217,6 +219,7 @@ class BlockTable(NamedTuple):
     share_piece: Ints
     removed: Ints
     cross: Ints
+    contacts: Ints
 
     @property
     def runs(self) -> Runs:
@@ -308,12 +311,21 @@ def connected_table(
         raster: Numbering of the volume.
         decoding: The decoder.
     """
-    removed = 0
-    if decoding.drops_small_at_once:
-        voxels = np.bincount(pieces.label, pieces.runs.length, pieces.n)
-        small = ~pieces.leaves & (voxels < decoding.min_size)
-        removed = int(small.sum())
-        pieces = pieces.keep(~small)
+    small = small_at_once(pieces, decoding)
+    return plain_table(pieces.keep(~small), mask, box, raster, int(small.sum()))
+
+
+def small_at_once(pieces: Labelled, decoding: Decoding) -> NDArray[np.bool_]:
+    """Which pieces are whole instances too small to stay."""
+    voxels = np.bincount(pieces.label, pieces.runs.length, pieces.n)
+    small: NDArray[np.bool_] = ~pieces.leaves & (voxels < decoding.min_size)
+    return small & decoding.drops_small_at_once
+
+
+def plain_table(
+    pieces: Labelled, mask: NDArray[np.uint8], box: Box, raster: Raster, removed: int
+) -> BlockTable:
+    """Table of a block without seeds."""
     return _table(pieces, mask, box, raster, None, removed)
 
 
@@ -412,6 +424,7 @@ def _table(
         seeds.share.piece[shared],
         np.array([removed], np.int64),
         np.zeros((2, 0), np.int64),
+        np.zeros(pieces.n, np.int64),
     )
 
 

@@ -7,7 +7,8 @@ Three code paths, and the field's names as presets of them:
 - ``connected``: instances are the 26-connected components of the voxels that pass the foreground
   rule, widened in plane where the decoder says so.
 - ``affinity``: instances are what the edges that pass ``affinity_threshold`` hold together, an
-  edge being two voxels that share a face (`cristae.segmentation.affinity`).
+  edge being two voxels that share a face (`cristae.segmentation.affinity`); with a
+  ``merge_threshold``, what fragments of these agglomerate to (`cristae.segmentation.agglomerate`).
 
 A threshold is a probability t and is compared as PyTorch Connectomics v1 does: a uint8 value v
 passes ``> t`` with v > int(255 t) and ``< t`` with v < int(255 t). A distance threshold is a signed
@@ -29,7 +30,7 @@ from cristae.grid import Triple
 from cristae.volumes.volume import Array, Volume
 
 Levels = NDArray[np.uint8]
-Path = Literal["seeded_watershed", "connected", "affinity"]
+CodePath = Literal["seeded_watershed", "connected", "affinity"]
 
 CHANNELS = ("mask", "contour", "distance")
 AFFINITIES = ("affinity_z", "affinity_y", "affinity_x")
@@ -39,6 +40,7 @@ PROBABILITIES = (
     "seed_threshold",
     "contour_threshold",
     "affinity_threshold",
+    "merge_threshold",
 )
 DISTANCES = ("distance_seed_threshold", "distance_foreground_threshold")
 COUNTS = ("min_seed_size", "min_size")
@@ -53,9 +55,11 @@ class SegmentConfig:
     Attributes:
         decoder: Name of a decoder; the prediction's own, else ``bc_watershed``.
         foreground_threshold: Mask probability above which a voxel is foreground.
-        seed_threshold: Mask probability above which a voxel may be seed.
+        seed_threshold: Mask probability above which a voxel may be seed; of
+            ``affinity_agglomeration``, affinity above which an edge makes fragments.
         contour_threshold: Contour probability below which it may be.
         affinity_threshold: Affinity above which an edge joins two voxels.
+        merge_threshold: Mean affinity above which fragments join.
         distance_seed_threshold: Signed distance in [-1, 1] above which it may be.
         distance_foreground_threshold: Signed distance in [-1, 1] above which it is foreground.
         dilation: Extent (z, y, x) of the box that widens instances in plane, odd, z = 1.
@@ -70,6 +74,7 @@ class SegmentConfig:
     seed_threshold: float | None = None
     contour_threshold: float | None = None
     affinity_threshold: float | None = None
+    merge_threshold: float | None = None
     distance_seed_threshold: float | None = None
     distance_foreground_threshold: float | None = None
     dilation: Triple | None = None
@@ -82,7 +87,7 @@ class SegmentConfig:
 class Decoder:
     """A name of the field: a code path, the channels it reads, and its defaults."""
 
-    path: Path
+    path: CodePath
     channels: int
     defaults: Mapping[str, Any]
 
@@ -123,6 +128,16 @@ DECODERS: dict[str, Decoder] = {
         },
     ),
     "affinity_connected": Decoder("affinity", 3, {"affinity_threshold": 0.8, **_CONNECTED}),
+    "affinity_agglomeration": Decoder(
+        "affinity",
+        3,
+        {
+            "seed_threshold": 0.9,
+            "affinity_threshold": 0.5,
+            "merge_threshold": 0.5,
+            **_CONNECTED,
+        },
+    ),
 }
 
 
@@ -133,10 +148,15 @@ class AffinityRule:
     Attributes:
         offsets: Offset (z, y, x) of the voxel that each channel joins a voxel to.
         edge: An edge joins its voxels where its value is above.
+        fragment: An edge makes fragments where its value is above; not below ``edge``.
+        merge: Fragments join while the mean of the edges between them is above; None where
+            nothing is agglomerated.
     """
 
     offsets: tuple[Triple, ...]
     edge: int
+    fragment: int = 255
+    merge: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +175,7 @@ class Decoding:
     """
 
     decoder: str
-    path: Path
+    path: CodePath
     channels: int
     parameters: Mapping[str, Any]
     foreground: Triple
@@ -241,6 +261,12 @@ def _faults_of_values(parameters: Mapping[str, Any]) -> list[str]:
             faults.append(f"{key}: {value!r} found, expected a whole number of voxels, 0 or more")
     if parameters.get("small", "background") not in SMALL:
         faults.append(f"small: {parameters['small']!r} found, expected 'background' or 'neighbor'")
+    cut, merge = (parameters.get(key) for key in ("affinity_threshold", "merge_threshold"))
+    if isinstance(cut, float | int) and isinstance(merge, float | int) and merge < cut:
+        faults.append(
+            f"merge_threshold: {merge!r} found, expected at least affinity_threshold ({cut!r}): "
+            "below it, what edges over the threshold hold apart could join"
+        )
     dilation = parameters.get("dilation", (1, 1, 1))
     if not _is_dilation(dilation):
         faults.append(
@@ -313,6 +339,9 @@ def _affinity_decoding(
     steps = tuple((int(z), int(y), int(x)) for z, y, x in offsets)
     edge = int(255 * parameters["affinity_threshold"])
     rule = AffinityRule(steps, edge)
+    if "merge_threshold" in parameters:
+        fragment = max(edge, int(255 * parameters["seed_threshold"]))
+        rule = AffinityRule(steps, edge, fragment, int(255 * parameters["merge_threshold"]))
     foreground = (edge, 256, -1)
     return Decoding(
         name, decoder.path, decoder.channels, parameters, foreground, None, affinity=rule

@@ -29,6 +29,9 @@ BYTES_PER_VOXEL = 12
 BYTES_PER_RUN = 130
 """Memory for each run: its record, and what is gathered and cut (measured)."""
 
+AGGLOMERATION_BYTES = (32, 130, 300)
+"""Memory of an agglomeration for each voxel, run and edge between fragments (measured)."""
+
 LONG_WALK = 8
 
 
@@ -264,3 +267,9 @@ def flood_bytes(voxels: int, runs: int) -> int:
     """Memory to gather, flood and cut so many voxels in so many runs, seeds included."""
     wide = 1.0 if voxels < np.iinfo(np.int32).max else 1.3
     return int(voxels * BYTES_PER_VOXEL * wide + runs * BYTES_PER_RUN)
+
+
+def agglomeration_bytes(voxels: int, runs: int, contacts: int) -> int:
+    """Memory to gather and agglomerate so many voxels with so many edges between fragments."""
+    sizes = zip((voxels, runs, contacts), AGGLOMERATION_BYTES, strict=True)
+    return sum(count * each for count, each in sizes)

@@ -7,7 +7,7 @@ it), nobody's (no seed does), or contested (several do) and has to be flooded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from cristae.segmentation.components import (
     join,
     no_statistics,
 )
+from cristae.segmentation.flood import agglomeration_bytes, flood_bytes
 from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table, save_arrays
 
@@ -37,6 +38,7 @@ class Batch:
         pieces: Their numbers among the contested.
         blocks: Indices of the blocks they lie in.
         size: Voxels of all of them.
+        bytes: Memory to decode them.
         largest: Voxels of the largest.
         box: (z, y, x) start and stop of the largest one's box.
     """
@@ -44,6 +46,7 @@ class Batch:
     pieces: tuple[int, ...]
     blocks: tuple[int, ...]
     size: int
+    bytes: int
     largest: int
     box: tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -60,7 +63,6 @@ class Plan:
         largest: Voxels of the largest piece that is somebody's.
         removed: Whole instances the blocks dropped because they are small.
         runs: Number of runs of each block.
-        contested_runs: Upper bound of the runs of each batch, seeds included.
 
     Three arrays are left for the tasks in ``plan``: ``target`` holds for every piece of every
     block its instance, `NOBODY`, or -2 - k where it is part of contested piece k; ``seed`` for
@@ -74,27 +76,25 @@ class Plan:
     largest: int
     removed: int
     runs: Ints
-    contested_runs: tuple[int, ...]
 
 
 def resolve_pieces(job: Job) -> Plan:
     """Join the tables of all blocks, and say what every piece becomes."""
     count = len(job.blocks)
-    names = (*Statistics._fields, "removed", "start", "share_piece")
+    names = (*Statistics._fields, "removed", "start", "share_piece", "contacts")
     tables = [load_table(job, i, *names) for i in range(count)]
     runs, shares = (np.array([table[k].size for table in tables]) for k in (6, 7))
     piece_base = _bases([len(table[0]) for table in tables])
     piece, n_pieces = _join_pieces(job, piece_base)
-    statistics = no_statistics(n_pieces)
+    statistics, contacts = no_statistics(n_pieces), np.zeros(n_pieces, np.int64)
     for i, table in enumerate(tables):
         part = Statistics(*table[:5])
         add_statistics(statistics, part, piece[piece_base[i] : piece_base[i + 1]])
+        np.add.at(contacts, piece[piece_base[i] : piece_base[i + 1]], table[8])
     removed = sum(int(table[5][0]) for table in tables)
     del tables
     if job.decoding.seed is None:
-        rank = np.empty(n_pieces, np.int64)
-        rank[np.argsort(statistics.first)] = np.arange(n_pieces)
-        target, instances = rank, n_pieces
+        target, instances = _piece_targets(statistics.first, contacts)
         seed, seed_base = np.zeros(0, np.int64), np.zeros(count + 1, np.int64)
     else:
         target, instances, seed, seed_base = _seed_targets(job, piece, n_pieces, piece_base)
@@ -103,11 +103,10 @@ def resolve_pieces(job: Job) -> Plan:
     owned = np.flatnonzero(target >= 0)
     totals = no_statistics(instances)
     add_statistics(totals, Statistics(*(field[owned] for field in statistics)), target[owned])
-    batches = _batches(job, target, piece, piece_base, statistics)
+    batches = _batches(job, target, piece, piece_base, _Sizes(statistics, runs + shares, contacts))
     somebody = statistics.voxels[target != NOBODY]
     largest = int(somebody.max(initial=0))
-    most = tuple(int((runs + shares)[list(batch.blocks)].sum()) for batch in batches)
-    return Plan(instances, totals, batches, largest, removed, runs, most)
+    return Plan(instances, totals, batches, largest, removed, runs)
 
 
 def _bases(counts: Sequence[int]) -> Ints:
@@ -125,6 +124,15 @@ def _join_pieces(job: Job, base: Ints) -> tuple[Ints, int]:
         return join_by_edges(faces, owners, cross, int(base[-1]))
     connectivity = 26 if job.decoding.seed is None else 6
     return join(faces, owners, int(base[-1]), job.raster, connectivity)
+
+
+def _piece_targets(first: Ints, contacts: Ints) -> tuple[Ints, int]:
+    """Target of joined pieces without seeds, and the number of those that are an instance each."""
+    target = np.empty(first.size, np.int64)
+    whole, several = np.flatnonzero(contacts == 0), np.flatnonzero(contacts)
+    target[whole[np.argsort(first[whole])]] = np.arange(whole.size)
+    target[several] = -2 - np.arange(several.size)
+    return target, whole.size
 
 
 def _seed_targets(
@@ -155,9 +163,15 @@ def _seed_targets(
     return target, kept.size, instance[seed], seed_base
 
 
-def _batches(
-    job: Job, target: Ints, piece: Ints, base: Ints, statistics: Statistics
-) -> tuple[Batch, ...]:
+class _Sizes(NamedTuple):
+    """Statistics of the joined pieces, runs and seed runs of each block, contacts of the pieces."""
+
+    statistics: Statistics
+    runs: Ints
+    contacts: Ints
+
+
+def _batches(job: Job, target: Ints, piece: Ints, base: Ints, sizes: _Sizes) -> tuple[Batch, ...]:
     """Contested pieces in order of their first block, packed up to `BATCH_VOXELS`."""
     contested = np.flatnonzero(target < NOBODY)
     if contested.size == 0:
@@ -167,32 +181,38 @@ def _batches(
     pairs = np.unique(np.stack([-2 - target[piece[mine]], block[mine]], axis=1), axis=0)
     first = np.searchsorted(pairs[:, 0], np.arange(contested.size + 1))
     order = np.lexsort((np.arange(contested.size), pairs[first[:-1], 1]))
-    voxels = statistics.voxels[contested]
+    voxels = sizes.statistics.voxels[contested]
     batches: list[Batch] = []
     group: list[int] = []
     total = 0
     for k in order.tolist():
         if group and total + voxels[k] > BATCH_VOXELS:
-            batches.append(_batch(group, pairs, first, contested, statistics))
+            batches.append(_batch(job, group, pairs, first, contested, sizes))
             group, total = [], 0
         group.append(k)
         total += int(voxels[k])
-    batches.append(_batch(group, pairs, first, contested, statistics))
+    batches.append(_batch(job, group, pairs, first, contested, sizes))
     return tuple(batches)
 
 
 def _batch(
-    group: list[int], pairs: Ints, first: Ints, contested: Ints, statistics: Statistics
+    job: Job, group: list[int], pairs: Ints, first: Ints, contested: Ints, sizes: _Sizes
 ) -> Batch:
     blocks: NDArray[Any] = np.unique(
         np.concatenate([pairs[first[k] : first[k + 1], 1] for k in group])
     )
-    pieces = contested[group]
+    pieces, statistics = contested[group], sizes.statistics
+    size = int(statistics.voxels[pieces].sum())
+    runs = min(size, int(sizes.runs[blocks].sum()))
+    needed = flood_bytes(size, runs)
+    if job.decoding.affinity is not None:
+        needed = agglomeration_bytes(size, runs, int(sizes.contacts[pieces].sum()))
     big = pieces[np.argmax(statistics.voxels[pieces])]
     return Batch(
         tuple(group),
         tuple(blocks.tolist()),
-        int(statistics.voxels[pieces].sum()),
+        size,
+        needed,
         int(statistics.voxels[big]),
         (tuple(statistics.low[big].tolist()), tuple(statistics.high[big].tolist())),
     )

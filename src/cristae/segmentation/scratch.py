@@ -6,7 +6,8 @@
                        plan       what each piece and seed of each block becomes (`Plan`)
                        flood-3    labelled runs of flood 3, by block, and their statistics
                        wide-17    labelled runs of block 17 after widening, and their statistics
-                       spans      where the flooded runs of each block lie
+                       spans      where the flooded runs of each block lie, and the first number
+                                  of the instances that only a flood knows
                        groups     rank of each instance, and which ranks are small
                        contact-17 contacts of small instances in block 17
                        number     final number of each instance

@@ -33,9 +33,9 @@ from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
+from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
-from cristae.segmentation.flood import flood_bytes
 from cristae.segmentation.resolve import NOBODY, Batch, Plan, resolve_pieces
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
@@ -162,11 +162,12 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     leave("label", job.blocks, label_step)
     plan = resolve_pieces(job)
     _promise_rest(job, plan, out, resources)
-    parts = leave("flood", plan.batches, flood_step)
-    save_arrays(job.path("spans"), {"spans": _spans(job, plan.batches)})
+    decode = flood_step if job.decoding.affinity is None else agglomerate_step
+    parts = leave("flood", plan.batches, decode)
+    fresh = _leave_spans(job, plan, parts)
     if job.decoding.reach != (0, 0):
         parts = leave("wide", job.blocks, widen_step)
-    totals = _totals(job, plan, parts)
+    totals = _totals(job, plan, parts, fresh)
     goes = np.arange(totals.voxels.size)
     if job.decoding.to_neighbor:
         goes = _join_neighbors(job, totals, leave)
@@ -251,10 +252,7 @@ def _promise_rest(job: Job, plan: Plan, out: Path, resources: Resources) -> None
 def _promise_floods(plan: Plan, resources: Resources) -> None:
     if not plan.batches:
         return
-    floods = [
-        flood_bytes(batch.size, min(runs, batch.size))
-        for batch, runs in zip(plan.batches, plan.contested_runs, strict=True)
-    ]
+    floods = [batch.bytes for batch in plan.batches]
     worst = max(plan.batches, key=lambda batch: batch.largest)
     needed = FIXED_BYTES + sum(sorted(floods)[-resources.workers :])
     try:
@@ -278,23 +276,34 @@ def _sample_density(job: Job) -> tuple[float, float]:
     return runs, foreground
 
 
-def _spans(job: Job, batches: Sequence[Batch]) -> Ints:
-    """(block, flood, first row, last row) of every stretch of flooded runs, by block."""
+def _leave_spans(job: Job, plan: Plan, floods: Sequence[str]) -> Ints:
+    """Leave ``spans``: (block, flood, first row, last row) of flooded runs, by block.
+
+    Returns:
+        Number of the first instance that only each flood knows, and of the one after all.
+    """
     spans = [np.zeros((0, 4), np.int64)]
-    for k in range(len(batches)):
-        blocks, row = load_arrays(job.path(f"flood-{k}"), "blocks", "row")
+    fresh = [plan.instances]
+    for k, name in enumerate(floods):
+        blocks, row, instances = load_arrays(job.path(name), "blocks", "row", "instances")
         spans.append(np.stack([blocks, np.full_like(blocks, k), row[:-1], row[1:]], axis=1))
+        fresh.append(fresh[-1] + int((instances < 0).sum()))
     together = np.concatenate(spans)
-    return together[np.argsort(together[:, 0], kind="stable")]
+    together = together[np.argsort(together[:, 0], kind="stable")]
+    numbers = np.array(fresh, np.int64)
+    save_arrays(job.path("spans"), {"spans": together, "fresh": numbers})
+    return numbers
 
 
-def _totals(job: Job, plan: Plan, parts: Sequence[str]) -> Statistics:
+def _totals(job: Job, plan: Plan, parts: Sequence[str], fresh: Ints) -> Statistics:
     """Statistics of the instances as decoded."""
-    totals = plan.statistics
-    if job.decoding.reach != (0, 0):
-        totals = no_statistics(plan.instances)
-    for name in parts:
+    totals = no_statistics(int(fresh[-1]))
+    if job.decoding.reach == (0, 0):
+        add_statistics(totals, plan.statistics, np.arange(plan.instances))
+    for k, name in enumerate(parts):
         instances, statistics = statistics_of(job, name)
+        if job.decoding.reach == (0, 0):
+            instances = np.where(instances < 0, fresh[k] + ~instances, instances)
         add_statistics(totals, statistics, instances)
     return totals
 
@@ -304,12 +313,18 @@ def _join_neighbors(job: Job, totals: Statistics, leave: Callable[..., list[str]
     small = (totals.first != NOWHERE) & (totals.voxels < job.decoding.min_size)
     if not small.any():
         return np.arange(small.size)
-    rank = np.arange(small.size)
-    save_arrays(job.path("groups"), {"rank": rank, "small": small})
+    order = np.arange(small.size)
+    if job.decoding.affinity is not None:  # there are no seeds to count by
+        order = np.argsort(totals.first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    save_arrays(job.path("groups"), {"rank": rank, "small": small[order]})
     files = leave("contact", job.blocks, contact_step)
     tables = [load_arrays(job.path(file), "contacts", "count") for file in files]
     contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
-    return give_away(contacts, count, totals.voxels, small, job.decoding.min_size)
+    size = job.decoding.min_size
+    goes = give_away(contacts, count, totals.voxels[order], small[order], size)
+    return np.append(order, NOBODY)[goes][rank]
 
 
 def _number(job: Job, decoded: Statistics, goes: Ints) -> tuple[dict[str, Any], int]:

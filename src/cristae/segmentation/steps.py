@@ -4,6 +4,7 @@ Every task depends only on the job and its item, so it may be done again, anywhe
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def sample_density(job: Job, box: Box) -> tuple[float, float]:
     return count / box.size, float(pieces.length.sum()) / box.size
 
 
-class _Contested(NamedTuple):
+class Contested(NamedTuple):
     """Contested pieces in a block: runs, their values, and seeds inside them.
 
     ``piece`` and ``share_piece`` count within the batch, ``share_seed`` are instances.
@@ -93,27 +94,70 @@ class _Contested(NamedTuple):
     share_seed: Ints
 
 
+class Decoded(NamedTuple):
+    """A contested piece decoded, as runs of one label each.
+
+    Attributes:
+        start: Places of the runs.
+        length: Their lengths.
+        label: Label of each, from 0.
+        source: Index of the contested run each was cut from.
+        value: Value of each of their voxels.
+    """
+
+    start: Ints
+    length: NDArray[np.int32]
+    label: NDArray[np.int32]
+    source: Ints
+    value: NDArray[np.uint8]
+
+
 def flood_step(job: Job, k: int, batch: Batch) -> None:
     """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
+    found, block = contested_runs(job, batch)
+    instances, name = np.unique(found.share_seed, return_inverse=True)
+    results = _flood_pieces(found, name.astype(np.int32) + 1, len(batch.pieces), job)
+    save_decoded(job, k, batch, results, instances, block)
+
+
+def contested_runs(job: Job, batch: Batch) -> tuple[Contested, Ints]:
+    """The contested pieces of a batch, and for each run which of the batch's blocks it lies in."""
     parts = [_contested_in(job, index, batch) for index in batch.blocks]
     block = np.repeat(np.arange(len(parts)), [part.start.size for part in parts])
-    found = _Contested(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-    del parts
-    instances, name = np.unique(found.share_seed, return_inverse=True)
-    runs, label, source, value = _flood_pieces(
-        found, name.astype(np.int32) + 1, len(batch.pieces), job
-    )
-    mass = mass_of(runs.length, value)
+    return Contested(*(np.concatenate(field) for field in zip(*parts, strict=True))), block
+
+
+def save_decoded(
+    job: Job,
+    k: int,
+    batch: Batch,
+    results: Sequence[Decoded],
+    instances: Ints,
+    block: Ints,
+) -> None:
+    """Leave the labelled runs of a batch by block, with statistics of its instances.
+
+    Args:
+        job: The segmentation.
+        k: Number of the batch.
+        batch: The batch.
+        results: Its pieces decoded; labels count over all of them.
+        instances: Instance of each label; ~i for the i-th that only this batch knows.
+        block: Which of the batch's blocks each contested run lies in.
+    """
+    start, length, label, source, value = (np.concatenate(f) for f in zip(*results, strict=True))
+    runs = Runs(start, length)
+    mass = mass_of(length, value)
     statistics = measure_runs(runs, label, instances.size, mass, job.raster)
     order = np.argsort(block[source], kind="stable")
-    rows = np.stack([runs.start, runs.length, instances[label]], axis=1)[order]
+    rows = np.stack([start, length, instances[label]], axis=1)[order]
     first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
     found_there = {"blocks": np.array(batch.blocks), "row": first, "rows": rows}
     arrays = {**found_there, "instances": instances, **statistics._asdict()}
     save_arrays(job.path(f"flood-{k}"), arrays)
 
 
-def _contested_in(job: Job, index: int, batch: Batch) -> _Contested:
+def _contested_in(job: Job, index: int, batch: Batch) -> Contested:
     names = ("start", "length", "piece", "valued", "value", "share", "share_piece")
     start, length, piece, valued, value, share, share_piece = load_table(job, index, *names)
     target, seed, base = load_arrays(job.path("plan"), "target", "seed", "base")
@@ -123,10 +167,11 @@ def _contested_in(job: Job, index: int, batch: Batch) -> _Contested:
     number = -2 - target
     position = np.minimum(np.searchsorted(members, number), members.size - 1)
     position = np.where(members[position] == number, position, -1)
-    runs, its_piece, its_value = _select(start, length, piece, position, valued, value)
+    width = 1 if job.decoding.affinity is None else 3
+    runs, its_piece, its_value = _select(start, length, piece, position, valued, value, width)
     share_seed = seed[share[2]]
     seeds = (position[share_piece] >= 0) & (share_seed != NOBODY)
-    return _Contested(
+    return Contested(
         *runs,
         its_piece,
         its_value,
@@ -144,11 +189,15 @@ def _select(
     position: Ints,
     valued: NDArray[np.bool_],
     value: NDArray[np.uint8],
+    width: int,
 ) -> tuple[Runs, Ints, NDArray[np.uint8]]:
-    """Runs of pieces with a position from 0 on, the position of each, and their values."""
+    """Runs of pieces with a position from 0 on, the position of each, and their values.
+
+    A voxel has ``width`` values.
+    """
     mine = np.flatnonzero(position[piece] >= 0)
-    its_value = np.empty(int(length[mine].sum(dtype=np.int64)), np.uint8)
-    _copy_values(length, piece, position, valued, value, its_value)
+    its_value = np.empty(width * int(length[mine].sum(dtype=np.int64)), np.uint8)
+    _copy_values(length * np.int64(width), piece, position, valued, value, its_value)
     return Runs(start[mine], length[mine]), position[piece[mine]], its_value
 
 
@@ -166,34 +215,45 @@ def _copy_values(length, piece, position, valued, value, out):  # type: ignore[n
 
 
 def _flood_pieces(
-    found: _Contested, name: NDArray[np.int32], pieces: int, job: Job
-) -> tuple[Runs, NDArray[np.int32], Ints, NDArray[np.uint8]]:
-    """Flood piece by piece.
-
-    Returns:
-        Labelled runs, the label of each from 0, the index of the run each was cut from, and the
-        value of each of their voxels.
-    """
-    order = np.lexsort((found.start, found.piece))
-    value = np.empty_like(found.value)
-    _reorder(found.length, order, found.value, value)
-    runs = Runs(found.start[order], found.length[order])
-    first = np.searchsorted(found.piece[order], np.arange(pieces + 1))
-    voxel = np.append(0, np.cumsum(runs.length, dtype=np.int64))
+    found: Contested, name: NDArray[np.int32], pieces: int, job: Job
+) -> list[Decoded]:
+    order, runs, value, bounds = in_raster_order(found, pieces, 1)
     seed_order = np.lexsort((found.share_start, found.share_piece))
     seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
     name = name[seed_order]
     seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(pieces + 1))
     results = []
-    for p in range(pieces):
-        mine, its = slice(first[p], first[p + 1]), slice(seed_first[p], seed_first[p + 1])
-        here = value[voxel[first[p]] : voxel[first[p + 1]]]
-        piece = runs.take(mine)
+    for p, (low, high, first, last) in enumerate(bounds):
+        its = slice(seed_first[p], seed_first[p + 1])
+        here, piece = value[first:last], runs.take(slice(low, high))
         label = flood(piece, here, seeds.take(its), name[its], job.raster)
         cut, cut_name, source = labelled_runs(piece, label)
-        results.append((*cut, cut_name - 1, order[mine][source], here[label > 0]))
-    start, length, label, source, value = (np.concatenate(f) for f in zip(*results, strict=True))
-    return Runs(start, length), label, source, value
+        results.append(Decoded(*cut, cut_name - 1, order[low:high][source], here[label > 0]))
+    return results
+
+
+def in_raster_order(
+    found: Contested, pieces: int, width: int
+) -> tuple[Ints, Runs, NDArray[np.uint8], list[list[int]]]:
+    """Contested runs piece by piece, each in raster order.
+
+    Args:
+        found: The runs of a batch.
+        pieces: Number of pieces.
+        width: Values of a voxel.
+
+    Returns:
+        Where each run stood, the runs, the values of their voxels, and for each piece its first
+        run, the end of its runs, its first voxel and the end of its voxels.
+    """
+    order = np.lexsort((found.start, found.piece))
+    value = np.empty_like(found.value)
+    _reorder(found.length * np.int64(width), order, found.value, value)
+    runs = Runs(found.start[order], found.length[order])
+    first = np.searchsorted(found.piece[order], np.arange(pieces + 1))
+    voxel = np.append(0, np.cumsum(runs.length, dtype=np.int64))[first]
+    bounds = np.stack([first[:-1], first[1:], voxel[:-1], voxel[1:]], axis=1)
+    return order, runs, value, bounds.tolist()
 
 
 @njit(nogil=True, cache=True)
@@ -274,14 +334,14 @@ def instance_runs(job: Job, index: int) -> tuple[Runs, Ints]:
         return Runs(wide[0], wide[1]), wide[3][wide[2]]
     runs, instance = _own_runs(job, job.blocks[index])
     starts, lengths, names = [runs.start], [runs.length], [instance]
-    (spans,) = load_arrays(job.path("spans"), "spans")
+    spans, fresh = load_arrays(job.path("spans"), "spans", "fresh")
     low, high = np.searchsorted(spans[:, 0], [index, index + 1])
     for _, k, first, last in spans[low:high].tolist():
         (rows,) = load_arrays(job.path(f"flood-{k}"), "rows")
         rows = rows[first:last]
         starts.append(rows[:, 0])
         lengths.append(rows[:, 1].astype(np.int32))
-        names.append(rows[:, 2])
+        names.append(np.where(rows[:, 2] < 0, fresh[k] + ~rows[:, 2], rows[:, 2]))
     return Runs(np.concatenate(starts), np.concatenate(lengths)), np.concatenate(names)
 
 

@@ -1,0 +1,197 @@
+"""Agglomeration: fragments of a component join while the mean affinity between them is high.
+
+Fragments are what the edges above ``seed_threshold`` hold together (and no lower ones than those
+above ``affinity_threshold``); a voxel without such an edge is a fragment by itself. The affinity of
+two regions is the mean over *all* edges between them. The pair of highest mean joins first, then
+again, until no mean is above ``merge_threshold``.
+
+The order is total: of equal means (as float64) the pair comes first that holds the earliest contact
+of two fragments, fragments counted in raster order of their first voxel. Regions of different
+components share only edges that ``affinity_threshold`` cuts; where ``merge_threshold`` is not below
+it, no such mean is ever high enough, so that components never join and each is done on its own.
+"""
+
+import heapq
+
+import numpy as np
+from numba import njit, types
+from numba.typed import Dict
+from numpy.typing import NDArray
+
+from cristae.segmentation.flood import labelled_runs
+from cristae.segmentation.resolve import Batch
+from cristae.segmentation.runs import Ints, Raster, Runs, intersect, number_roots, unite
+from cristae.segmentation.scratch import Job
+from cristae.segmentation.steps import Decoded, contested_runs, in_raster_order, save_decoded
+
+Contacts = tuple[Ints, Ints, Ints, Ints]
+"""First fragment, second fragment (the larger number), sum of the edges, number of edges."""
+
+
+def agglomerate_step(job: Job, k: int, batch: Batch) -> None:
+    """Agglomerate a batch of components, each on its own; leaves labelled runs by block."""
+    found, block = contested_runs(job, batch)
+    order, runs, value, bounds = in_raster_order(found, len(batch.pieces), 3)
+    rule = job.decoding.affinity
+    if rule is None or rule.merge is None:
+        raise TypeError(f"{job.decoding.decoder} does not agglomerate")
+    results, regions = [], 0
+    for low, high, first, last in bounds:
+        piece = runs.take(slice(low, high))
+        edges = value[3 * first : 3 * last].reshape(-1, 3)
+        fragment, contacts = find_fragments(piece, edges, job.raster, rule.fragment)
+        region = agglomerate(contacts, int(fragment.max()) + 1, rule.merge)
+        label = (region[fragment] + (regions + 1)).astype(np.int32)
+        regions += int(region.max()) + 1
+        cut, name, source = labelled_runs(piece, label)
+        mean = edges.sum(axis=1, dtype=np.uint16) // 3
+        results.append(Decoded(*cut, name - 1, order[low:high][source], mean.astype(np.uint8)))
+    save_decoded(job, k, batch, results, ~np.arange(regions), block)
+
+
+def find_fragments(
+    piece: Runs, edges: NDArray[np.uint8], raster: Raster, level: int
+) -> tuple[NDArray[np.int32], Contacts]:
+    """Fragments of a component, and where they touch.
+
+    Args:
+        piece: Runs of the component in raster order.
+        edges: (n, 3) value of the edges of its voxels to the voxels before them along z, y, x.
+        raster: Numbering of the volume.
+        level: Edges above make fragments.
+
+    Returns:
+        Fragment of each voxel, 0.. in raster order of the first voxel; and the contacts, in order
+        of their first fragment, then of their second.
+    """
+    number = np.append(0, np.cumsum(piece.length, dtype=np.int64))
+    sides = []
+    for axis, shift in enumerate((raster.plane, raster.row, 1)):
+        common, before, after = intersect(Runs(piece.start + shift, piece.length), piece)
+        later = number[after] + common.start - piece.start[after]
+        earlier = number[before] + common.start - shift - piece.start[before]
+        sides.append((later, earlier, common.length, edges[:, axis]))
+    parent = np.arange(number[-1], dtype=np.int32 if number[-1] < 1 << 31 else np.int64)
+    for side in sides:
+        _join_fragments(*side, level, parent)
+    fragment, n = number_roots(parent)
+    parts = [_contacts_of(*side, fragment, n) for side in sides]
+    key, value = (np.concatenate(field) for field in zip(*parts, strict=True))
+    key, which = np.unique(key, return_inverse=True)
+    total = np.zeros(key.size, np.int64)
+    np.add.at(total, which, value)
+    count = np.bincount(which, minlength=key.size).astype(np.int64)
+    return fragment.astype(np.int32, copy=False), (*np.divmod(key, max(n, 1)), total, count)
+
+
+@njit(nogil=True, cache=True)
+def _join_fragments(later, earlier, length, value, level, parent):  # type: ignore[no-untyped-def]
+    for i in range(length.size):
+        for k in range(length[i]):
+            if value[later[i] + k] > level:
+                unite(parent, later[i] + k, earlier[i] + k)
+
+
+@njit(nogil=True, cache=True)
+def _contacts_of(later, earlier, length, value, fragment, n):  # type: ignore[no-untyped-def]
+    """(first fragment * n + second, value) of every edge between two fragments."""
+    count = 0
+    for i in range(length.size):
+        for k in range(length[i]):
+            count += fragment[later[i] + k] != fragment[earlier[i] + k]
+    key, found = np.empty(count, np.int64), np.empty(count, np.uint8)
+    count = 0
+    for i in range(length.size):
+        for k in range(length[i]):
+            a, b = np.int64(fragment[later[i] + k]), np.int64(fragment[earlier[i] + k])
+            if a != b:
+                key[count] = min(a, b) * n + max(a, b)
+                found[count] = value[later[i] + k]
+                count += 1
+    return key, found
+
+
+def agglomerate(contacts: Contacts, fragments: int, level: int) -> Ints:
+    """Region of each fragment, 0..n-1, once no two regions have a mean above the level.
+
+    Args:
+        contacts: Which fragments touch; a pair stands once.
+        fragments: Number of fragments.
+        level: Regions join while the mean of the edges between them is above.
+    """
+    u, v, total, count = contacts
+    root = _agglomerate(u.copy(), v.copy(), total.copy(), count.copy(), fragments, level)
+    _, region = np.unique(root, return_inverse=True)
+    return region.astype(np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _agglomerate(u, v, total, count, n, level):  # type: ignore[no-untyped-def]
+    """Root region of each fragment; u, v, total and count are worked on.
+
+    An edge of the graph keeps its number while its ends are renamed; two that come to join the
+    same regions become one. Each region threads its edges' halves (2 e and 2 e + 1) on a list;
+    the region with fewer edges joins the other.
+    """
+    m = u.size
+    rank, stamp = np.arange(m), np.zeros(m, np.int64)  # a stamp below 0: no more
+    first, last = np.full((2, n), -1, np.int64)
+    degree, after = np.zeros(n, np.int64), np.full(2 * m, -1, np.int64)
+    edge_of = Dict.empty(types.int64, types.int64)
+    heap = [(0.0, 0, 0, 0) for _ in range(0)]  # -mean, rank, edge and its stamp
+    for e in range(m):
+        _hang(2 * e, u[e], first, last, after, degree)
+        _hang(2 * e + 1, v[e], first, last, after, degree)
+        edge_of[min(u[e], v[e]) * n + max(u[e], v[e])] = e
+        if total[e] > level * count[e]:
+            heap.append((-total[e] / count[e], e, e, 0))
+    heapq.heapify(heap)
+    parent = np.arange(n)
+    while heap:
+        _, _, e, then = heapq.heappop(heap)
+        if stamp[e] != then:
+            continue
+        stays, goes = (u[e], v[e]) if degree[u[e]] >= degree[v[e]] else (v[e], u[e])
+        parent[goes] = stays
+        stamp[e] = -1
+        degree[stays] -= 1
+        half = first[goes]
+        while half >= 0:
+            f, following = half // 2, after[half]
+            if stamp[f] >= 0:
+                far = v[f] if u[f] == goes else u[f]
+                key = min(stays, far) * n + max(stays, far)
+                if key in edge_of and stamp[edge_of[key]] >= 0:
+                    g = edge_of[key]
+                    total[g] += total[f]
+                    count[g] += count[f]
+                    rank[g] = min(rank[g], rank[f])
+                    stamp[f] = -1
+                    stamp[g] += 1
+                    degree[far] -= 1
+                    if total[g] > level * count[g]:
+                        heapq.heappush(heap, (-total[g] / count[g], rank[g], g, stamp[g]))
+                else:
+                    u[f], v[f] = stays, far
+                    edge_of[key] = f
+                    _hang(half, stays, first, last, after, degree)
+            half = following
+    for i in range(n):
+        root = i
+        while parent[root] != root:
+            root = parent[root]
+        while parent[i] != root:
+            parent[i], i = root, parent[i]
+    return parent
+
+
+@njit(nogil=True, cache=True)
+def _hang(half, region, first, last, after, degree):  # type: ignore[no-untyped-def]
+    """Put half an edge on the list of a region."""
+    after[half] = -1
+    if last[region] < 0:
+        first[region] = half
+    else:
+        after[last[region]] = half
+    last[region] = half
+    degree[region] += 1
