@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes to the same weights, and it refuses what cannot be trained."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -11,16 +12,26 @@ from cristae.networks.model import load_model, model_network
 from cristae.networks.unet import UNetConfig
 from cristae.training import train
 from cristae.training.augment import GeometryConfig, GreyConfig
-from cristae.training.config import TrainConfig, learning_rate
-from cristae.training.losses import LossConfig
-from cristae.training.state import Files
+from cristae.training.config import TrainConfig, learning_rate, recorded_settings
+from cristae.training.losses import LossConfig, TargetLoss
+from cristae.training.state import Files, first_state
+from cristae.training.targets import TargetsConfig
 from cristae.training.train import train_model
 from cristae.volumes.dataset import Sample
 from cristae.volumes.sources.ome_zarr import create_ome_zarr
 
 from .conftest import toy_arrays
 
-TINY = UNetConfig(widths=(8, 8), strides=((1, 2, 2),), z_kernel_levels=(1,))
+SHAPE = {"widths": (8, 8), "strides": ((1, 2, 2),), "z_kernel_levels": (1,)}
+TINY = UNetConfig(**SHAPE)
+SGD = {
+    "optimizer": "sgd",
+    "schedule": "warmup_cosine",
+    "learning_rate": 0.1,
+    "weight_decay": 0.5,
+    "clip_norm": None,
+}
+STILL = GreyConfig(tone=0, blur=0, noise=0, clouds=0, sections=0, missing=0, holes=0)
 SIZE = (30.0, 8.0, 8.0)
 
 
@@ -78,12 +89,11 @@ def train_killed_at(step, monkeypatch, *args, **kwargs):
 
 def test_learns_the_toy(samples, tmp_path):
     """From random weights to a foreground IoU over .9 in a few dozen steps."""
-    still = GreyConfig(tone=0, blur=0, noise=0, clouds=0, sections=0, missing=0, holes=0)
     made = config(
         steps=120,
         learning_rate=1e-2,
         ema_decay=0.9,
-        grey=still,
+        grey=STILL,
         geometry=GeometryConfig(scale=(0.9, 1.1)),
         validate_every=120,
         checkpoint_every=120,
@@ -114,6 +124,40 @@ def uninterrupted(samples, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "whole.pt"
     train_model(config(), samples, path, threads=1)
     return path
+
+
+def test_sgd_resumes_to_the_same_weights(samples, tmp_path, monkeypatch):
+    made = config(steps=3, validate_every=9, **SGD)
+    whole = train_model(made, samples, tmp_path / "whole.pt", threads=1)
+    train_killed_at(2, monkeypatch, made, samples, tmp_path / "cut.pt", threads=1)
+    cut = train_model(made, samples, tmp_path / "cut.pt", threads=1)
+    assert cut.fingerprint == whole.fingerprint
+    plain = config(steps=3, validate_every=9, **(SGD | {"momentum": 0.0}))
+    other = train_model(plain, samples, tmp_path / "plain.pt", threads=1)
+    assert other.fingerprint != whole.fingerprint
+
+
+def test_first_step_of_sgd_by_hand(samples, tmp_path):
+    """Weights move by the rate times gradient plus decay; those of one axis do not decay."""
+    made = config(steps=1, ema_decay=0.0, **SGD)
+    files = Files(tmp_path / "model.pt")
+    train_model(made, samples, files.model, threads=1)
+    tree = torch.load(files.checkpoint, weights_only=True)
+    first = first_state(made, None, torch.device("cpu"))
+    moments = tree["optimizer"]["state"]
+    ordered = [p for dims in (True, False) for p in names(first.network, dims)]
+    rate = learning_rate(0, made)
+    assert rate == pytest.approx(0.1 * 0.001)
+    for i, name in enumerate(ordered):
+        before = first.network.state_dict()[name]
+        expected = before - rate * moments[i]["momentum_buffer"]
+        torch.testing.assert_close(tree["network"][name], expected, rtol=1e-6, atol=1e-7)
+    assert tree["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    assert tree["optimizer"]["param_groups"][1]["weight_decay"] == 0.0
+
+
+def names(network, many_axes):
+    return [n for n, p in network.named_parameters() if (p.dim() > 1) == many_axes]
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
@@ -205,6 +249,59 @@ def test_settings_are_checked_all_at_once(samples, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_targets_and_losses_must_fit(samples, tmp_path):
+    bad = config(
+        network=UNetConfig(channels=("contour", "distance"), **SHAPE),
+        targets=TargetsConfig(label_erosion=-1, distance_alpha_px=(0.0, 50.0)),
+        loss=LossConfig(
+            targets={
+                "distance": TargetLoss(bce=1.0),
+                "contour": TargetLoss(mse=1.0),
+                "affinity": TargetLoss(),
+            }
+        ),
+    )
+    with pytest.raises(ConfigError) as caught:
+        train_model(bad, samples, tmp_path / "model.pt")
+    for part in ("where the foreground is", "distance {", "contour.mse", "none of", "above 0"):
+        assert part in str(caught.value)
+    for part in ("label_erosion -1", "(0.0, 50.0)"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        ("mask", "contour", "distance"),
+        ("affinity_z", "affinity_y", "affinity_x", "affinity_y3", "contour"),
+        ("mask", *(f"distance_level_{i}" for i in range(11))),
+    ],
+)
+def test_learns_every_target(samples, tmp_path, channels):
+    """The loss of each target falls; the foreground is found from mask or affinities."""
+    made = config(
+        steps=60,
+        learning_rate=1e-2,
+        ema_decay=0.8,
+        grey=STILL,
+        geometry=GeometryConfig.still(),
+        validate_every=60,
+        checkpoint_every=60,
+        network=UNetConfig(channels=channels, **SHAPE),
+        targets=TargetsConfig(label_erosion=1, distance_alpha_px=(4.0, 8.0)),
+        loss=LossConfig(
+            targets={"distance": TargetLoss(mse=5.0)} if "distance" in channels else {}
+        ),
+    )
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    assert float(model.card["validation_iou"]) > 0.6
+    with Files(tmp_path / "model.pt").table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < 0.75 * float(rows[0]["loss"])
+    if "distance" in channels:
+        assert float(rows[-1]["mse"]) < 0.6 * float(rows[0]["mse"]), [r["mse"] for r in rows]
+
+
 def test_bad_samples_stop_it_before_the_first_step(samples, tmp_path):
     wrong = [*samples, Sample(name="x", image="nowhere.tif", labels="nowhere_else.tif")]
     with pytest.raises(InputError, match=r"(?s)nowhere\.tif.*nowhere_else\.tif"):
@@ -220,3 +317,41 @@ def test_learning_rate():
     assert learning_rate(0, made) == pytest.approx(2e-4)
     assert learning_rate(50, made) == pytest.approx(1e-3)
     assert learning_rate(99, made) == pytest.approx(2e-3 * 0.5 * (1 + np.cos(np.pi * 0.99)))
+
+
+def test_schedules_equal_reference(shared):
+    golden = json.loads((shared / "golden" / "learning_rate.json").read_text())
+    base = {"learning_rate": golden["base_lr"], "warmup_factor": golden["warmup_factor"]}
+    base |= {"warmup_steps": golden["warmup_iters"], "steps": 40000}
+    cosine = config(schedule="warmup_cosine", **base)
+    for step, rate in golden["WarmupCosineLR(max_iters=40000)"].items():
+        assert learning_rate(int(step), cosine) == pytest.approx(rate, rel=1e-7)
+    steps = config(schedule="warmup_multistep", milestones=(20000, 35000), gamma=0.1, **base)
+    for step, rate in golden["WarmupMultiStepLR(milestones=[20000,35000],gamma=0.1)"].items():
+        assert learning_rate(int(step), steps) == pytest.approx(rate, rel=1e-7)
+
+
+def test_schedules_are_checked(samples, tmp_path):
+    for bad, part in (
+        ({"milestones": (3,)}, "schedule cosine found"),
+        ({"schedule": "warmup_multistep"}, "milestones ()"),
+        ({"schedule": "warmup_multistep", "milestones": (5, 3)}, "rising"),
+        ({"momentum": 1.5}, "momentum 1.5"),
+        ({"warmup_steps": -1}, "warmup_steps -1"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            train_model(config(**bad), samples, tmp_path / "model.pt")
+        assert part in str(caught.value)
+
+
+def test_record_is_silent_about_defaults():
+    """A record made before a setting existed is that of a run which leaves it at its default."""
+    record = recorded_settings(config())
+    assert "optimizer" not in record
+    assert "distance" not in record["targets"]
+    assert "targets" not in record["loss"]
+    assert "steps" not in record
+    assert record["seed"] == 0
+    other = recorded_settings(config(optimizer="sgd", targets=TargetsConfig(label_erosion=1)))
+    assert other["optimizer"] == "sgd"
+    assert other["targets"]["label_erosion"] == 1

@@ -20,6 +20,7 @@ from cristae.training.sampling import (
     random_stream,
     read_patch,
 )
+from cristae.training.targets import make_targets, needs_cpu
 
 PREFETCH = 3
 
@@ -32,11 +33,13 @@ class Batch:
         image: float32 (n, 1, z, y, x), normalised.
         labels: int32 (n, z, y, x).
         valid: float32 (n, 1, z, y, x), 0 where nothing is known, or None.
+        target: Targets (n, c, z, y, x) where making them takes the CPU a while, or None.
     """
 
     image: Tensor
     labels: Tensor
     valid: Tensor | None
+    target: Tensor | None = None
 
 
 def make_batch(
@@ -61,7 +64,7 @@ def make_batch(
         labels.append(torch.from_numpy(known_ids))
         masks.append(mask)
         greys.append(draw_grey(config.patch, config.grey, random_stream(config.seed, index, GREY)))
-    return stack_patches(apply_grey(torch.stack(images).to(device), greys), labels, masks)
+    return stack_patches(apply_grey(torch.stack(images).to(device), greys), labels, masks, config)
 
 
 def supply(
@@ -85,9 +88,16 @@ def _one_thread() -> None:
 
 
 def stack_patches(
-    images: Tensor, labels: Sequence[Tensor], masks: Sequence[Tensor | None]
+    images: Tensor,
+    labels: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    config: TrainConfig,
 ) -> Batch:
     """A batch from images (n, z, y, x) and the labels and masks of each patch."""
+    channels, target = config.network.channels, None
+    if needs_cpu(channels):
+        target = make_targets(torch.stack(list(labels)), channels, config.targets)
+        target = target.to(images.device)
     valid = None
     if any(mask is not None for mask in masks):
         filled = [
@@ -95,4 +105,4 @@ def stack_patches(
             for ids, mask in zip(labels, masks, strict=True)
         ]
         valid = torch.stack(filled)[:, None].to(images.device)
-    return Batch(images[:, None], torch.stack(list(labels)).to(images.device), valid)
+    return Batch(images[:, None], torch.stack(list(labels)).to(images.device), valid, target)

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import field
+from typing import Any, Literal
 
-from cristae.configuration import config_dataclass
+from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
@@ -11,11 +12,35 @@ from cristae.training.augment import GeometryConfig, GreyConfig
 from cristae.training.losses import LossConfig
 from cristae.training.paste import PasteConfig
 from cristae.training.sampling import SamplingConfig
-from cristae.training.targets import TargetsConfig, check_channels
+from cristae.training.targets import (
+    TargetsConfig,
+    check_channels,
+    foreground_channels,
+    target_of,
+)
 from cristae.volumes.intensity import RULES
+
+Schedule = Literal["cosine", "warmup_cosine", "warmup_multistep"]
 
 RUNNING_KEYS = ("steps", "checkpoint_every", "cache_gib")
 """Settings that say how far and how a run goes, not what it is."""
+
+SILENT_KEYS = (
+    "optimizer",
+    "momentum",
+    "schedule",
+    "warmup_factor",
+    "milestones",
+    "gamma",
+    "targets.label_erosion",
+    "targets.distance",
+    "targets.distance_across_sections",
+    "targets.distance_z_scale",
+    "targets.distance_alpha_px",
+    "targets.distance_background_around",
+    "loss.targets",
+)
+"""Settings that a record names only where they are not the default."""
 
 
 @config_dataclass
@@ -27,10 +52,16 @@ class TrainConfig:
         steps: Updates of the weights; a raised number continues a finished run.
         batch: Patches an update.
         patch: Extent (z, y, x) of a patch in working voxels.
-        learning_rate: Highest rate of AdamW; falls to 0 along a cosine.
-        warmup_steps: Updates over which the rate rises from 0.
-        weight_decay: Of AdamW, on convolution weights only.
-        clip_norm: Largest norm of an update's gradient.
+        optimizer: ``adamw`` or ``sgd``.
+        momentum: Of SGD.
+        learning_rate: Highest rate.
+        schedule: How the rate rises and falls, see `learning_rate`.
+        warmup_steps: Updates over which it rises.
+        warmup_factor: Share of the rate that the ``warmup_`` schedules begin with.
+        milestones: Steps at which ``warmup_multistep`` multiplies the rate by ``gamma``.
+        gamma: See there.
+        weight_decay: On convolution weights only.
+        clip_norm: Largest norm of an update's gradient; null: any.
         ema_decay: Of the moving average of the weights; less in the first steps.
         network: What is trained; its channels say which targets.
         working_voxel_size_nm: Voxel size (z, y, x) the network sees; null: as it comes (z always).
@@ -55,10 +86,16 @@ class TrainConfig:
     steps: int = 4000
     batch: int = 2
     patch: Triple = (16, 128, 128)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     learning_rate: float = 2e-3
+    schedule: Schedule = "cosine"
     warmup_steps: int = 100
+    warmup_factor: float = 0.001
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
     weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     ema_decay: float = 0.998
     network: UNetConfig = field(default_factory=UNetConfig)
     working_voxel_size_nm: tuple[float | None, float | None, float | None] = (None, 8.0, 8.0)
@@ -84,13 +121,28 @@ def check_train_config(config: TrainConfig) -> None:
     check_unet_config(config.network)
     check_channels(config.network.channels)
     lattice = network_context(config.network).lattice
-    positive = ["steps", "batch", "learning_rate", "clip_norm", "validate_every"]
+    positive = ["steps", "batch", "learning_rate", "clip_norm", "gamma", "validate_every"]
     positive += ["validation_patches", "calibration_batches", "checkpoint_every"]
     faults = [
         f"{name} {getattr(config, name)}: expected more than 0"
         for name in positive
-        if getattr(config, name) <= 0
+        if getattr(config, name) is not None and getattr(config, name) <= 0
     ]
+    shares = ["momentum", "warmup_factor", "ema_decay"]
+    faults += [
+        f"{name} {getattr(config, name)}: expected a number in [0, 1]"
+        for name in shares
+        if not 0 <= getattr(config, name) <= 1
+    ]
+    if config.warmup_steps < 0:
+        faults.append(f"warmup_steps {config.warmup_steps}: expected at least 0")
+    if bool(config.milestones) != (config.schedule == "warmup_multistep"):
+        faults.append(
+            f"milestones {config.milestones}: expected with schedule warmup_multistep, and there "
+            f"only; schedule {config.schedule} found"
+        )
+    if list(config.milestones) != sorted(set(config.milestones)):
+        faults.append(f"milestones {config.milestones}: expected rising steps")
     if any(extent < 1 or extent % step for extent, step in zip(config.patch, lattice, strict=True)):
         faults.append(f"patch {config.patch}: expected multiples of the network's {lattice}")
     if config.network.in_channels != 1:
@@ -109,13 +161,81 @@ def check_train_config(config: TrainConfig) -> None:
             f"loss.channels {config.loss.channels}: expected a weight for each of "
             f"{config.network.channels}, or none"
         )
+    faults += _target_faults(config)
     low, high = config.geometry.scale
     if not 0 < low <= high:
         faults.append(f"geometry.scale {config.geometry.scale}: expected 0 < low <= high")
     raise_faults("train", faults, ConfigError)
 
 
+def _target_faults(config: TrainConfig) -> list[str]:
+    """Whether channels, targets and losses fit together."""
+    channels = config.network.channels
+    faults = []
+    if not foreground_channels(channels):
+        faults.append(
+            f"network.channels {channels}: expected mask or an affinity, which say where the "
+            "foreground is"
+        )
+    for kind, own in config.loss.targets.items():
+        if kind not in map(target_of, channels):
+            faults.append(f"loss.targets.{kind}: none of {channels} has this target")
+        of_distance = kind == "distance"
+        if own.mse and not of_distance:
+            faults.append(f"loss.targets.{kind}.mse {own.mse}: expected for distance only")
+        if of_distance and (own.bce or own.dice or own.class_balance):
+            faults.append(f"loss.targets.distance {to_plain(own)}: expected mse only")
+        if min(own.bce, own.dice, own.mse) < 0 or not own.bce + own.dice + own.mse > 0:
+            faults.append(f"loss.targets.{kind} {to_plain(own)}: expected weights above 0")
+    targets = config.targets
+    if targets.contour_half_width < 0 or targets.label_erosion < 0:
+        faults.append(
+            f"targets.contour_half_width {targets.contour_half_width}, label_erosion "
+            f"{targets.label_erosion}: expected at least 0"
+        )
+    if min(*targets.distance_alpha_px, targets.distance_z_scale) <= 0:
+        faults.append(
+            f"targets.distance_alpha_px {targets.distance_alpha_px}, distance_z_scale "
+            f"{targets.distance_z_scale}: expected above 0"
+        )
+    return faults
+
+
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of an update: a linear rise, then half a cosine down to 0 at the last step."""
-    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    """The rate of an update, counted from 0.
+
+    - ``cosine``: a linear rise that reaches the whole rate with update ``warmup_steps``; half a
+      cosine down to 0 at the last step.
+    - ``warmup_cosine``: the same cosine, with a linear rise from ``warmup_factor`` on.
+    - ``warmup_multistep``: the same rise; the rate times ``gamma`` from each milestone on.
+
+    The last two are WarmupCosineLR and WarmupMultiStepLR of PyTorch Connectomics v1.
+    """
+    if config.schedule == "cosine":
+        rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    else:
+        share = min(1.0, step / max(1, config.warmup_steps))
+        rise = config.warmup_factor * (1 - share) + share
+    if config.schedule == "warmup_multistep":
+        passed = sum(step >= milestone for milestone in config.milestones)
+        return config.learning_rate * rise * config.gamma**passed
     return config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def recorded_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that make a run what it is, as its record holds them.
+
+    `RUNNING_KEYS` are left out, and `SILENT_KEYS` where they have their default.
+    """
+    settings: dict[str, Any] = {
+        key: value for key, value in to_plain(config).items() if key not in RUNNING_KEYS
+    }
+    defaults = to_plain(TrainConfig())
+    for path in SILENT_KEYS:
+        *parents, key = path.split(".")
+        node, default = settings, defaults
+        for parent in parents:
+            node, default = node[parent], default[parent]
+        if node[key] == default[key]:
+            del node[key]
+    return settings

@@ -1,21 +1,48 @@
 """Losses on logits, summed over channels.
 
-``logits``, ``target`` and ``weight`` have the shape (n, c, z, y, x); targets lie in [0, 1].
+``logits``, ``target`` and ``weight`` have the shape (n, c, z, y, x). Targets lie in [0, 1] and a
+sigmoid makes logits probabilities; but distances lie in [-1, 1], and ``tanh(logit / 2)`` is the
+distance a logit means. So its sigmoid, which is what a prediction holds, is (distance + 1) / 2.
 """
+
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cristae.configuration import config_dataclass
+from cristae.training.targets import Target, class_balance_weight, target_of
 
 SMOOTH = 100.0
 """Added to numerator and denominator of Dice, so that empty patches have a loss of 0."""
 
 
 @config_dataclass
+class TargetLoss:
+    """What is minimised for the channels of one target, as the mean over them.
+
+    Attributes:
+        bce: Weight of the binary cross-entropy.
+        dice: Weight of the Dice loss.
+        mse: Weight of the squared error.
+        class_balance: Lift the rarer class of each patch in the cross-entropy, counted over all
+            channels of the target; ``dilated`` lifts the pixels around foreground, too.
+    """
+
+    bce: float = 0.0
+    dice: float = 0.0
+    mse: float = 0.0
+    class_balance: bool | Literal["dilated"] = False
+
+
+@config_dataclass
 class LossConfig:
     """What is minimised: for each channel, ``bce`` x cross-entropy + ``dice`` x Dice loss.
+
+    A target named in ``targets`` has its own; distances, where not named, the squared error.
 
     Attributes:
         bce: Weight of the binary cross-entropy.
@@ -23,6 +50,9 @@ class LossConfig:
         channels: Weight of each channel; empty for 1 each.
         class_balance: Lift the rarer class of each patch in the cross-entropy.
         seam: Further weight in the cross-entropy of voxels near where two instances touch.
+        targets: By the name of a target (``mask``, ``contour``, ``affinity``, ``distance``,
+            ``distance_level``), what is minimised for its channels in place of the first two and
+            of ``class_balance``.
     """
 
     bce: float = 1.0
@@ -30,6 +60,10 @@ class LossConfig:
     channels: tuple[float, ...] = ()
     class_balance: bool = False
     seam: float = 0.0
+    targets: dict[Target, TargetLoss] = field(default_factory=dict)
+
+
+_DISTANCE = TargetLoss(mse=1.0)
 
 
 def weighted_bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -66,6 +100,7 @@ def combined_loss(
     target: Tensor,
     config: LossConfig,
     *,
+    channels: Sequence[str] | None = None,
     valid: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -75,20 +110,87 @@ def combined_loss(
         logits: Output of the network.
         target: What it should be.
         config: Weights of the parts.
+        channels: Names of the channels; None: all are of one kind, as masks.
         valid: 0 where nothing is known, else 1, shape (n, 1, z, y, x); None where all is known.
         weight: Further weights of the cross-entropy, the shape of ``target``.
 
     Returns:
-        The sum over channels, and ``bce`` and ``dice`` before their weights, detached.
+        The sum over channels; and ``bce`` and ``dice`` (and ``mse`` where there is one) before
+        their weights, detached.
     """
+    names = ("mask",) * target.shape[1] if channels is None else tuple(channels)
+    factors = config.channels or (1.0,) * target.shape[1]
+    further = weight
+    if config.class_balance:
+        balance = class_balance_weight(target)
+        weight = balance if weight is None else balance * weight
     if valid is not None:
         weight = valid.expand_as(target) if weight is None else weight * valid
-    factors = config.channels or (1.0,) * target.shape[1]
     bce, dice = logits.new_zeros(()), logits.new_zeros(())
     for channel, factor in enumerate(factors):
+        if loss_of(names[channel], config) is not None:
+            continue
         pick = slice(channel, channel + 1)
         one = None if weight is None else weight[:, pick]
         bce = bce + factor * weighted_bce(logits[:, pick], target[:, pick], one)
         probability = torch.sigmoid(logits[:, pick])
         dice = dice + factor * dice_loss(probability, target[:, pick], valid)
-    return config.bce * bce + config.dice * dice, {"bce": bce.detach(), "dice": dice.detach()}
+    loss = config.bce * bce + config.dice * dice
+    parts = {"bce": bce.detach(), "dice": dice.detach()}
+    for kind in dict.fromkeys(target_of(name) for name in names):
+        picks = [i for i, name in enumerate(names) if target_of(name) == kind]
+        own = loss_of(names[picks[0]], config)
+        if own is None:
+            continue
+        terms = _target_terms(
+            logits[:, picks],
+            target[:, picks],
+            own,
+            [factors[i] for i in picks],
+            valid,
+            None if further is None else further[:, picks],
+        )
+        for name, term in terms.items():
+            loss = loss + getattr(own, name) * term
+            parts[name] = parts.get(name, 0) + term.detach()
+    return loss, parts
+
+
+def loss_of(channel: str, config: LossConfig) -> TargetLoss | None:
+    """What is minimised for a channel where its target has its own; else None."""
+    kind = target_of(channel)
+    if kind is None:
+        return None
+    return config.targets.get(kind, _DISTANCE if kind == "distance" else None)
+
+
+def _target_terms(
+    logits: Tensor,
+    target: Tensor,
+    own: TargetLoss,
+    factors: Sequence[float],
+    valid: Tensor | None,
+    further: Tensor | None,
+) -> dict[str, Tensor]:
+    """The parts asked for of one target's channels, each the mean over them."""
+    channels = target.shape[1]
+    weight = logits.new_tensor(factors).view(1, -1, 1, 1, 1).expand_as(target)
+    if valid is not None:
+        weight = weight * valid
+    terms = {}
+    if own.bce:
+        lifted = weight if further is None else weight * further
+        if own.class_balance:
+            joined = target.flatten(1, 2)[:, None]  # one share over all channels
+            balance = class_balance_weight(joined, dilate=own.class_balance == "dilated")
+            lifted = lifted * balance.view_as(target)
+        terms["bce"] = weighted_bce(logits, target, lifted)
+    if own.dice:
+        terms["dice"] = logits.new_zeros(())
+        for channel, factor in enumerate(factors):
+            pick = slice(channel, channel + 1)
+            one = dice_loss(torch.sigmoid(logits[:, pick]), target[:, pick], valid)
+            terms["dice"] = terms["dice"] + factor / channels * one
+    if own.mse:
+        terms["mse"] = weighted_mse(torch.tanh(logits / 2), target, weight) / channels
+    return terms

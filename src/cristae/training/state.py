@@ -22,6 +22,7 @@ COLUMNS = (
     "loss",
     "bce",
     "dice",
+    "mse",
     "gradient_norm",
     "seconds",
     "waited",
@@ -42,7 +43,7 @@ class State:
         step: Updates done.
         network: The weights being trained.
         average: A network whose weights are their moving average.
-        optimizer: AdamW with its moments.
+        optimizer: AdamW with its moments, or SGD with its momentum.
         best: Best foreground IoU on the validation samples so far; -1 before the first.
     """
 
@@ -117,7 +118,11 @@ def first_state(config: TrainConfig, start: Model | None, device: torch.device) 
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     average = copy.deepcopy(network).requires_grad_(False)
     return State(0, network, average, optimizer)
 

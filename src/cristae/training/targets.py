@@ -1,11 +1,24 @@
-"""What a network learns: instance labels turned into mask, contour, affinity and weights.
+"""What a network learns: instance labels turned into mask, contour, affinity, distance and weights.
+
+A channel's name says its target:
+
+====================  =========================================================================
+``mask``              whether a voxel belongs to an instance
+``contour``           whether it lies on an instance's border (`contour`)
+``affinity_z``        whether it and the voxel before it along z are of one instance; so for y, x
+``affinity_z4``       the same with the voxel 4 before it
+``distance``          how deep inside an instance it lies, in [-1, 1] (`TargetsConfig.distance`)
+``distance_level_0``  whether that depth within its instance is the lowest of 11 levels; so to 10
+====================  =========================================================================
 
 All functions take integer labels as a tensor of shape (..., z, y, x), 0 for background, and work
 on any device and on whole batches. In-plane rules look at one section at a time. `mask`,
 `contour`, `affinity`, `part_touching` and `class_balance_weight` give what PyTorch Connectomics
-v1.0 gives for its options ``0``, ``4-t-b``, ``2``, label erosion and weight ``1``.
+v1.0 gives for its options ``0``, ``4-t-b``, ``2``, label erosion and weight ``1``. Distances are
+computed on the CPU (`cristae.training.distance`).
 """
 
+import re
 from typing import Literal
 
 import torch
@@ -14,8 +27,19 @@ from torch.nn import functional
 
 from cristae.configuration import config_dataclass
 from cristae.errors import ConfigError, raise_faults
+from cristae.grid import Triple
+from cristae.training.distance import (
+    LEVELS,
+    distance_level,
+    instance_distance,
+    signed_distance,
+)
 
 AcrossSections = Literal["none", "touching", "all"]
+Target = Literal["mask", "contour", "affinity", "distance", "distance_level"]
+
+_AFFINITY = re.compile(r"affinity_([zyx])([1-9]\d*)?")
+_DISTANCE_LEVELS = tuple(f"distance_level_{level}" for level in range(LEVELS))
 
 
 @config_dataclass
@@ -28,11 +52,26 @@ class TargetsConfig:
         contour_around: Whether borders to background count, or only those between two instances.
         contour_across_sections: Borders along z that count besides those in plane: ``none``,
             ``touching`` (one instance on top of another) or ``all`` (tops and bottoms, too).
+        label_erosion: Half the side of the in-plane square within which voxels become background
+            before anything else where it holds two instances or more (`part_touching`); 0: none.
+        distance: ``signed``: distance to the border of the foreground, inside above 0; or
+            ``instance``: depth inside each instance over its largest, -1 outside.
+        distance_across_sections: Distances in three dimensions, not section by section.
+        distance_z_scale: Pixels that a section counts for in three dimensions.
+        distance_alpha_px: Scales of the signed distance inside and outside.
+        distance_background_around: Whether a patch's border counts as background for the depth in
+            an instance.
     """
 
     contour_half_width: int = 1
     contour_around: bool = True
     contour_across_sections: AcrossSections = "touching"
+    label_erosion: int = 0
+    distance: Literal["signed", "instance"] = "signed"
+    distance_across_sections: bool = False
+    distance_z_scale: float = 6.0
+    distance_alpha_px: tuple[float, float] = (8.0, 50.0)
+    distance_background_around: bool = False
 
 
 def make_targets(labels: Tensor, channels: tuple[str, ...], config: TargetsConfig) -> Tensor:
@@ -40,33 +79,82 @@ def make_targets(labels: Tensor, channels: tuple[str, ...], config: TargetsConfi
 
     Args:
         labels: Integer ids, shape (n, z, y, x).
-        channels: Names out of ``mask`` and ``contour``.
-        config: How the contour is drawn.
+        channels: Names, see the table on top of this module.
+        config: How they are drawn.
 
     Returns:
-        float32 0 or 1, shape (n, channels, z, y, x).
+        float32, 0 or 1, in [-1, 1] for ``distance``; shape (n, channels, z, y, x).
 
     Raises:
         ConfigError: A channel that no target is known for.
     """
     check_channels(channels)
-    parts = {
-        "mask": lambda: mask(labels),
-        "contour": lambda: contour(
-            labels,
-            config.contour_half_width,
-            around=config.contour_around,
-            across_sections=config.contour_across_sections,
-        ),
-    }
-    return torch.stack([parts[channel]() for channel in channels], dim=1).float()
+    if config.label_erosion:
+        labels = part_touching(labels, config.label_erosion)
+    leveled = any(target_of(channel) == "distance_level" for channel in channels)
+    levels = distance(labels, config, levels=True) if leveled else labels
+    targets = []
+    for channel in channels:
+        kind = target_of(channel)
+        if kind == "mask":
+            one = mask(labels)
+        elif kind == "contour":
+            one = contour(
+                labels,
+                config.contour_half_width,
+                around=config.contour_around,
+                across_sections=config.contour_across_sections,
+            )
+        elif kind == "affinity":
+            one = affinity_along(labels, *affinity_step(channel))
+        elif kind == "distance":
+            one = distance(labels, config)
+        else:
+            one = levels == int(channel.removeprefix("distance_level_"))
+        targets.append(one)
+    return torch.stack(targets, dim=1).float()
+
+
+def target_of(channel: str) -> Target | None:
+    """The kind of target a channel's name stands for; None where it stands for none."""
+    if channel in ("mask", "contour", "distance"):
+        return channel  # type: ignore[return-value]
+    if _AFFINITY.fullmatch(channel):
+        return "affinity"
+    return "distance_level" if channel in _DISTANCE_LEVELS else None
 
 
 def check_channels(channels: tuple[str, ...]) -> None:
     """Raise a `ConfigError` for channels that no target is known for."""
-    known = ("mask", "contour")
-    faults = [f"{c!r} found, expected one of {known}" for c in channels if c not in known]
+    faults = [
+        f"{c!r} found, expected mask, contour, distance, distance_level_0 to "
+        f"distance_level_{LEVELS - 1}, affinity_z, affinity_y, affinity_x, or with a range such as "
+        "affinity_z4"
+        for c in channels
+        if target_of(c) is None
+    ]
     raise_faults("channels", faults, ConfigError)
+
+
+def affinity_step(channel: str) -> tuple[int, int]:
+    """Axis (0, 1, 2 for z, y, x) and range in voxels of an affinity channel's name."""
+    axis, reach = _AFFINITY.fullmatch(channel).groups()  # type: ignore[union-attr]
+    return "zyx".index(axis), int(reach or 1)
+
+
+def foreground_channels(channels: tuple[str, ...]) -> list[int]:
+    """Channels any of which says that a voxel is foreground: the mask, else all affinities.
+
+    Empty where there are neither.
+    """
+    kinds = [target_of(channel) for channel in channels]
+    found = "mask" if "mask" in kinds else "affinity"
+    return [i for i, kind in enumerate(kinds) if kind == found]
+
+
+def needs_cpu(channels: tuple[str, ...]) -> bool:
+    """Whether a target of these channels is computed on the CPU, and better made ahead."""
+    return any(target_of(channel) in ("distance", "distance_level") for channel in channels)
 
 
 def mask(labels: Tensor) -> Tensor:
@@ -120,26 +208,66 @@ def part_touching(labels: Tensor, half_width: int = 1) -> Tensor:
     return labels.masked_fill(_holds_two(labels, half_width), 0)
 
 
-def affinity(labels: Tensor) -> Tensor:
+def affinity(labels: Tensor, reach: Triple = (1, 1, 1)) -> Tensor:
     """Whether a voxel and the one before it along z, y and x belong to one instance.
-
-    The first plane of each axis, which has none before it, holds the mask.
 
     Args:
         labels: Integer ids, shape (..., z, y, x).
+        reach: How many voxels before, along z, y and x (option ``2-z-y-x-v1``).
 
     Returns:
         bool, shape (..., 3, z, y, x).
     """
-    foreground = labels > 0
-    channels = []
-    for axis in (-3, -2, -1):
-        same = foreground.clone()
-        length = labels.shape[axis]
-        here, before = labels.narrow(axis, 1, length - 1), labels.narrow(axis, 0, length - 1)
-        same.narrow(axis, 1, length - 1).logical_and_(here == before)
-        channels.append(same)
+    channels = [affinity_along(labels, axis, step) for axis, step in enumerate(reach)]
     return torch.stack(channels, dim=-4)
+
+
+def affinity_along(labels: Tensor, axis: int, reach: int = 1) -> Tensor:
+    """Whether a voxel and the one ``reach`` before it along an axis belong to one instance.
+
+    Beyond the first plane that plane is repeated, so the first plane itself holds the mask.
+
+    Args:
+        labels: Integer ids, shape (..., z, y, x).
+        axis: 0, 1 or 2 for z, y, x.
+        reach: In voxels.
+
+    Returns:
+        bool, the shape of ``labels``.
+    """
+    index = torch.arange(labels.shape[axis - 3], device=labels.device) - reach
+    return (labels > 0) & (labels == labels.index_select(axis - 3, index.clamp(min=0)))
+
+
+def distance(labels: Tensor, config: TargetsConfig, *, levels: bool = False) -> Tensor:
+    """Depth inside instances of a batch, as `TargetsConfig` defines it.
+
+    Args:
+        labels: Integer ids, shape (n, z, y, x).
+        config: Which distance.
+        levels: The depth in its instance as one of 11 levels, whatever `TargetsConfig.distance`.
+
+    Returns:
+        float32 in [-1, 1] (int64 from 0 to 10 for levels), the shape and device of ``labels``.
+    """
+    found = []
+    for one in labels.cpu().numpy():
+        if levels or config.distance == "instance":
+            depth = instance_distance(
+                one,
+                across_sections=config.distance_across_sections,
+                z_scale=config.distance_z_scale,
+                background_around=config.distance_background_around,
+            )
+        else:
+            depth = signed_distance(
+                one,
+                config.distance_alpha_px,
+                across_sections=config.distance_across_sections,
+                z_scale=config.distance_z_scale,
+            )
+        found.append(torch.from_numpy(distance_level(depth) if levels else depth))
+    return torch.stack(found).to(labels.device)
 
 
 def seam_weight(labels: Tensor, extra: float, *, reach: int = 3) -> Tensor:

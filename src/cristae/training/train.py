@@ -26,10 +26,10 @@ from cristae.errors import ConfigError, OutputExistsError
 from cristae.networks.model import Model, load_model, save_model
 from cristae.training.batches import Batch, make_batch, stack_patches, supply
 from cristae.training.config import (
-    RUNNING_KEYS,
     TrainConfig,
     check_train_config,
     learning_rate,
+    recorded_settings,
 )
 from cristae.training.losses import combined_loss
 from cristae.training.memory import training_bytes
@@ -43,7 +43,7 @@ from cristae.training.state import (
     save_state,
     update_average,
 )
-from cristae.training.targets import class_balance_weight, make_targets, seam_weight
+from cristae.training.targets import foreground_channels, make_targets, seam_weight
 from cristae.volumes.dataset import (
     OpenedSample,
     Sample,
@@ -198,7 +198,7 @@ class Run:
         return make_batch(self.train_sources, self.config, step * self.config.batch, self.device)
 
     def _update(self, batch: Batch) -> dict[str, float]:
-        """One step of AdamW and of the moving average; the loss and its parts."""
+        """One step of the weights and of their moving average; the loss and its parts."""
         config, state = self.config, self.state
         rate = learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
@@ -206,7 +206,8 @@ class Run:
         loss, parts = _loss(state.network(batch.image), batch, config)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip_norm)
+        limit = math.inf if config.clip_norm is None else config.clip_norm
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), limit)
         state.optimizer.step()
         update_average(state, config.ema_decay)
         state.step += 1
@@ -264,7 +265,7 @@ class Run:
             image, ids, mask = read_patch(
                 sources[plan.source], plan, config.patch, config.intensity
             )
-            batch = stack_patches(image[None].to(self.device), [ids], [mask])
+            batch = stack_patches(image[None].to(self.device), [ids], [mask], config)
             logits = network(batch.image)
             losses.append(float(_loss(logits, batch, config)[0]))
             counts[plan.source] += _overlap(logits, batch, config)
@@ -323,17 +324,22 @@ class _Clock:
 
 
 def _loss(logits: Tensor, batch: Batch, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    target = make_targets(batch.labels, config.network.channels, config.targets)
-    weight = class_balance_weight(target) if config.loss.class_balance else None
+    channels = config.network.channels
+    target = batch.target
+    if target is None:
+        target = make_targets(batch.labels, channels, config.targets)
+    weight = None
     if config.loss.seam:
-        seam = seam_weight(batch.labels, config.loss.seam).expand_as(target)
-        weight = seam if weight is None else weight * seam
-    return combined_loss(logits, target, config.loss, valid=batch.valid, weight=weight)
+        weight = seam_weight(batch.labels, config.loss.seam).expand_as(target)
+    return combined_loss(
+        logits, target, config.loss, channels=channels, valid=batch.valid, weight=weight
+    )
 
 
 def _overlap(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
-    """Voxels in both, and in either, of the mask found and the true one; int64 (2,)."""
-    found = logits[:, config.network.channels.index("mask")] > 0
+    """Voxels in both, and in either, of the foreground found and the true one; int64 (2,)."""
+    picks = foreground_channels(config.network.channels)
+    found = (logits[:, picks] > 0).any(dim=1)
     true = batch.labels > 0
     if batch.valid is not None:
         known = batch.valid[:, 0] > 0
@@ -372,7 +378,7 @@ def _open_run(
     inputs = {o.sample.name: o.fingerprint for o in opened}
     if start is not None:
         inputs["start_from"] = start.fingerprint
-    settings = {k: v for k, v in to_plain(config).items() if k not in RUNNING_KEYS}
+    settings = recorded_settings(config)
     settings["volumes"] = {o.sample.name: to_plain(o.sample) for o in opened}
     ledger = open_ledger(
         files.model, stage="train", inputs=inputs, settings=settings, overwrite=overwrite
