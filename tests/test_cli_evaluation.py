@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cristae import challenge, cli
 from cristae.errors import CristaeError
-from cristae.evaluation.scores import Scores, write_scores
+from cristae.evaluation.scores import Scores, load_scores, write_scores
 from cristae.networks.model import Model, load_model, save_model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.volumes.convert import convert_volume
@@ -116,3 +116,30 @@ def test_compare_prints_and_writes_what_is_named(tmp_path):
     text = cristae("compare", *runs, "--score", "ap_75", "--out", out, "-q")
     assert "| two | general | unknown | **0.600** | **0.600** | **0.600** |" in text
     assert "\\textbf{0.600}" in out.read_text()
+
+
+def test_evaluate_takes_masks_channels_parts_and_blocks(pair, tmp_path):
+    prediction, truth = pair
+    labels = np.zeros((6, 24, 32), np.uint8)
+    labels[2, 3:6, 4:9] = labels[4, 3:6, 4:9] = 1
+    mask = np.ones_like(labels)
+    mask[4:] = 0
+    for name, array in (("found", labels), ("mask", mask)):
+        volume = array_volume(array, voxel_size_nm=(30.0, 8.0, 8.0), kind="labels")
+        convert_volume(volume, tmp_path / f"{name}.zarr", pyramid=False)
+    found, masked = tmp_path / "found.zarr", tmp_path / "mask.zarr"
+    counts = []
+    for options in ((), ("--relabel",), ("--relabel", "--mask", masked)):
+        out = tmp_path / f"{len(options)}.json"
+        given = (*options, "--json", out, "--csv", tmp_path / f"csv{len(options)}", "-q")
+        cristae("evaluate", found, found, *given, "--block-shape", "2,9,9")
+        counts.append(load_scores(out).matching["0.75"]["all"]["tp"])
+    assert counts == [1, 2, 1]
+    part = ("--roi", "0:6,0:24,0:20")
+    cristae("convert", truth, tmp_path / "part.zarr", *part, "-q")
+    with pytest.raises(CristaeError, match="expected the same place"):
+        cristae("evaluate", truth, tmp_path / "part.zarr", "-q")
+    both = ("--scores", prediction, "--scores-channel", "1")
+    text = cristae("evaluate", truth, tmp_path / "part.zarr", "--crop", *both, "-q")
+    assert "1.000" in text
+    assert "Ranked by size" not in text

@@ -216,15 +216,28 @@ def models() -> None:
 @app.command()
 def predict(
     source: Source,
-    model: Annotated[str, typer.Argument(help="a model file, or a name that `models` lists")],
+    model: Annotated[
+        str, typer.Argument(help="a model file, a name that `models` lists, or a PyTC checkpoint")
+    ],
     out: OutZarr,
+    pytc_config: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="YAML", help="of a PyTC checkpoint; may be repeated, later override"),
+    ] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     root: Root = None,
     index: Index = None,
     invert: Annotated[bool, typer.Option("--invert", help="for bright membranes")] = False,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="auto by default")
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="auto by default; float32 for a PyTC checkpoint"),
+    ] = None,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="truncate 255 p as PyTC does, not round it")
+    ] = False,
+    chunks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write PyTC's result_*.h5 files as well")
     ] = None,
     settings: Set = None,
     block_shape: Annotated[
@@ -239,19 +252,22 @@ def predict(
     """Run a volume of any size through a network."""
     _start_logging(quiet, verbose)
     from cristae.configuration import load_config
+    from cristae.networks.checkpoint import load_pytc_model
     from cristae.networks.model import load_model
     from cristae.prediction.predict import PredictConfig, predict_volume
 
     given: dict[str, Any] = {"invert": True} if invert else {}
     given |= {"precision": precision} if precision else {}
+    given |= {"truncate": True} if truncate else {}
     predict_volume(
         _open(source, voxel_size, roi, root=root, index=index),
-        load_model(model),
+        load_pytc_model(model, pytc_config) if pytc_config else load_model(model),
         out,
         config=load_config(PredictConfig, given, settings or []),
         block_shape=_integers("--block-shape", block_shape),
         resources=_resources(workers, memory),
         overwrite=overwrite,
+        chunks=chunks,
     )
 
 
@@ -301,9 +317,24 @@ def evaluate(
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="OUT.json", help="write the scores")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="DIR", help="write the match tables")] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="voxels where it is 0 are left out")
+    ] = None,
+    scores_channel: Annotated[
+        int | None, typer.Option(min=0, help="channel of --scores; the mean of all by default")
+    ] = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="every connected part of an id is an instance")
+    ] = False,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="compare the common part of volumes that differ")
+    ] = False,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     settings: Set = None,
+    block_shape: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time, not run tables")
+    ] = None,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
@@ -322,26 +353,23 @@ def evaluate(
     )
 
     found, true = (_open(source, voxel_size, roi, kind="labels") for source in (instances, truth))
-    ranking = _open(scores, voxel_size, roi) if scores else None
-    config = load_config(EvaluateConfig, {}, settings or [])
-    resources = _resources(workers, memory)
+    given: dict[str, Any] = {} if scores_channel is None else {"score_channel": scores_channel}
+    given |= {name: True for name, on in (("relabel", relabel), ("crop", crop)) if on}
+    options: dict[str, Any] = {
+        "scores": _open(scores, voxel_size, roi) if scores else None,
+        "mask": _open(mask, voxel_size, roi) if mask else None,
+        "config": load_config(EvaluateConfig, given, settings or []),
+        "block_shape": _integers("--block-shape", block_shape),
+        "resources": _resources(workers, memory),
+    }
     if json is None:
         if csv is not None and csv.exists() and not overwrite:
             raise OutputExistsError(f"{csv}: exists; --overwrite replaces its tables")
-        result = score_instances(found, true, scores=ranking, config=config, resources=resources)
+        result = score_instances(found, true, **options)
         if csv is not None:
             write_tables(result, csv)
     else:
-        result = evaluate_volume(
-            found,
-            true,
-            json,
-            scores=ranking,
-            config=config,
-            csv_dir=csv,
-            resources=resources,
-            overwrite=overwrite,
-        )
+        result = evaluate_volume(found, true, json, csv_dir=csv, overwrite=overwrite, **options)
     typer.echo(format_scores(result))
 
 

@@ -1,5 +1,7 @@
 """Runs of label volumes: from voxels, from run tables, and what is made of them."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,11 @@ from scipy import ndimage
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
+from cristae.evaluation import contingency
+from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.evaluation.label_runs import connected_labels, run_table_of, volume_runs
+from cristae.grid import Box
 from cristae.measurement import blocks
 from cristae.measurement.tally import tally_block, tally_runs
 from cristae.segmentation.decoders import SegmentConfig
@@ -90,3 +96,58 @@ def test_connected_parts_of_every_label(seed):
     firsts = np.unique(found[found > 0], return_index=True)
     assert firsts[0].tolist() == list(range(1, len(firsts[0]) + 1))
     assert (np.diff(firsts[1]) > 0).all()
+
+
+def segmented(tmp_path, name, seed, shape=(12, 20, 30)):
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.random(shape), 0.9)
+    mask = ((field > np.quantile(field, 0.85)) * 255).astype(np.uint8)
+    config = SegmentConfig(decoder="binary_connected", min_size=4)
+    volume = array_volume(mask).with_(fingerprint=name, voxel_size_nm=(30.0, 8.0, 8.0))
+    return segment_volume(volume, tmp_path / f"{name}.zarr", config=config, pyramid=False)
+
+
+@pytest.mark.parametrize("slab_runs", [1, 1 << 20])
+def test_overlaps_of_run_tables_equal_those_of_voxels(tmp_path, monkeypatch, slab_runs):
+    monkeypatch.setattr(contingency, "SLAB_RUNS", slab_runs)
+    one, two = segmented(tmp_path, "one", 1), segmented(tmp_path, "two", 2)
+    box = Box((2, 3, 4), (11, 18, 27))
+    for volumes, crop in ((Compared(one, two), False), (Compared(one, two.crop(box)), True)):
+        by_voxels = overlap_table(volumes, crop=crop, block_shape=(3, 7, 8), resources=SERIAL)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(one.reader), "read", None)
+            by_runs = overlap_table(volumes, crop=crop, resources=SERIAL)
+        assert len(by_runs.voxels) > 4
+        for side in ("prediction", "truth"):
+            for field in fields(getattr(by_runs, side)):
+                found, expected = (
+                    getattr(getattr(t, side), field.name) for t in (by_runs, by_voxels)
+                )
+                np.testing.assert_array_equal(found, expected)
+        for name in ("predicted", "true", "voxels"):
+            np.testing.assert_array_equal(getattr(by_runs, name), getattr(by_voxels, name))
+
+
+def test_relabelled_parts_are_scored_apart():
+    truth, found = np.zeros((2, 1, 3, 12), np.uint8)
+    truth[0, 1, 1:4] = truth[0, 1, 7:10] = 5
+    found[0, 1, 1:4], found[0, 1, 7:10], found[0, 2, 11] = 1, 2, 2
+    config = EvaluateConfig(bootstrap_samples=0)
+    whole = score_instances(found, truth, config=config, resources=SERIAL)
+    assert whole.matching["0.75"]["all"]["tp"] == 0
+    heat = np.where(found == 1, 0.5, 1.0).astype(np.float32)
+    parts = score_instances(
+        found, truth, scores=heat, config=replace(config, relabel=True), resources=SERIAL
+    )
+    counts = parts.matching["0.75"]["all"]
+    assert (counts["tp"], counts["fp"], counts["fn"]) == (2, 1, 0)
+    assert parts.tables.truth["truth"].tolist() == [1, 2]
+    assert parts.tables.prediction["instance"].tolist() == [1, 2, 3]
+    assert parts.tables.prediction["score"].tolist() == [0.5, 1.0, 1.0]
+
+
+def test_relabelling_refuses_volumes_before_it_reads_them():
+    one = array_volume(np.ones((1, 2, 3), np.uint8)).with_(reader=None)
+    other = array_volume(np.ones((1, 2, 4), np.uint8))
+    with pytest.raises(InputError, match="same place"):
+        score_instances(one, other, config=EvaluateConfig(relabel=True))

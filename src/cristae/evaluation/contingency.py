@@ -8,6 +8,7 @@ counts, such as run tables, join.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,15 @@ from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
 from cristae.errors import InputError, raise_faults
-from cristae.grid import Box, Triple
-from cristae.measurement.blocks import blocks_of, memory_of, read_block, tally_blocks
+from cristae.evaluation.label_runs import run_table_of, table_rows
+from cristae.grid import Box, Triple, tile
+from cristae.measurement.blocks import (
+    TABLE_BYTES,
+    blocks_of,
+    memory_of,
+    read_block,
+    tally_blocks,
+)
 from cristae.measurement.tally import (
     FIRST,
     START,
@@ -27,6 +35,7 @@ from cristae.measurement.tally import (
     VOXELS,
     WEIGHT,
     Integers,
+    LabelRuns,
     Labels,
     Tally,
     as_labels,
@@ -34,6 +43,7 @@ from cristae.measurement.tally import (
     check_signs,
     collapse,
     tally_block,
+    tally_runs,
 )
 from cristae.volumes.volume import Volume
 
@@ -44,6 +54,9 @@ FLOAT_UNIT = 1 << 24
 """Scores that are floats are counted in steps of 2**-24, so that their sums are integers too."""
 
 _TOLERANCE_VX = 1e-3
+
+SLAB_RUNS, RUN_BYTES = 1 << 20, 160
+"""Runs of a slab that are tallied at a time, and the memory of each while they are (measured)."""
 
 
 @dataclass(frozen=True)
@@ -199,15 +212,20 @@ def overlap_table(
     *,
     crop: bool = False,
     align: Align = "origin",
+    block_shape: Triple | None = None,
     resources: Resources | None = None,
     ledger: Ledger | None = None,
 ) -> Overlaps:
     """Count how the instances of two label volumes overlap.
 
+    Two segmentations with run tables are compared by these, without looking at a voxel.
+
     Args:
         compared: The volumes.
         crop: Compare the common part of volumes that do not cover the same place.
         align: ``origin`` places the volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
+        block_shape: Voxels (z, y, x) read at a time, also where there are run tables; by default
+            whole chunks of all volumes.
         resources: Workers and executor.
         ledger: Remembers finished blocks.
 
@@ -223,10 +241,18 @@ def overlap_table(
     box, placed = place_volumes(compared, crop, align)
     unit = compared.score_unit
     check_extent(compared.prediction.shape, compared.prediction.name, unit or 1)
-    blocks = blocks_of(list(placed.volumes.values()))
-    promise_memory("evaluate", memory_of(blocks, placed.bytes_per_voxel, resources), resources)
+    by_runs = None if block_shape else _pass_of_runs(placed, box.start, compared.prediction.shape)
+    if by_runs is not None:
+        blocks = by_runs.slabs()
+        parallel = min(resources.workers, len(blocks))
+        promise_memory("evaluate", parallel * 2 * SLAB_RUNS * RUN_BYTES + TABLE_BYTES, resources)
+    else:
+        volumes = list(placed.volumes.values())
+        whole = Box.of(placed.prediction.shape)
+        blocks = tile(whole, block_shape) if block_shape else blocks_of(volumes)
+        promise_memory("evaluate", memory_of(blocks, placed.bytes_per_voxel, resources), resources)
     tally = tally_blocks(
-        _Pass(placed, box.start, compared.prediction.shape),
+        by_runs or _Pass(placed, box.start, compared.prediction.shape),
         blocks,
         description="overlaps",
         resources=resources,
@@ -321,6 +347,55 @@ class _Pass:
         check_signs(tally, 0, prediction.dtype, prediction.name, block)
         check_signs(tally, 1, truth.dtype, truth.name, block)
         return Tally(tally.labels, tally.facts, tally.voxels - left_out)
+
+
+@dataclass(frozen=True)
+class _RunPass:
+    """Tallies whole planes of two segmentations from their run tables."""
+
+    volumes: tuple[Volume, Volume]
+    folders: tuple[Path, Path]
+    corner: Triple
+    extent: Triple
+
+    def __call__(self, slab: Box) -> Tally:
+        first, second = (
+            _moved(table_rows(folder, volume, (slab.start[0], slab.stop[0])), self, volume.shape)
+            for folder, volume in zip(self.folders, self.volumes, strict=True)
+        )
+        tally = tally_runs(first, second, self.extent)
+        return Tally(tally.labels, tally.facts, slab.size)
+
+    def slabs(self) -> list[Box]:
+        """Planes of about `SLAB_RUNS` runs, as many in each slab, judged by a few of them."""
+        shape = self.volumes[0].shape
+        sampled = {0, shape[0] // 4, shape[0] // 2, 3 * shape[0] // 4, shape[0] - 1}
+        most = max(
+            len(table_rows(folder, volume, (z, z + 1)).row)
+            for folder, volume in zip(self.folders, self.volumes, strict=True)
+            for z in sampled
+        )
+        return tile(Box.of(shape), (max(1, SLAB_RUNS // max(most, 1)), *shape[1:]))
+
+
+def _pass_of_runs(placed: Compared, corner: Triple, extent: Triple) -> _RunPass | None:
+    """How to compare by run tables; None where a volume has none, or voxels have to be read."""
+    if placed.scores is not None or placed.mask is not None:
+        return None
+    first, second = run_table_of(placed.prediction), run_table_of(placed.truth)
+    if first is None or second is None:
+        return None
+    return _RunPass((placed.prediction, placed.truth), (first, second), corner, extent)
+
+
+def _moved(rows: LabelRuns, to: _RunPass, shape: Triple) -> LabelRuns:
+    """Runs of a part of a volume, counted in the whole of it."""
+    if to.corner == (0, 0, 0) and shape == to.extent:
+        return rows
+    z, y = np.divmod(rows.row, shape[1])
+    row = (z + to.corner[0]) * to.extent[1] + y + to.corner[1]
+    dx = np.int32(to.corner[2])
+    return LabelRuns(row, rows.start + dx, rows.stop + dx, rows.label)
 
 
 def _weights(scores: Volume, block: Box, channel: int | None) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from cristae.evaluation.contingency import (
     place_volumes,
     pool,
 )
+from cristae.evaluation.label_runs import relabelled
 from cristae.evaluation.matching import (
     CATEGORIES,
     associate,
@@ -51,6 +53,7 @@ from cristae.evaluation.tables import (
 )
 from cristae.evaluation.text import format_scores
 from cristae.evaluation.uncertainty import bootstrap_intervals
+from cristae.grid import Triple
 from cristae.volumes.volume import Array, Volume, array_volume
 
 __all__ = [
@@ -78,6 +81,7 @@ class EvaluateConfig:
     Attributes:
         size_thresholds_vx: Most voxels of a small and of a medium instance, for AP by size.
         score_channel: Channel of the scores that ranks the instances; their mean by default.
+        relabel: Take every 26-connected part of an id, on both sides, as an instance of its own.
         crop: Compare the common part of volumes that do not cover the same place.
         align: ``origin`` places volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
         without_border_cut: Score a second time without instances that the border cuts.
@@ -87,6 +91,7 @@ class EvaluateConfig:
 
     size_thresholds_vx: tuple[int, int] = (5000, 15000)
     score_channel: int | None = None
+    relabel: bool = False
     crop: bool = False
     align: Align = "origin"
     without_border_cut: bool = False
@@ -116,6 +121,7 @@ def score_instances(
     mask: Volume | Array | None = None,
     categories: Mapping[int, str] | None = None,
     config: EvaluateConfig | None = None,
+    block_shape: Triple | None = None,
     resources: Resources | None = None,
 ) -> Scores:
     """Score predicted instances against the truth.
@@ -129,6 +135,7 @@ def score_instances(
         categories: Truth id -> ``small``, ``medium`` or ``large``, for matching and associations
             by category; ids without one count as ``small``.
         config: How to score.
+        block_shape: Voxels (z, y, x) read at a time, see `overlap_table`.
         resources: Workers and executor.
 
     Returns:
@@ -150,7 +157,7 @@ def score_instances(
     _check_categories(categories)
     image = None if isinstance(scores, Mapping) else scores
     volumes = _compared(instances, truth, image, mask, config)
-    table = _table(volumes, config, resources, None)
+    table = _table(volumes, config, block_shape, resources, None)
     ranking = given_scores(table, scores) if isinstance(scores, Mapping) else table.mean_scores
     return scores_of_table(table, _place_of(volumes), config, ranking, categories)
 
@@ -237,6 +244,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     mask: Volume | None = None,
     config: EvaluateConfig | None = None,
     csv_dir: Path | None = None,
+    block_shape: Triple | None = None,
     resources: Resources | None = None,
     overwrite: bool = False,
 ) -> Scores:
@@ -253,6 +261,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
         mask: Voxels where it is 0 are left out.
         config: How to score.
         csv_dir: Folder for the match tables, see `tables.write_matches`.
+        block_shape: Voxels (z, y, x) read at a time, see `overlap_table`.
         resources: Workers and executor.
         overwrite: Replace an output of other inputs or settings.
 
@@ -277,7 +286,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
                 log.info("%s: already done", out_json)
                 return load_scores(out_json, csv_dir)
             ledger.reopen()
-        table = _table(volumes, config, resources, ledger)
+        table = _table(volumes, config, block_shape, resources, ledger)
         result = scores_of_table(table, _place_of(volumes), config, table.mean_scores)
         write_scores(result, out_json, csv_dir)
         ledger.finish(ranked_by=result.ranked_by)
@@ -332,10 +341,27 @@ def _volume(source: Volume | Array, name: str) -> Volume:
 
 
 def _table(
-    volumes: Compared, config: EvaluateConfig, resources: Resources | None, ledger: Ledger | None
+    volumes: Compared,
+    config: EvaluateConfig,
+    block_shape: Triple | None,
+    resources: Resources | None,
+    ledger: Ledger | None,
 ) -> Overlaps:
+    resources = resources or Resources()
+    if config.relabel:
+        place_volumes(volumes, config.crop, config.align)  # faults first
+        volumes = replace(
+            volumes,
+            prediction=relabelled(volumes.prediction, resources),
+            truth=relabelled(volumes.truth, resources),
+        )
     return overlap_table(
-        volumes, crop=config.crop, align=config.align, resources=resources, ledger=ledger
+        volumes,
+        crop=config.crop,
+        align=config.align,
+        block_shape=block_shape,
+        resources=resources,
+        ledger=ledger,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.ledger import is_unfinished
 from cristae.grid import Box
@@ -38,6 +39,9 @@ from cristae.segmentation.runs import (
 from cristae.segmentation.tables import read_runs
 from cristae.volumes.sources.ome_zarr import ZarrReader
 from cristae.volumes.volume import Array, Volume
+
+RELABEL_BYTES = 120
+"""Memory of labelling components, for each run (measured)."""
 
 
 class Labelled(NamedTuple):
@@ -82,6 +86,8 @@ def runs_volume(found: Labelled, like: Volume, name: str) -> Volume:
         reader=RunsReader(found, Raster(like.shape)),
         shape=like.shape,
         dtype=np.dtype(np.uint64),
+        chunk_shape=like.chunk_shape,
+        fingerprint=like.fingerprint,
         voxel_size_nm=like.voxel_size_nm,
         origin_nm=like.origin_nm,
         kind="labels",
@@ -181,6 +187,18 @@ def connected_labels(found: Labelled, raster: Raster) -> Labelled:
     component = np.empty(len(order), np.int64)
     component[order], count = label_runs(apart, far, 26)
     return Labelled(found.runs, renumber(component, count).astype(np.uint64))
+
+
+def relabelled(volume: Volume, resources: Resources) -> Volume:
+    """A label volume whose every 26-connected part of an id is an instance, see above.
+
+    Raises:
+        InputError: Labels that are negative or fractional.
+        MemoryLimitError: Its runs do not fit.
+    """
+    found = volume_runs(volume, resources)
+    promise_memory("evaluate, relabel", RELABEL_BYTES * len(found.label), resources)
+    return runs_volume(connected_labels(found, Raster(volume.shape)), volume, volume.name)
 
 
 def renumber(component: NDArray[np.int64], count: int) -> NDArray[np.int64]:
