@@ -1,7 +1,7 @@
 """The whole-volume decoders written as plainly as can be: slow, independent, the judge of ours."""
 
 import heapq
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -148,3 +148,28 @@ def agglomerate(affinities, offsets, cut, fragment, merge):
                 rank = min(rank, graph[key][2])
             graph[key] = (total, count, rank)
     return canonical(region.reshape(shape))
+
+
+def stack_slices(label, least):
+    """Labels of single slices joined through the volume, one offer a slice instance."""
+    continues = {}
+    for here, after in pairwise(label):
+        offers = {}
+        for a in np.unique(here[here > 0]):
+            reach = [b for b in np.unique(after[here == a]) if b]
+            best = [(overlap(here == a, after == b), -b) for b in reach]
+            if best and max(best)[0] >= least:
+                share, b = max(best)
+                offers.setdefault(-b, []).append((share, -a))
+        continues |= {b: -max(offer)[1] for b, offer in offers.items()}
+    joined = label.copy()
+    for b in np.unique(label[label > 0]):
+        root = b
+        while root in continues:
+            root = continues[root]
+        joined[label == b] = root
+    return joined
+
+
+def overlap(a, b):
+    return (a & b).sum() / (a | b).sum()

@@ -4,6 +4,7 @@ Three code paths, and the field's names as presets of them:
 
 - ``seeded_watershed``: seeds are the 26-connected components of the voxels that pass the seed
   rule; they flood the voxels that pass the foreground rule (`cristae.segmentation.flood`).
+  ``stack_2d`` does so slice by slice, then joins slices (`cristae.segmentation.stacking`).
 - ``connected``: instances are the 26-connected components of the voxels that pass the foreground
   rule, widened in plane where the decoder says so.
 - ``affinity``: instances are what the edges that pass ``affinity_threshold`` hold together, an
@@ -18,7 +19,7 @@ otherwise.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,7 @@ PROBABILITIES = (
     "contour_threshold",
     "affinity_threshold",
     "merge_threshold",
+    "slice_overlap",
 )
 DISTANCES = ("distance_seed_threshold", "distance_foreground_threshold")
 COUNTS = ("min_seed_size", "min_size")
@@ -62,6 +64,8 @@ class SegmentConfig:
         merge_threshold: Mean affinity above which fragments join.
         distance_seed_threshold: Signed distance in [-1, 1] above which it may be.
         distance_foreground_threshold: Signed distance in [-1, 1] above which it is foreground.
+        slice_overlap: Overlap (voxels of both over voxels of either) from which instances of
+            consecutive slices are one.
         dilation: Extent (z, y, x) of the box that widens instances in plane, odd, z = 1.
         min_seed_size: Seeds of fewer voxels are dropped.
         min_size: Instances of fewer voxels are small; they are removed after everything else.
@@ -77,6 +81,7 @@ class SegmentConfig:
     merge_threshold: float | None = None
     distance_seed_threshold: float | None = None
     distance_foreground_threshold: float | None = None
+    slice_overlap: float | None = None
     dilation: Triple | None = None
     min_seed_size: int | None = None
     min_size: int | None = None
@@ -85,11 +90,22 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A name of the field: a code path, the channels it reads, and its defaults."""
+    """A name of the field: a code path, the channels it reads, and its defaults.
+
+    A planar one decodes slice by slice, and does without a contour where there is none.
+    """
 
     path: CodePath
     channels: int
     defaults: Mapping[str, Any]
+    planar: bool = False
+
+    def fitted(self, channels: int) -> "Decoder":
+        """The decoder for a prediction of so many channels."""
+        if not self.planar or channels > 1:
+            return self
+        defaults = {k: v for k, v in self.defaults.items() if k != "contour_threshold"}
+        return replace(self, channels=1, defaults=defaults)
 
 
 _WATERSHED = {"min_seed_size": 32, "min_size": 128, "small": "background"}
@@ -127,6 +143,7 @@ DECODERS: dict[str, Decoder] = {
             **_CONNECTED,
         },
     ),
+    "stack_2d": Decoder("seeded_watershed", 2, {**_BC, "slice_overlap": 0.25}, planar=True),
     "affinity_connected": Decoder("affinity", 3, {"affinity_threshold": 0.8, **_CONNECTED}),
     "affinity_agglomeration": Decoder(
         "affinity",
@@ -172,6 +189,7 @@ class Decoding:
         seed: Rule of seeds; None on the connected path.
         reach: Voxels (y, x) an instance is widened by to each side.
         affinity: Rule of edges; None on the other paths.
+        planar: Whether slices are decoded one by one, and then joined.
     """
 
     decoder: str
@@ -182,6 +200,7 @@ class Decoding:
     seed: Triple | None
     reach: tuple[int, int] = (0, 0)
     affinity: AffinityRule | None = None
+    planar: bool = False
 
     @property
     def drops_small_at_once(self) -> bool:
@@ -223,7 +242,7 @@ def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
     if name not in DECODERS:
         known = ", ".join(DECODERS)
         raise ConfigError(f"{prediction.name}: decoder {name!r} is not known, known are {known}")
-    decoder = DECODERS[name]
+    decoder = DECODERS[name].fitted(len(prediction.channels or ("mask",)))
     own = (prediction.attributes.get("thresholds") or {}) if name == named else {}
     given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "decoder"}
     given = {key: value for key, value in given.items() if value is not None}
@@ -330,7 +349,9 @@ def _decoding(name: str, decoder: Decoder, parameters: dict[str, Any]) -> Decodi
         seed_beyond = distance_bound(parameters["distance_seed_threshold"])
     seed = (int(255 * parameters["seed_threshold"]), contour, seed_beyond)
     rule = (foreground, 256, beyond)
-    return Decoding(name, decoder.path, decoder.channels, parameters, rule, seed)
+    return Decoding(
+        name, decoder.path, decoder.channels, parameters, rule, seed, planar=decoder.planar
+    )
 
 
 def _affinity_decoding(

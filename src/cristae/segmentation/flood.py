@@ -34,6 +34,9 @@ AGGLOMERATION_BYTES = (32, 130, 300)
 
 LONG_WALK = 8
 
+NOWHERE_NEAR = 1 << 60
+"""A shift that leads out of any volume: slices of a planar raster have no neighbours."""
+
 
 def flood(
     foreground: Runs,
@@ -56,7 +59,8 @@ def flood(
     """
     runs, _ = merge_ends(foreground, np.zeros(foreground.start.size, np.int8))
     index = np.int32 if value.size < np.iinfo(np.int32).max else np.int64
-    shifts = np.array([-raster.plane, -raster.row, raster.row, raster.plane], np.int64)
+    plane = NOWHERE_NEAR if raster.planar else raster.plane
+    shifts = np.array([-plane, -raster.row, raster.row, plane], np.int64)
     records = _make_records(runs.start, runs.length, shifts)
     table = _make_table(records, value.size)
     label = np.zeros(value.size, np.int32)

@@ -32,9 +32,11 @@ class Raster:
 
     Attributes:
         shape: Extent (z, y, x) of the volume in voxels.
+        planar: Whether voxels of different slices are no neighbours.
     """
 
     shape: Triple
+    planar: bool = False
 
     @property
     def row(self) -> int:
@@ -185,9 +187,12 @@ def neighbour_shifts(raster: Raster, connectivity: int) -> tuple[tuple[int, int]
 
     Args:
         raster: Numbering of the volume.
-        connectivity: 6 (faces; rows y-1 and z-1) or 26 (faces, edges and corners; four rows).
+        connectivity: 6 (faces; rows y-1 and z-1) or 26 (faces, edges and corners; four rows); in
+            a planar raster what is left of these in a slice.
     """
     row, plane = raster.row, raster.plane
+    if raster.planar:
+        return ((row, 0 if connectivity == 6 else 1),)
     if connectivity == 6:
         return ((row, 0), (plane, 0))
     return ((row, 1), (plane - row, 1), (plane, 1), (plane + row, 1))
@@ -364,10 +369,10 @@ def _paint(start, length, value, array, corner, plane, row):  # type: ignore[no-
 
 
 def on_faces(runs: Runs, box: Box, raster: Raster) -> NDArray[np.bool_]:
-    """Which runs of a block have a voxel on a face of it that another block adjoins."""
+    """Which runs of a block lie on a face of it where another block may go on with them."""
     z, y, x = raster.locate(runs.start)
     touches = np.zeros(runs.start.size, bool)
-    for place, axis in ((z, 0), (y, 1)):
+    for place, axis in ((y, 1),) if raster.planar else ((z, 0), (y, 1)):
         if box.start[axis] > 0:
             touches |= place == box.start[axis]
         if box.stop[axis] < raster.shape[axis]:

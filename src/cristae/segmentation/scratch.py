@@ -8,6 +8,7 @@
                        wide-17    labelled runs of block 17 after widening, and their statistics
                        spans      where the flooded runs of each block lie, and the first number
                                   of the instances that only a flood knows
+                       overlap-17 voxels that instances of consecutive slices share in block 17
                        groups     rank of each instance, and which ranks are small
                        contact-17 contacts of small instances in block 17
                        number     final number of each instance
@@ -55,7 +56,7 @@ class Job:
     @property
     def raster(self) -> Raster:
         """Numbering of the volume's voxels."""
-        return Raster(self.prediction.shape)
+        return Raster(self.prediction.shape, self.decoding.planar)
 
     @property
     def blocks(self) -> list[Box]:

@@ -46,6 +46,7 @@ from cristae.segmentation.scratch import (
     shape_name,
 )
 from cristae.segmentation.small import contact_step, give_away
+from cristae.segmentation.stacking import join_slices, overlap_step
 from cristae.segmentation.steps import (
     drop_canvas,
     flood_step,
@@ -169,8 +170,10 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
         parts = leave("wide", job.blocks, widen_step)
     totals = _totals(job, plan, parts, fresh)
     goes = np.arange(totals.voxels.size)
+    if job.decoding.planar:
+        goes, totals = _join_slices(job, totals, leave)
     if job.decoding.to_neighbor:
-        goes = _join_neighbors(job, totals, leave)
+        goes = _join_neighbors(job, totals, goes, leave)
     columns, removed = _number(job, totals, goes)
     removed += plan.removed
     count = columns["id"].size
@@ -308,23 +311,46 @@ def _totals(job: Job, plan: Plan, parts: Sequence[str], fresh: Ints) -> Statisti
     return totals
 
 
-def _join_neighbors(job: Job, totals: Statistics, leave: Callable[..., list[str]]) -> Ints:
-    """Give small instances to their neighbours; what each instance becomes, or `NOBODY`."""
+def _join_slices(
+    job: Job, totals: Statistics, leave: Callable[..., list[str]]
+) -> tuple[Ints, Statistics]:
+    """Join instances of slices; what each becomes, and the statistics of what they become."""
+    files = leave("overlap", job.blocks, overlap_step)
+    tables = [load_arrays(job.path(file), "pairs", "count") for file in files]
+    pairs, count = (np.concatenate(field) for field in zip(*tables, strict=True))
+    least = job.decoding.parameters["slice_overlap"]
+    goes = join_slices(pairs, count, totals.voxels, least)
+    joined = no_statistics(goes.size)
+    add_statistics(joined, totals, goes)
+    return goes, joined
+
+
+def _join_neighbors(
+    job: Job, totals: Statistics, goes: Ints, leave: Callable[..., list[str]]
+) -> Ints:
+    """Give small instances to their neighbours; what each becomes, or `NOBODY`.
+
+    Args:
+        job: The segmentation.
+        totals: Statistics of the instances.
+        goes: The instance that each instance is part of by now.
+        leave: Runs a step.
+    """
     small = (totals.first != NOWHERE) & (totals.voxels < job.decoding.min_size)
     if not small.any():
-        return np.arange(small.size)
+        return goes
     order = np.arange(small.size)
     if job.decoding.affinity is not None:  # there are no seeds to count by
         order = np.argsort(totals.first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
-    save_arrays(job.path("groups"), {"rank": rank, "small": small[order]})
+    save_arrays(job.path("groups"), {"rank": rank[goes], "small": small[order]})
     files = leave("contact", job.blocks, contact_step)
     tables = [load_arrays(job.path(file), "contacts", "count") for file in files]
     contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
     size = job.decoding.min_size
-    goes = give_away(contacts, count, totals.voxels[order], small[order], size)
-    return np.append(order, NOBODY)[goes][rank]
+    given = give_away(contacts, count, totals.voxels[order], small[order], size)
+    return np.append(order, NOBODY)[given][rank[goes]]
 
 
 def _number(job: Job, decoded: Statistics, goes: Ints) -> tuple[dict[str, Any], int]:
