@@ -4,8 +4,11 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 
 from cristae import cli
+from cristae.networks.model import model_card, named_models
+from cristae.volumes.sources import open_volume
 
 
 def cristae(*arguments, **options):
@@ -71,3 +74,42 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
         cli.main()
     assert end.value.code == 130
     assert "goes on from here" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_predicted_with_its_configurations(shared, tmp_path):
+    golden = np.load(shared / "golden" / "networks" / "sliding_window.npz")
+    checkpoint = shared / "golden" / "networks" / "unet_3d_residual_bn_bc.pth.tar"
+    tifffile.imwrite(tmp_path / "raw.tif", golden["raw"][:6, :40, :50])
+    (tmp_path / "base.yaml").write_text(
+        "MODEL: {FILTERS: [8, 12, 16, 20, 24], INPUT_SIZE: [5, 33, 33], OUTPUT_SIZE: [5, 33, 33]}\n"
+        "INFERENCE: {STRIDE: [4, 16, 16], PAD_SIZE: [0, 0, 0]}\n"
+        "SOLVER: {BASE_LR: 0.04}\n"
+    )
+    (tmp_path / "bc.yaml").write_text(
+        "MODEL: {OUT_PLANES: 2, TARGET_OPT: ['0', '4-1-1']}\n"
+        "INFERENCE: {OUTPUT_ACT: [sigmoid, sigmoid]}\n"
+    )
+    command = ["predict", tmp_path / "raw.tif", checkpoint, tmp_path / "p.zarr"]
+    configs = ["--pytc-config", tmp_path / "base.yaml", "--pytc-config", tmp_path / "bc.yaml"]
+    missing = cristae(*command)
+    assert (missing.returncode, "--pytc-config" in missing.stderr) == (2, True)
+    options = ["--truncate", "--chunks", tmp_path / "chunks", "--workers", 1]
+    done = cristae(*command, *configs, *options)
+    assert done.returncode == 0, done.stderr
+    assert "not carried over: SOLVER.BASE_LR: of training" in done.stderr
+    found = open_volume(tmp_path / "p.zarr")
+    assert (found.shape, found.channels) == ((6, 40, 50), ("mask", "contour"))
+    assert found.attributes["quantisation"] == "truncated"
+    assert found.attributes["precision"] == "float32"
+    assert found.attributes["decoder"] == "bc_watershed"
+    assert np.array_equal(open_volume(tmp_path / "chunks").read(), found.read())
+    again = cristae(*command, *configs, *options)
+    assert "already done" in again.stderr
+
+
+def test_models_are_listed_with_their_cards():
+    done = cristae("models")
+    assert done.returncode == 0
+    for name in named_models():
+        assert name in done.stdout
+        assert model_card(name).strip() in done.stdout

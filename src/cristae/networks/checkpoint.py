@@ -13,7 +13,7 @@ from torch import Tensor
 from cristae.configuration import to_plain
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
-from cristae.networks.model import Model, model_faults
+from cristae.networks.model import FORMAT, Model, model_faults
 from cristae.networks.pytc_config import read_pytc_config
 
 _PLAIN_CLASSES: list[Any] = [
@@ -80,6 +80,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a checkpoint that can be read safely: {reason}") from error
+    if isinstance(tree, dict) and tree.get("format") == FORMAT:
+        raise InputError(f"{path}: a model of cristae, which carries its own configuration")
     if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), Mapping):
         found = sorted(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
         raise InputError(f"{path}: {found} found, expected a checkpoint with 'state_dict'")

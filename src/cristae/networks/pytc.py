@@ -309,11 +309,11 @@ def _norm(name: str, width: int) -> nn.Module:
 
 def _activation(name: str) -> nn.Module:
     if name == "elu":
-        return nn.ELU()
+        return nn.ELU(inplace=True)
     if name == "relu":
-        return nn.ReLU()
+        return nn.ReLU(inplace=True)
     if name == "leaky_relu":
-        return nn.LeakyReLU(0.2)
+        return nn.LeakyReLU(0.2, inplace=True)
     if name == "gelu":
         return nn.GELU()
     return nn.SiLU() if name in ("swish", "efficient_swish") else nn.Identity()

@@ -19,7 +19,7 @@ from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import Ledger, open_ledger, record_fingerprint
 from cristae.engine.progress import log, rate_text
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
@@ -36,6 +36,7 @@ from cristae.networks.runner import (
 )
 from cristae.networks.unet import Context
 from cristae.networks.windows import Combine, Variants
+from cristae.prediction.chunks import plan_chunks, write_chunks
 from cristae.prediction.passes import ImageInput
 from cristae.prediction.request import Request
 from cristae.prediction.resample import Factors, working_factors
@@ -87,6 +88,7 @@ def predict_volume(
     block_shape: Triple | None = None,
     resources: Resources | None = None,
     overwrite: bool = False,
+    chunks: str | Path | None = None,
 ) -> Volume:
     """Run a volume through a network.
 
@@ -103,6 +105,7 @@ def predict_volume(
             for a model with windows, which are its blocks.
         resources: ``workers`` threads compute; memory decides how large tiles may be.
         overwrite: Replace an output of other inputs or settings.
+        chunks: Folder to write PyTorch Connectomics' chunk files to as well (`chunks`).
 
     Returns:
         The prediction: uint8 (channels, z, y, x) on the source's grid, 255 times the probability,
@@ -111,7 +114,7 @@ def predict_volume(
 
     Raises:
         InputError: A source or model that cannot be used; all faults at once, before any work.
-        OutputExistsError: ``out`` is of other inputs or settings.
+        OutputExistsError: ``out`` (or a file in ``chunks``) is of other inputs or settings.
         MemoryLimitError: Not even the smallest tile fits the memory.
         DiskSpaceError: No room for the output.
     """
@@ -119,23 +122,27 @@ def predict_volume(
     contract = network_contract(model)
     config = _resolved(config or PredictConfig(), contract)
     factors = _check(source, model, contract, config, block_shape)
-    with open_ledger(
-        out,
-        **prediction_identity(source, model, config),
-        overwrite=overwrite,
-    ) as ledger:
+    identity = _identity(source, model, config)
+    plan = None
+    if chunks is not None:
+        counts = contract.windows.chunks if contract.windows else None
+        mark = record_fingerprint(identity)
+        plan = plan_chunks(Path(chunks), source.shape, counts, mark, overwrite)
+    with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
             update_attributes(out, **_passed_on(model))
         else:
             asked = _Asked(source, model, contract, out, config, factors, block_shape, resources)
             _predict(asked, ledger)
-    return open_ome_zarr(out)
+    prediction = open_ome_zarr(out)
+    if plan is not None:
+        write_chunks(prediction, plan)
+    return prediction
 
 
-def prediction_identity(source: Volume, model: Model, config: PredictConfig) -> dict[str, Any]:
-    """What makes a prediction this one, for ledgers: stage, inputs and settings."""
-    config = _resolved(config, network_contract(model))
+def _identity(source: Volume, model: Model, config: PredictConfig) -> dict[str, Any]:
+    """What makes a prediction this one: stage, inputs and settings."""
     return {
         "stage": "predict",
         "inputs": {"source": source.fingerprint, "model": model.fingerprint},

@@ -1,0 +1,121 @@
+"""A prediction as the chunk files of PyTorch Connectomics: ``result_z0-z1-y0-y1-x0-x1.h5``.
+
+Each file has one gzipped dataset ``vol0``, uint8 (channels, z, y, x). Names say which voxels of the
+prediction it holds, half-open. A file also keeps the fingerprint of its prediction, so that
+writing again leaves alone what is there and never replaces files of other origin unasked.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import IO
+
+import h5py
+
+from cristae.engine.files import write_atomic
+from cristae.engine.progress import log
+from cristae.errors import OutputExistsError, raise_faults
+from cristae.grid import Box, Triple, tile
+from cristae.volumes.sources.prediction_chunks import PATTERN
+from cristae.volumes.volume import Volume
+
+DATASET = "vol0"
+LARGEST: Triple = (128, 512, 512)
+"""Extent that a chunk has at most where a model does not say how many there are."""
+
+_FINGERPRINT = "cristae_prediction"
+_CHUNK: Triple = (32, 128, 128)
+_PIECE: Triple = (64, 1024, 1024)
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Chunk files to be written.
+
+    Attributes:
+        folder: Where.
+        boxes: What each holds, by its name.
+        fingerprint: Identity of the prediction.
+        missing: Names of those not there yet.
+    """
+
+    folder: Path
+    boxes: dict[str, Box]
+    fingerprint: str
+    missing: tuple[str, ...]
+
+
+def plan_chunks(
+    folder: Path, shape: Triple, counts: Triple | None, fingerprint: str, overwrite: bool = False
+) -> ChunkPlan:
+    """Which chunk files a prediction becomes; to be called before it is made.
+
+    Args:
+        folder: Where they will lie.
+        shape: Extent (z, y, x) of the prediction.
+        counts: Number of chunks along each axis, cut as PyTorch Connectomics does: the bounds are
+            floor(i / n x extent). None: as few as keep each at 128x512x512 voxels or under.
+        fingerprint: Identity of the prediction.
+        overwrite: Replace files of the same names that are of another prediction.
+
+    Raises:
+        OutputExistsError: Files of the same names of another origin (unless ``overwrite``), or
+            other chunk files, which could not be told apart from these; all are named.
+    """
+    if counts is None:
+        z, y, x = (math.ceil(n / most) for n, most in zip(shape, LARGEST, strict=True))
+        counts = (z, y, x)
+    axes = (
+        [(i * n // min(count, n), (i + 1) * n // min(count, n)) for i in range(min(count, n))]
+        for n, count in zip(shape, counts, strict=True)
+    )
+    boxes = {}
+    for (z0, z1), (y0, y1), (x0, x1) in product(*axes):
+        boxes[f"result_{z0}-{z1}-{y0}-{y1}-{x0}-{x1}.h5"] = Box((z0, y0, x0), (z1, y1, x1))
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    faults, done = [], set()
+    for file in there:
+        if file.name not in boxes and PATTERN.match(file.name):
+            faults.append(f"{file.name}: chunk of another grid found, expected none beside ours")
+        elif file.name in boxes and _fingerprint(file) == fingerprint:
+            done.add(file.name)
+        elif file.name in boxes and not overwrite:
+            faults.append(f"{file.name}: of another prediction found; --overwrite replaces it")
+    raise_faults(str(folder), faults, OutputExistsError)
+    return ChunkPlan(folder, boxes, fingerprint, tuple(n for n in boxes if n not in done))
+
+
+def write_chunks(prediction: Volume, plan: ChunkPlan) -> None:
+    """Write the chunk files that are missing, each whole or not at all."""
+    for name in plan.missing:
+        box = plan.boxes[name]
+
+        def write(opened: IO[bytes], box: Box = box) -> None:
+            _write_file(opened.name, prediction, box, plan.fingerprint)
+
+        write_atomic(plan.folder / name, write)
+    log.info("%s: %d chunk files, %d new", plan.folder, len(plan.boxes), len(plan.missing))
+
+
+def _write_file(path: str, prediction: Volume, box: Box, fingerprint: str) -> None:
+    shape = (len(prediction.channels or ()), *box.shape)
+    chunks = (1, *(min(n, most) for n, most in zip(box.shape, _CHUNK, strict=True)))
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset(
+            DATASET, shape, prediction.dtype, chunks=chunks, compression="gzip"
+        )
+        for piece in tile(box, _PIECE):
+            inside = piece.relative_to(box.start)
+            dataset[(slice(None), *inside.slices())] = prediction.read(piece)
+        file.attrs[_FINGERPRINT] = fingerprint
+
+
+def _fingerprint(path: Path) -> str | None:
+    """The prediction a chunk file says it is of; None where it says nothing."""
+    try:
+        with h5py.File(path) as file:
+            found = file.attrs.get(_FINGERPRINT)
+    except OSError:
+        return None  # not a readable HDF5 file, so not one of ours: the caller refuses it
+    return None if found is None else str(found)
