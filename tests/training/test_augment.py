@@ -78,3 +78,13 @@ def test_gamma(image):
     quarter = torch.full((1, *PATCH), -0.5)
     found = apply_grey(quarter, [replace(draw(NOTHING), tone=(1.0, 0.0, 0.5))])
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-6, rtol=0)
+
+
+def test_contrast_about_black():
+    """The reference multiplies grey values, so black stays black before brightness is added."""
+    grey = GreyConfig(**dict.fromkeys(SHARES, 0.0) | {"tone": 1.0}, gamma=0.0, contrast_about=0.0)
+    contrast, brightness, _ = draw(replace(grey, brightness=0.0), 5).tone
+    black = apply_grey(torch.full((1, *PATCH), -1.0), [draw(replace(grey, brightness=0.0), 5)])
+    assert contrast != 1
+    assert brightness != 0
+    torch.testing.assert_close(black, torch.full_like(black, -1.0), atol=1e-5, rtol=0)

@@ -1,10 +1,12 @@
 """Patches are a pure function of (seed, i), and lie where they are said to lie."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from cristae.training.augment import GeometryConfig
+from cristae.training.augment import GeometryConfig, draw_warp
 from cristae.training.sampling import (
     SamplingConfig,
     fixed_patches,
@@ -69,6 +71,78 @@ def test_image_and_labels_move_together():
         image, ids, _ = patch_of(source, i, geometry=geometry)
         agreement.append(float(((image > 0) == (ids > 0)).float().mean()))
     assert min(agreement) > 0.985  # but for the rounding of border pixels
+
+
+@pytest.mark.parametrize("share", ["rescale", "elastic", "shift_turns", "lost"])
+def test_image_and_labels_move_together_in_every_way(share):
+    """As above, for each way alone; and each does change the patch."""
+    _, labels = toy_arrays()
+    painted = np.where(labels > 0, 255, 0).astype(np.uint8)
+    source = prepare_source(toy_opened(painted, labels))
+    ways = {"rescale": 0.0, "elastic": 0.0, "shift_turns": 0.0, "lost": 0.0} | {share: 1.0}
+    geometry = replace(STILL, elastic_sigma_px=4.0, shift=1.0, shift_px=8, **ways)
+    still = replace(geometry, shift=0.0, **dict.fromkeys(ways, 0.0))
+    differ = 0
+    for i in range(8):
+        image, ids, _ = patch_of(source, i, geometry=geometry)
+        assert float(((image > 0) == (ids > 0)).float().mean()) > 0.985
+        differ += not torch.equal(ids, patch_of(source, i, geometry=still)[1])
+    assert differ >= (2 if share == "lost" else 6)  # inner sections of the toy are all alike
+
+
+def test_rescaled_along_each_axis():
+    """Scale 1.25 and 1.25 shows 4/5 of the extent, each voxel as wide as that says."""
+    geometry = replace(STILL, rescale=1.0, rescale_range=(1.25, 1.25))
+    warp = draw_warp((50.0, 50.0), (1.0, 1.0), PATCH, geometry, random_stream(0, 0, 0))
+    np.testing.assert_allclose(warp.matrix, np.diag([0.8, 0.8]))
+    wide = replace(geometry, rescale_range=(0.8, 1.25))
+    y, x = np.diag(draw_warp((50.0, 50.0), (1.0, 1.0), PATCH, wide, random_stream(0, 0, 0)).matrix)
+    assert y != x
+    assert 0.8 <= y <= 1.25
+    assert 0.8 <= x <= 1.25
+
+
+def test_turned_sections_turn_about_the_centre():
+    """Of 8 sections some are turned, alike; a corner moves by the shift at most."""
+    geometry = replace(STILL, shift=1.0, shift_px=6, shift_turns=1.0)
+    patch = (8, 64, 64)
+    for i in range(6):
+        warp = draw_warp((50.0, 50.0), (1.0, 1.0), patch, geometry, random_stream(1, i, 0))
+        turned = warp.turns[warp.turns != 0]
+        assert 0 < len(turned) < 8
+        assert len(set(turned)) == 1
+        assert not warp.shifts.any()
+        corner = np.hypot(32, 32) * 2 * np.sin(abs(turned[0]) / 2)
+        assert 0 < corner <= 6
+        (y0, y1), (x0, x1) = warp.bounds(patch)
+        reach = 32 * (np.cos(turned[0]) + abs(np.sin(turned[0])))
+        assert min(50 - y0, y1 - 50, 50 - x0, x1 - 50) >= reach
+
+
+def test_elastic_field_of_the_reference():
+    """Uniform values of +-16, smoothed by sigma 4: each is a mean of about 201 of them."""
+    geometry = replace(STILL, elastic=1.0, elastic_sigma_px=4.0, elastic_alpha_px=16.0)
+    warp = draw_warp((0.0, 0.0), (1.0, 1.0), (1, 256, 256), geometry, random_stream(0, 0, 0))
+    assert warp.bend.shape == (2, 256, 256)
+    expected = 16 / np.sqrt(3) / (2 * np.sqrt(np.pi) * 4)
+    assert warp.bend.std() == pytest.approx(expected, rel=0.1)
+
+
+def test_lost_sections():
+    """A patch of 6 sections out of 8 in a row, whose first and last are kept."""
+    image = np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None], (24, 40, 40)) * 10
+    labels = image // 10 + 1
+    source = prepare_source(toy_opened(np.ascontiguousarray(image), labels))
+    geometry = replace(STILL, lost=1.0, lost_sections=2)
+    for i in range(6):
+        found, _, _ = patch_of(source, i, geometry=geometry, patch=(6, 16, 16))
+        sections = torch.round((found[:, 0, 0] + 1) / 2 * 25.5).int().tolist()
+        assert sections == sorted(set(sections))
+        assert sections[-1] - sections[0] == 7
+    thin = prepare_source(toy_opened(np.ascontiguousarray(image[:7]), labels[:7]))
+    found, _, _ = patch_of(thin, 0, geometry=geometry, patch=(6, 16, 16))
+    sections = torch.round((found[:, 0, 0] + 1) / 2 * 25.5).int().tolist()
+    assert sections == list(range(sections[0], sections[0] + 6))  # too few to lose any
 
 
 @pytest.mark.parametrize("offset", [0, 2**27])

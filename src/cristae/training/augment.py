@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,6 +47,16 @@ class GeometryConfig:
         shift: Share with sections that lie beside one another: one, or all from one on.
         shift_px: Largest shift along y and x, in working voxels.
         thick_sections: Share, of patches made of every k-th section, in which k are averaged.
+        rescale: Share scaled further, along y and x independently.
+        rescale_range: Range of that scale.
+        elastic_sigma_px: Where above 0, the field is one of independent values, uniform in minus
+            to plus ``elastic_alpha_px``, smoothed by a Gaussian of this width; ``elastic_px`` does
+            not count then.
+        elastic_alpha_px: See there.
+        shift_turns: Share, of patches with shifted sections, whose sections are turned instead, by
+            as much as moves a corner by ``shift_px`` at most.
+        lost: Share with inner sections left out, labels and image.
+        lost_sections: How many are.
     """
 
     turn: float = 0.6
@@ -57,6 +68,13 @@ class GeometryConfig:
     shift: float = 0.15
     shift_px: int = 4
     thick_sections: float = 0.5
+    rescale: float = 0.0
+    rescale_range: tuple[float, float] = (0.8, 1.25)
+    elastic_sigma_px: float = 0.0
+    elastic_alpha_px: float = 16.0
+    shift_turns: float = 0.0
+    lost: float = 0.0
+    lost_sections: int = 2
 
     @classmethod
     def still(cls) -> "GeometryConfig":
@@ -83,6 +101,7 @@ class GreyConfig:
         missing: Share with sections that are blank, or the one before once more.
         holes: Share with blank rectangles in a section.
         noisy_boxes: Share with a box of much noise.
+        contrast_about: Grey value that another contrast leaves as it is.
     """
 
     tone: float = 0.8
@@ -99,6 +118,7 @@ class GreyConfig:
     missing: float = 0.1
     holes: float = 0.15
     noisy_boxes: float = 0.15
+    contrast_about: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -106,19 +126,22 @@ class Warp:
     """In-plane geometry of a patch.
 
     A patch voxel at offset o (y, x) from the patch's centre shows the source at
-    ``centre + matrix @ (o + shift of its section + bend at o)``; voxel i covers i to i + 1.
+    ``centre + matrix @ turned(o + shift of its section + bend at o)``, ``turned`` by the angle of
+    its section; voxel i covers i to i + 1.
 
     Attributes:
         centre: Source position (y, x) of the patch's centre, in native voxels.
         matrix: (2, 2), native voxels per working voxel.
         shifts: Whole working voxels (y, x) by which each section is off, shape (z, 2).
-        bend: Displacements (2, rows, columns) in working voxels on a coarse lattice, or None.
+        bend: Displacements (2, rows, columns) in working voxels on a lattice, or None.
+        turns: Angle by which each section is off, shape (z,), or None.
     """
 
     centre: tuple[float, float]
     matrix: NDArray[np.float64]
     shifts: NDArray[np.int64]
     bend: NDArray[np.float32] | None
+    turns: NDArray[np.float64] | None = None
 
     @property
     def margin(self) -> int:
@@ -129,6 +152,8 @@ class Warp:
         """Native voxels (first, one after last) along y and x that the patch can show."""
         reach = self.margin + (0.0 if self.bend is None else float(np.abs(self.bend).max()))
         half = np.array([patch[1] / 2 + reach, patch[2] / 2 + reach])
+        if self.turns is not None:
+            half = half + np.sin(np.abs(self.turns).max()) * half[::-1]
         extent = np.abs(self.matrix) @ half
         low = np.floor(np.array(self.centre) - extent - 1).astype(int)
         high = np.ceil(np.array(self.centre) + extent + 1).astype(int)
@@ -161,12 +186,13 @@ def draw_warp(
     stretch = math.exp(random.normal(0, config.stretch) / 2) if config.stretch else 1.0
     turned = np.array([[cosine, -sine], [sine, cosine]])
     zoom = np.diag([stretch / scale, mirror / (stretch * scale)])
+    if config.rescale and random.random() < config.rescale:
+        zoom = zoom / random.uniform(*config.rescale_range, 2)
     matrix = np.diag(factors) @ turned @ zoom
     corner = np.abs(matrix) @ np.array([patch[1] / 2, patch[2] / 2])
     y, x = np.round(np.array(centre) - corner) + corner
-    return Warp(
-        (y, x), matrix, _draw_shifts(patch, config, random), _draw_bend(patch, config, random)
-    )
+    shifts, turns = _draw_shifts(patch, config, random)
+    return Warp((y, x), matrix, shifts, _draw_bend(patch, config, random), turns)
 
 
 def warp_patch(
@@ -194,18 +220,38 @@ def warp_patch(
     canvas = (patch[1] + 2 * margin, patch[2] + 2 * margin)
     factor = math.sqrt(abs(float(np.linalg.det(warp.matrix))))
     fine = 2 if factor > ANTIALIAS_FROM else 1
-    grid = _grid(warp, corner, canvas, fine, image.shape[1:])
-    seen = _sample(image, grid, "bilinear")
+    grids = _grids(warp, corner, canvas, fine, image.shape)
+    seen = _sample(image, grids, "bilinear")
     if fine > 1:
         seen = functional.avg_pool2d(seen, fine)
-        grid = _grid(warp, corner, canvas, 1, image.shape[1:])
-    ids = _sample(labels.float(), grid, "nearest")
-    known = None if mask is None else _shift(_sample(mask, grid, "nearest"), warp, patch)
+        grids = _grids(warp, corner, canvas, 1, image.shape)
+    ids = _sample(labels.float(), grids, "nearest")
+    known = None if mask is None else _shift(_sample(mask, grids, "nearest"), warp, patch)
     return _shift(seen, warp, patch), _shift(ids, warp, patch).to(torch.int32), known
 
 
-def _grid(
+def _grids(
     warp: Warp, corner: tuple[int, int], canvas: tuple[int, int], fine: int, source: torch.Size
+) -> list[tuple[slice | list[int], Tensor]]:
+    """The grid of each group of sections that are turned alike."""
+    if warp.turns is None:
+        return [(slice(None), _grid(warp, corner, canvas, fine, source[1:], 0.0))]
+    return [
+        (
+            np.flatnonzero(warp.turns == angle).tolist(),
+            _grid(warp, corner, canvas, fine, source[1:], angle),
+        )
+        for angle in np.unique(warp.turns).tolist()
+    ]
+
+
+def _grid(
+    warp: Warp,
+    corner: tuple[int, int],
+    canvas: tuple[int, int],
+    fine: int,
+    source: torch.Size,
+    angle: float,
 ) -> Tensor:
     """Sampling positions (1, y, x, 2) in the units of `torch.nn.functional.grid_sample`."""
     height, width = canvas
@@ -219,17 +265,24 @@ def _grid(
         offsets = offsets + smooth[0]
     start = torch.tensor([warp.centre[0] - corner[0], warp.centre[1] - corner[1]])
     matrix = torch.from_numpy(warp.matrix)
+    if angle:
+        cosine, sine = math.cos(angle), math.sin(angle)
+        matrix = matrix @ torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
     position = torch.einsum("ij,jyx->yxi", matrix, offsets) + start - 0.5  # (y, x, 2), voxel index
     # grid_sample counts x first, from -1 at the first voxel's centre to 1 at the last one's
     last = torch.tensor([max(source[0] - 1, 1), max(source[1] - 1, 1)])
     return (2 * position / last - 1).flip(-1)[None].float()
 
 
-def _sample(planes: Tensor, grid: Tensor, mode: str) -> Tensor:
-    """Sections (z, y, x) seen at the grid's positions; all of them at once, as channels."""
-    return functional.grid_sample(
-        planes[None], grid, mode=mode, padding_mode="border", align_corners=True
-    )[0]
+def _sample(planes: Tensor, grids: list[tuple[slice | list[int], Tensor]], mode: str) -> Tensor:
+    """Sections (z, y, x) seen at their grid's positions; those of one grid at once, as channels."""
+    (_, *size, _) = grids[0][1].shape
+    seen = planes.new_empty((len(planes), *size))
+    for sections, grid in grids:
+        seen[sections] = functional.grid_sample(
+            planes[sections][None], grid, mode=mode, padding_mode="border", align_corners=True
+        )[0]
+    return seen
 
 
 def _shift(planes: Tensor, warp: Warp, patch: Triple) -> Tensor:
@@ -244,19 +297,33 @@ def _shift(planes: Tensor, warp: Warp, patch: Triple) -> Tensor:
     return torch.stack(parts)
 
 
-def _draw_shifts(patch: Triple, config: GeometryConfig, random: Random) -> NDArray[np.int64]:
+def _draw_shifts(
+    patch: Triple, config: GeometryConfig, random: Random
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """Shifts of all sections, and their angles where they are turned instead."""
     shifts = np.zeros((patch[0], 2), np.int64)
     if config.shift_px and patch[0] > 1 and random.random() < config.shift:
         by = random.integers(-config.shift_px, config.shift_px, size=2, endpoint=True)
         section = int(random.integers(1, patch[0]))
         last = section + 1 if random.random() < 0.5 else patch[0]
+        if config.shift_turns and random.random() < config.shift_turns:
+            side = max(1, max(patch[1:]) - config.shift_px)
+            largest = math.atan(config.shift_px / (math.sqrt(2) * side))
+            turns = np.zeros(patch[0])
+            turns[section:last] = random.uniform(-largest, largest)
+            return shifts, turns
         shifts[section:last] = by
-    return shifts
+    return shifts, None
 
 
 def _draw_bend(patch: Triple, config: GeometryConfig, random: Random) -> NDArray[np.float32] | None:
     if random.random() >= config.elastic:
         return None
+    if config.elastic_sigma_px > 0:
+        field = random.uniform(-1, 1, (2, *patch[1:])) * config.elastic_alpha_px
+        sigma = (0, config.elastic_sigma_px, config.elastic_sigma_px)
+        smooth: NDArray[np.float32] = ndimage.gaussian_filter(field, sigma).astype(np.float32)
+        return smooth
     rows, columns = (n // ELASTIC_CELL_PX + 2 for n in patch[1:])
     return random.normal(0, config.elastic_px, (2, rows, columns)).astype(np.float32)
 
@@ -295,6 +362,8 @@ def draw_grey(patch: Triple, config: GreyConfig, random: Random) -> Grey:
             random.uniform(-config.brightness, config.brightness),
             2 ** random.uniform(-config.gamma, config.gamma),
         )
+        shifted = (tone[0] - 1) * (0.5 - config.contrast_about)  # contrast turns about 0.5
+        tone = (tone[0], tone[1] + shifted, tone[2])
     blur_px, blend = 0.0, 0.0
     if random.random() < config.blur:
         blur_px, blend = random.uniform(0.3, max(config.blur_px, 0.3)), 1.0

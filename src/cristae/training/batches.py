@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from cristae.training.augment import apply_grey, draw_grey
-from cristae.training.config import TrainConfig
+from cristae.training.config import TrainConfig, augmentations_of
+from cristae.training.defects import apply_defects, draw_defects
 from cristae.training.paste import paste_touching
 from cristae.training.sampling import (
+    DEFECTS,
     GEOMETRY,
     GREY,
     PASTE,
@@ -46,25 +48,29 @@ def make_batch(
     sources: Sequence[Source], config: TrainConfig, first: int, device: torch.device
 ) -> Batch:
     """The ``batch`` patches from patch ``first`` on; a pure function of the seed and ``first``."""
-    images, labels, masks, greys = [], [], [], []
+    chosen = augmentations_of(config)
+    images, labels, masks, greys, defects = [], [], [], [], []
     for index in range(first, first + config.batch):
         plan = plan_patch(
             sources,
             config.patch,
             config.working_voxel_size_nm,
             config.sampling,
-            config.geometry,
+            chosen.geometry,
             random_stream(config.seed, index, GEOMETRY),
         )
         image, ids, mask = read_patch(sources[plan.source], plan, config.patch, config.intensity)
         pasted, known_ids = paste_touching(
-            image.numpy(), ids.numpy(), config.paste, random_stream(config.seed, index, PASTE)
+            image.numpy(), ids.numpy(), chosen.paste, random_stream(config.seed, index, PASTE)
         )
         images.append(torch.from_numpy(pasted))
         labels.append(torch.from_numpy(known_ids))
         masks.append(mask)
-        greys.append(draw_grey(config.patch, config.grey, random_stream(config.seed, index, GREY)))
-    return stack_patches(apply_grey(torch.stack(images).to(device), greys), labels, masks, config)
+        greys.append(draw_grey(config.patch, chosen.grey, random_stream(config.seed, index, GREY)))
+        stream = random_stream(config.seed, index, DEFECTS)
+        defects.append(draw_defects(config.patch, chosen.defects, stream))
+    stack = apply_defects(torch.stack(images).to(device), defects)
+    return stack_patches(apply_grey(stack, greys), labels, masks, config)
 
 
 def supply(

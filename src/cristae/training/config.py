@@ -1,7 +1,7 @@
 """Settings of a training run, their check, and the learning rate they mean."""
 
 import math
-from dataclasses import field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from cristae.configuration import config_dataclass, to_plain
@@ -9,6 +9,7 @@ from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
 from cristae.training.augment import GeometryConfig, GreyConfig
+from cristae.training.defects import DefectsConfig, defects_faults
 from cristae.training.losses import LossConfig
 from cristae.training.paste import PasteConfig
 from cristae.training.sampling import SamplingConfig
@@ -39,8 +40,66 @@ SILENT_KEYS = (
     "targets.distance_alpha_px",
     "targets.distance_background_around",
     "loss.targets",
+    "augmentation",
+    "defects",
+    "geometry.rescale",
+    "geometry.rescale_range",
+    "geometry.elastic_sigma_px",
+    "geometry.elastic_alpha_px",
+    "geometry.shift_turns",
+    "geometry.lost",
+    "geometry.lost_sections",
+    "grey.contrast_about",
 )
 """Settings that a record names only where they are not the default."""
+
+
+@dataclass(frozen=True)
+class Augmentations:
+    """All that is changed about a patch."""
+
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    grey: GreyConfig = field(default_factory=GreyConfig)
+    defects: DefectsConfig = field(default_factory=DefectsConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
+
+
+PYTC = Augmentations(
+    GeometryConfig(
+        turn=0.0,  # by quarters only
+        scale=(1.0, 1.0),
+        stretch=0.0,
+        elastic=0.75,
+        elastic_sigma_px=4.0,
+        elastic_alpha_px=16.0,
+        shift=0.5,
+        shift_px=16,
+        shift_turns=0.5,
+        thick_sections=0.0,
+        rescale=0.5,
+        rescale_range=(0.8, 1.25),
+        lost=0.5,
+        lost_sections=2,
+    ),
+    GreyConfig(
+        tone=0.75,
+        contrast=0.15,
+        brightness=0.15,
+        gamma=1.0,
+        blur=0.0,
+        sharpen=0.0,
+        noise=0.0,
+        clouds=0.0,
+        sections=0.0,
+        missing=0.0,
+        holes=0.0,
+        noisy_boxes=0.0,
+        contrast_about=0.0,
+    ),
+    DefectsConfig(lost_parts=0.9, motion_blur=0.5, cut_blur=0.5, cut_noise=0.75),
+    PasteConfig(share=0.0),
+)
+"""The augmentation of PyTorch Connectomics v1, with its values for MitoEM."""
 
 
 @config_dataclass
@@ -69,8 +128,11 @@ class TrainConfig:
         targets: How labels become targets.
         loss: What is minimised.
         sampling: Where patches are taken from.
+        augmentation: ``own``: the next four; ``pytc``: those of PyTorch Connectomics v1 with its
+            values for MitoEM, and none of the next four may be given.
         geometry: How patches are turned and bent.
         grey: How grey values are changed.
+        defects: Which defects of sections and imaging are added.
         paste: How instances are copied beside others, to touch them.
         validate_every: Steps between validations.
         validation_patches: Patches of each validation sample.
@@ -103,8 +165,10 @@ class TrainConfig:
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augmentation: Literal["own", "pytc"] = "own"
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     grey: GreyConfig = field(default_factory=GreyConfig)
+    defects: DefectsConfig = field(default_factory=DefectsConfig)
     paste: PasteConfig = field(default_factory=PasteConfig)
     validate_every: int = 250
     validation_patches: int = 12
@@ -114,6 +178,13 @@ class TrainConfig:
     decoder: str = "bc_watershed"
     thresholds: dict[str, float] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
+
+
+def augmentations_of(config: TrainConfig) -> Augmentations:
+    """What is changed about the patches of a run."""
+    if config.augmentation == "pytc":
+        return PYTC
+    return Augmentations(config.geometry, config.grey, config.defects, config.paste)
 
 
 def check_train_config(config: TrainConfig) -> None:
@@ -162,10 +233,30 @@ def check_train_config(config: TrainConfig) -> None:
             f"{config.network.channels}, or none"
         )
     faults += _target_faults(config)
-    low, high = config.geometry.scale
-    if not 0 < low <= high:
-        faults.append(f"geometry.scale {config.geometry.scale}: expected 0 < low <= high")
+    faults += _augmentation_faults(config)
     raise_faults("train", faults, ConfigError)
+
+
+def _augmentation_faults(config: TrainConfig) -> list[str]:
+    faults = defects_faults(config.defects)
+    for name, pair in (
+        ("scale", config.geometry.scale),
+        ("rescale_range", config.geometry.rescale_range),
+    ):
+        if not 0 < pair[0] <= pair[1]:
+            faults.append(f"geometry.{name} {pair}: expected 0 < low <= high")
+    if min(config.geometry.lost_sections, config.geometry.elastic_sigma_px) < 0:
+        faults.append(
+            f"geometry.lost_sections {config.geometry.lost_sections}, elastic_sigma_px "
+            f"{config.geometry.elastic_sigma_px}: expected at least 0"
+        )
+    if config.augmentation != "own":
+        faults += [
+            f"{f.name}: given beside augmentation {config.augmentation}, expected one of them"
+            for f in fields(Augmentations)
+            if getattr(config, f.name) != getattr(Augmentations(), f.name)
+        ]
+    return faults
 
 
 def _target_faults(config: TrainConfig) -> list[str]:

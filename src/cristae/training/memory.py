@@ -6,7 +6,7 @@ from cristae.engine.blockwise import GIB
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig
 from cristae.training.batches import PREFETCH
-from cristae.training.config import TrainConfig
+from cristae.training.config import TrainConfig, augmentations_of
 from cristae.training.sampling import working_factors
 from cristae.volumes.dataset import OpenedSample
 
@@ -73,7 +73,10 @@ def _held_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
 def _patch_bytes(config: TrainConfig, one: OpenedSample) -> int:
     """The source box of the largest patch: as stored, as floats, labels, and copies of sections."""
     y, x = working_factors(one, config.working_voxel_size_nm)
-    turned = 2.0 if config.geometry.turn else 1.0  # the area of a square's bounding box
-    area = config.patch[1] * y * config.patch[2] * x * turned / config.geometry.scale[0] ** 2
+    geometry = augmentations_of(config).geometry
+    turned = 2.0 if geometry.turn or geometry.shift_turns else 1.0  # a turned square's bounding box
+    scale = geometry.scale[0] * (min(1.0, geometry.rescale_range[0]) if geometry.rescale else 1.0)
+    area = config.patch[1] * y * config.patch[2] * x * turned / scale**2
+    lost = geometry.lost_sections if geometry.lost else 0
     steps = max(one.sample.z_steps)
-    return int(area * config.patch[0] * (steps * (2 + 2 * FLOAT) + 5 * FLOAT))
+    return int(area * (config.patch[0] + lost) * (steps * (2 + 2 * FLOAT) + 5 * FLOAT))

@@ -34,7 +34,7 @@ from cristae.volumes.volume import Volume, read_reflected
 WorkingSize = tuple[float | None, float | None, float | None]
 Array = NDArray[Any]
 
-GEOMETRY, GREY, PASTE = 0, 1, 2
+GEOMETRY, GREY, PASTE, DEFECTS = 0, 1, 2, 3
 """Streams of random numbers of one patch."""
 
 INDEX_SHAPE = (32, 1024, 1024)
@@ -196,7 +196,8 @@ def plan_patch(
         centre = centre + random.uniform(-0.3, 0.3, 3) * extent
     inside = [_keep_inside(c, e, n) for c, e, n in zip(centre, extent, shape, strict=True)]
     first = math.floor(inside[0] - extent[0] / 2) + int(random.integers(step))
-    sections = first + step * np.arange(patch[0], dtype=np.int64)
+    kept = _draw_kept(patch[0], shape[0] // step, geometry, random)
+    sections = first + step * kept
     if geometry.flip and random.random() < 0.5:
         sections = sections[::-1].copy()
     thickness = step if step > 1 and random.random() < geometry.thick_sections else 1
@@ -282,6 +283,22 @@ def _choose_centre(
     instance = int(random.choice(len(shares), p=shares / shares.sum()))
     voxel: NDArray[np.float64] = points[int(random.integers(*first[instance : instance + 2]))] + 0.5
     return voxel
+
+
+def _draw_kept(
+    sections: int, there: int, geometry: GeometryConfig, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """Which sections a patch shows, from its first one on: all in a row, or with inner ones lost.
+
+    As many as there are ``sections``; none is lost where the volume has too few.
+    """
+    lost = geometry.lost_sections
+    if not geometry.lost or random.random() >= geometry.lost or sections < 2:
+        return np.arange(sections, dtype=np.int64)
+    if sections + lost > there:
+        return np.arange(sections, dtype=np.int64)
+    gone = 1 + random.permutation(sections + lost - 2)[:lost]
+    return np.setdiff1d(np.arange(sections + lost, dtype=np.int64), gone)
 
 
 def _keep_inside(centre: float, extent: float, length: int) -> float:
