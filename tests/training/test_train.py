@@ -1,8 +1,11 @@
 """The loop: it learns, it resumes to the same weights, and it refuses what cannot be trained."""
 
 import csv
+import importlib.util
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,16 +26,19 @@ from cristae.training.config import (
 from cristae.training.defects import DefectsConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.paste import PasteConfig
+from cristae.training.sampling import fixed_patches, prepare_source, read_patch
 from cristae.training.state import Files, first_state
-from cristae.training.targets import TargetsConfig
+from cristae.training.targets import TargetsConfig, make_targets
 from cristae.training.train import train_model
-from cristae.volumes.dataset import Sample
+from cristae.training.validation import decoded_precision
+from cristae.volumes.dataset import Sample, open_samples
 from cristae.volumes.sources.ome_zarr import create_ome_zarr
 
 from .conftest import toy_arrays
 
 SHAPE = {"widths": (8, 8), "strides": ((1, 2, 2),), "z_kernel_levels": (1,)}
 TINY = UNetConfig(**SHAPE)
+NO_RIM = TargetsConfig(contour_around=False)
 SGD = {
     "optimizer": "sgd",
     "schedule": "warmup_cosine",
@@ -75,6 +81,11 @@ def samples(tmp_path_factory):
             paths[kind] = str(path)
         made.append(Sample(name=group, group=group, **paths))
     return made
+
+
+def read_rows(out):
+    with Files(out).table.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class KilledError(Exception):
@@ -241,6 +252,91 @@ def test_starts_from_a_model(samples, tmp_path):
     other = config(network=UNetConfig(widths=(8, 16), strides=((1, 2, 2),), z_kernel_levels=()))
     with pytest.raises(ConfigError, match="expected that of the configuration"):
         train_model(other, samples, tmp_path / "c.pt", start_from=tmp_path / "a.pt", threads=1)
+
+
+def test_instances_are_decoded_and_scored(samples, tmp_path):
+    """At every second validation and at the end, in table and card; weights are not touched."""
+    plain = config(steps=6, validate_every=2)
+    made = replace(plain, validate_ap_every=4, validate_ap_box=(8, 64, 64))
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    rows = read_rows(tmp_path / "model.pt")
+    with_ap = {int(row["step"]) for row in rows if row["validation_ap75"]}
+    assert with_ap == {4, 6}
+    assert float(rows[-1]["validation_ap75"]) == pytest.approx(
+        float(model.card["validation_ap75"]), rel=1e-5
+    )
+    other = train_model(plain, samples, tmp_path / "plain.pt", threads=1)
+    assert other.fingerprint == model.fingerprint
+    assert "validation_ap75" not in other.card
+
+
+def test_precision_of_a_perfect_network(samples, tmp_path):
+    """A network that sees the truth scores 1, one that joins everything less."""
+    opened = open_samples(samples)
+    sources = [prepare_source(one) for one in opened]
+    made = config(
+        decoder="bc_watershed",
+        thresholds={"min_size": 10, "min_seed_size": 4},
+        validate_ap_box=(8, 64, 64),
+    )
+    labels = [
+        read_patch(sources[plan.source], plan, (8, 64, 64), "uint8")[1]
+        for plan in fixed_patches(sources, 2, (8, 64, 64), made.working_voxel_size_nm)
+    ]
+    answers = iter([*labels, *labels])
+
+    def perfect(image):
+        assert image.shape == (1, 1, 8, 64, 64)
+        return 20 * make_targets(next(answers)[None], ("mask", "contour"), NO_RIM) - 10
+
+    device = torch.device("cpu")
+    assert decoded_precision(perfect, sources, made, device) == 1.0
+
+    def everything(image):
+        return torch.full((1, 2, 8, 64, 64), 10.0) * torch.tensor([1, -1]).view(1, 2, 1, 1, 1)
+
+    assert decoded_precision(everything, sources, made, device) < 0.1
+
+
+def test_decoder_must_fit_the_channels(samples, tmp_path):
+    made = config(validate_ap_every=3, validate_ap_box=(4, 32, 32), decoder="bcd_watershed")
+    with pytest.raises(ConfigError, match="bcd_watershed needs mask, contour, distance"):
+        train_model(made, samples, tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match=r"(?s)validate_ap_box \(8, 30, 32\).*multiple of"):
+        check_train_config(replace(made, validate_ap_box=(8, 30, 32), validate_ap_every=4))
+
+
+def test_board_where_tensorboard_is_installed(samples, tmp_path, monkeypatch):
+    """Every number of the table goes to the board; a resumed run drops what came after."""
+    boards = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            self.folder, self.purge_step, self.scalars, self.open = folder, purge_step, [], True
+            boards.append(self)
+
+        def add_scalar(self, tag, value, step):
+            self.scalars.append((tag, step, value))
+
+        def close(self):
+            self.open = False
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: True if name == "tensorboard" else found(name)
+    )
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer)
+    )
+    out = tmp_path / "model.pt"
+    train_model(config(steps=1), samples, out, threads=1)
+    train_model(config(steps=2), samples, out, threads=1)
+    assert [board.purge_step for board in boards] == [1, 2]
+    assert {board.folder for board in boards} == {str(Files(out).board)}
+    assert not any(board.open for board in boards)
+    tags = {tag for tag, step, _ in boards[1].scalars if step == 2}
+    assert {"loss", "learning_rate", "validation_iou"} <= tags
+    assert "by_sample" not in tags
 
 
 def test_settings_are_checked_all_at_once(samples, tmp_path):

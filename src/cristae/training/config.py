@@ -50,6 +50,9 @@ SILENT_KEYS = (
     "geometry.lost",
     "geometry.lost_sections",
     "grey.contrast_about",
+    "validate_ap_every",
+    "validate_ap_box",
+    "validate_ap_boxes",
 )
 """Settings that a record names only where they are not the default."""
 
@@ -136,6 +139,10 @@ class TrainConfig:
         paste: How instances are copied beside others, to touch them.
         validate_every: Steps between validations.
         validation_patches: Patches of each validation sample.
+        validate_ap_every: Steps between validations that decode instances, too, and take their
+            average precision at an IoU of .75; a multiple of ``validate_every``, 0 for never.
+        validate_ap_box: Extent (z, y, x) in working voxels of the boxes that are decoded.
+        validate_ap_boxes: Boxes of each validation sample.
         calibration_batches: Batches that batch normalisation statistics are taken over.
         checkpoint_every: Steps between checkpoints; at most so many are lost.
         cache_gib: Memory for samples; those that do not fit are read from disk, patch by patch.
@@ -172,11 +179,14 @@ class TrainConfig:
     paste: PasteConfig = field(default_factory=PasteConfig)
     validate_every: int = 250
     validation_patches: int = 12
+    validate_ap_every: int = 0
+    validate_ap_box: Triple = (32, 256, 256)
+    validate_ap_boxes: int = 2
     calibration_batches: int = 16
     checkpoint_every: int = 250
     cache_gib: float = 2.0
     decoder: str = "bc_watershed"
-    thresholds: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, int | float] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
 
 
@@ -194,6 +204,7 @@ def check_train_config(config: TrainConfig) -> None:
     lattice = network_context(config.network).lattice
     positive = ["steps", "batch", "learning_rate", "clip_norm", "gamma", "validate_every"]
     positive += ["validation_patches", "calibration_batches", "checkpoint_every"]
+    positive += ["validate_ap_boxes"]
     faults = [
         f"{name} {getattr(config, name)}: expected more than 0"
         for name in positive
@@ -214,8 +225,15 @@ def check_train_config(config: TrainConfig) -> None:
         )
     if list(config.milestones) != sorted(set(config.milestones)):
         faults.append(f"milestones {config.milestones}: expected rising steps")
-    if any(extent < 1 or extent % step for extent, step in zip(config.patch, lattice, strict=True)):
-        faults.append(f"patch {config.patch}: expected multiples of the network's {lattice}")
+    for name in ("patch", "validate_ap_box") if config.validate_ap_every else ("patch",):
+        extents = getattr(config, name)
+        if any(n < 1 or n % step for n, step in zip(extents, lattice, strict=True)):
+            faults.append(f"{name} {extents}: expected multiples of the network's {lattice}")
+    if config.validate_ap_every < 0 or config.validate_ap_every % max(1, config.validate_every):
+        faults.append(
+            f"validate_ap_every {config.validate_ap_every}: expected 0 or a multiple of "
+            f"validate_every, {config.validate_every}"
+        )
     if config.network.in_channels != 1:
         faults.append(f"network.in_channels {config.network.in_channels}: expected 1")
     if config.working_voxel_size_nm[0] is not None:

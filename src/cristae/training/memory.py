@@ -33,7 +33,12 @@ def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
     """
     return (
         _held_bytes(config, opened)
-        + config.batch * step_bytes(config.network, config.patch)
+        + max(
+            config.batch * step_bytes(config.network, config.patch),
+            forward_bytes(config.network, config.validate_ap_box)
+            if config.validate_ap_every
+            else 0,
+        )
         + max((_patch_bytes(config, one) for one in opened), default=0)
         + OWN_BYTES
     )
@@ -57,6 +62,24 @@ def step_bytes(network: UNetConfig, patch: Triple) -> int:
     voxels = patch[0] * patch[1] * patch[2]
     ends = (LOSS_TENSORS * len(network.channels) + 3 * (PREFETCH + 1)) * voxels * FLOAT
     return int(kept * (1 + BACKWARD_SHARE)) + ends
+
+
+def _decoded_bytes(config: TrainConfig) -> int:
+    """Validation by instances: a box seen at once."""
+    box = config.validate_ap_box
+    return forward_bytes(config.network, box) if config.validate_ap_every else 0
+
+
+def forward_bytes(network: UNetConfig, box: Triple) -> int:
+    """Memory that a box takes in a forward pass without gradients: skips, and a block at work."""
+    voxels = box[0] * box[1] * box[2]
+    positions = voxels / network.stem**2
+    kept, largest = 0.0, 0.0
+    for width, stride in zip(network.widths, ((1, 1, 1), *network.strides), strict=True):
+        positions /= stride[0] * stride[1] * stride[2]
+        kept += width * positions
+        largest = max(largest, 4 * width * positions)
+    return int(FLOAT * (kept + largest + 3 * len(network.channels) * voxels))
 
 
 def _held_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:

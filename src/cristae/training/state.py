@@ -2,11 +2,13 @@
 
 import copy
 import csv
+import importlib
+import importlib.util
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -28,6 +30,7 @@ COLUMNS = (
     "waited",
     "validation_loss",
     "validation_iou",
+    "validation_ap75",
     "by_sample",
 )
 """Columns of the table of a run."""
@@ -75,12 +78,39 @@ class Files:
         """Losses and rates, one line every few steps."""
         return self.model.with_suffix(".csv")
 
+    @property
+    def board(self) -> Path:
+        """The same for TensorBoard, where it is installed."""
+        return self.model.with_suffix(".tensorboard")
+
+
+class Board(Protocol):
+    """What is needed of TensorBoard's writer."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
+        """One figure of a step."""
+
+    def close(self) -> Any:
+        """Put everything on disk."""
+
+
+def open_board(folder: Path, step: int) -> Board | None:
+    """A writer for TensorBoard, whose figures after a step are dropped; None where there is none.
+
+    TensorBoard is used where it is installed, and not needed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    summaries = importlib.import_module("torch.utils.tensorboard")
+    return cast("Board", summaries.SummaryWriter(str(folder), purge_step=step + 1))
+
 
 class Table:
     """The CSV of a run; lines after the step that is resumed from are dropped."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, board: Board | None = None) -> None:
         self.path = path
+        self.board = board
         self.rows: list[dict[str, str]] = []
         if step and path.exists():
             with path.open(newline="") as file:
@@ -88,12 +118,21 @@ class Table:
 
     def add(self, step: int, figures: Mapping[str, Any]) -> None:
         """Add figures to a step's line, with six digits; the file is written now and then."""
+        figures = {k: v for k, v in figures.items() if v is not None}
+        for name, value in figures.items():
+            if self.board is not None and isinstance(value, int | float):
+                self.board.add_scalar(name, value, step)
         texts = {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in figures.items()}
         if not self.rows or self.rows[-1]["step"] != str(step):
             self.rows.append({"step": str(step)})
         self.rows[-1].update(texts)
         if len(self.rows) % WRITE_EVERY == 1 or "validation_iou" in figures:
             self.write()
+
+    def close(self) -> None:
+        """Close the board; the CSV is written by `write`."""
+        if self.board is not None:
+            self.board.close()
 
     def write(self) -> None:
         """Put all lines on disk."""

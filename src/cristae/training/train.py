@@ -1,13 +1,15 @@
 """Training: one readable loop, resumable at any step to the same weights.
 
 Beside ``model.pt`` stand ``model.best.pt`` (the best on the validation samples so far),
-``model.csv`` (one line every few steps) and ``model.training.pt`` (weights, optimiser and step, to
-resume from). The weights of a model file are averages over the last steps (an exponential moving
-average); its batch normalisation statistics are taken anew for those weights, over fixed patches.
+``model.csv`` (one line every few steps), ``model.tensorboard`` (the same, where TensorBoard is
+installed) and ``model.training.pt`` (weights, optimiser and step, to resume from). The weights of a
+model file are averages over the last steps (an exponential moving average); its batch normalisation
+statistics are taken anew for those weights, over fixed patches.
 """
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +41,13 @@ from cristae.training.state import (
     State,
     Table,
     first_state,
+    open_board,
     restore_state,
     save_state,
     update_average,
 )
 from cristae.training.targets import foreground_channels, make_targets, seam_weight
+from cristae.training.validation import check_decoder, decoded_precision
 from cristae.volumes.dataset import (
     OpenedSample,
     Sample,
@@ -96,6 +100,8 @@ def train_model(
     """
     files = Files(Path(out))
     check_train_config(config)
+    if config.validate_ap_every:
+        check_decoder(config)
     start = None if start_from is None else _load_start(start_from, config)
     opened = _open_train_samples(config, samples)
     threads = threads or available_cores()
@@ -167,8 +173,9 @@ class Run:
         config, state = self.config, self.state
         deadline = math.inf if stop_after_minutes is None else 60 * stop_after_minutes
         begun = time.monotonic()
-        table = Table(self.files.table, state.step)
+        table = Table(self.files.table, state.step, open_board(self.files.board, state.step))
         with (
+            contextlib.closing(table),
             contextlib.closing(supply(self._make_batch, state.step, config.steps)) as batches,
             track("train", config.steps, "steps", state.step) as advance,
         ):
@@ -223,6 +230,10 @@ class Run:
         state = self.state
         network = self._averaged()
         figures = self._validate(network)
+        if figures and self._decodes():
+            figures["validation_ap75"] = decoded_precision(
+                network, self.validation_sources, self.config, self.device
+            )
         model = self._model(figures, network)
         save_model(model, self.files.model)
         if figures:
@@ -230,14 +241,20 @@ class Run:
                 state.best = figures["validation_iou"]
                 save_model(model, self.files.best)
             log.info(
-                "train: step %d, validation loss %.3f, foreground IoU %.3f (best %.3f): %s",
+                "train: step %d, validation loss %.3f, foreground IoU %.3f (best %.3f)%s: %s",
                 state.step,
                 figures["validation_loss"],
                 figures["validation_iou"],
                 state.best,
+                _precision_text(figures),
                 figures["by_sample"],
             )
         return figures
+
+    def _decodes(self) -> bool:
+        """Whether instances are decoded in this validation."""
+        every, step = self.config.validate_ap_every, self.state.step
+        return every > 0 and (step % every == 0 or step == self.config.steps)
 
     @torch.no_grad()
     def _averaged(self) -> nn.Module:
@@ -323,6 +340,14 @@ class _Clock:
         return times
 
 
+def _precision_text(figures: Mapping[str, Any]) -> str:
+    """What is said of decoded instances; nothing where none were decoded."""
+    if "validation_ap75" not in figures:
+        return ""
+    precision = figures["validation_ap75"]
+    return ", AP-75 of none" if precision is None else f", AP-75 {precision:.3f}"
+
+
 def _loss(logits: Tensor, batch: Batch, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
     channels = config.network.channels
     target = batch.target
@@ -386,6 +411,7 @@ def _open_run(
     if ledger.state == "new":
         for path in (files.best, files.checkpoint, files.table):
             path.unlink(missing_ok=True)
+        shutil.rmtree(files.board, ignore_errors=True)
     if ledger.state == "done" and ledger.summary["steps"] > config.steps:
         raise _too_far(files.model, ledger.summary["steps"], config.steps)
     return ledger
