@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from cristae.errors import ConfigError, InputError, SourceNotFoundError
+from cristae.grid import Box
 from cristae.networks.checkpoint import load_pytc_model
 from cristae.networks.model import load_model, model_network, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network, pytc_probabilities
 from cristae.networks.pytc_config import read_pytc_config
+from cristae.networks.pytc_inference import WindowNetwork
+from cristae.networks.runner import measure_deviation
 from cristae.networks.windows import (
     WindowRecipe,
     recipe_faults,
@@ -351,3 +354,53 @@ def test_windows_lie_as_drawn() -> None:
 def test_a_recipe_without_sense_is_refused() -> None:
     faults = recipe_faults(WindowRecipe((4, 4, 0), (5, 1, 1), padding=(-1, 0, 0)))
     assert len(faults) == 3
+
+
+OPTIONS = [
+    {},
+    {"block": "residual_se"},
+    {"block": "residual_pa"},
+    {"block": "residual_se_pa", "norm": "none"},
+    {"norm": "gn", "architecture": "unet_plus_3d", "block": "residual_se"},
+    {"norm": "in"},
+    {"pooling": True},
+    {"is_isotropic": True},
+    {"padding": "zeros"},
+    {"padding": "circular", "activation": "gelu"},
+    {"architecture": "unet_plus_3d", "block": "residual_se"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())) or "none")
+@pytest.mark.parametrize("slab_bytes", [1, 20_000, 1 << 30])
+def test_a_prepared_network_answers_the_same(options, slab_bytes, monkeypatch) -> None:
+    """Folded, channels-last and in slabs of any size, window after window."""
+    monkeypatch.setattr("cristae.networks.pytc_inference.SLAB_BYTES", slab_bytes)
+    torch.manual_seed(0)
+    config = PytcConfig(**{"widths": (8, 8, 16, 16, 24), **options})
+    network = build_pytc_network(config)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.momentum = None
+    network.train()
+    with torch.no_grad():  # statistics as training leaves them
+        network(torch.randn(2, 1, 9, 33, 33))
+    network.eval()
+    prepared = WindowNetwork(network, "float32")
+    for _ in range(2):
+        image = torch.randn(1, 1, 7, 30, 37)
+        with torch.no_grad():
+            expected = pytc_probabilities(config, network(image.clone()))[0, :, 1:6]
+        found = prepared.probabilities(image[0, 0].numpy(), Box((1, 0, 0), (6, 30, 37)))
+        assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_is_measured(precision) -> None:
+    torch.manual_seed(0)
+    network = build_pytc_network(PytcConfig(widths=(8, 8, 8), isotropy=(False, False, True))).eval()
+    image = np.random.default_rng(0).normal(size=(5, 33, 33)).astype(np.float32)
+    deviation = measure_deviation(network, image, precision)
+    assert 0 < deviation.mean < deviation.largest < 0.1

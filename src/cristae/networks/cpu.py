@@ -19,11 +19,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _GIVEN_BACK_FROM = 4 << 20
+_REUSED_UP_TO = 32 << 20
 
 
-def prepare_cpu(threads: int) -> None:
+def prepare_cpu(threads: int, reuse: bool = False) -> None:
     """Set the threads of torch's arithmetic, and have freed memory given back (with glibc).
 
     Without the second, the C library keeps freed blocks of up to 32 MiB, in pieces that do not fit
@@ -31,12 +32,16 @@ def prepare_cpu(threads: int) -> None:
 
     Args:
         threads: Threads of one operation.
+        reuse: Keep freed blocks of up to 32 MiB instead, for work that asks for the same ones again
+            and again, as windows do.
     """
     torch.set_num_threads(max(1, threads))
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM)
+            size = _REUSED_UP_TO if reuse else _GIVEN_BACK_FROM
+            library.mallopt(_M_MMAP_THRESHOLD, size)
+            library.mallopt(_M_TRIM_THRESHOLD, 8 * size)
 
 
 def bfloat16_is_fast() -> bool:

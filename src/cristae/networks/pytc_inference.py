@@ -1,31 +1,66 @@
-"""A network of PyTorch Connectomics v1 on one window, prepared for the CPU."""
+"""A network of PyTorch Connectomics v1 on one window, prepared for the CPU.
+
+::
+
+    sections    | 0 | 1 | 2 | ...            a slab of them at a time, while it is in the cache:
+    slab        [layers before][branch]      what enters the residual block is kept, and its branch
+    kept        [features     ][branch]      then, when all sections' means are known,
+    features  = activation(features + factors x branch), in place
+
+Features lie channels-last in buffers that every window uses again: fresh memory costs a third of
+the time. Kernels that lie in the plane run as `Conv2d` over sections, batch normalisation is folded
+into the convolutions before it. Group and instance norms take statistics from all sections, so with
+them a slab is the whole window. In bfloat16 and float16 the first and the last convolution stay in
+float32.
+"""
 
 import copy
 import math
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cristae.grid import Box, Triple
 from cristae.networks.inference import DTYPES, Precision
-from cristae.networks.pytc import PytcConfig, PytcNetwork, pytc_probabilities
+from cristae.networks.pytc import (
+    Excitation,
+    PytcConfig,
+    PytcNetwork,
+    Residual,
+    build_pytc_network,
+    pytc_probabilities,
+)
+
+SLAB_BYTES = 12 << 20
+"""Of one slab's features; a section at least."""
+
+Slabs = Callable[[slice], Tensor]
+"""Makes the features (z, c, y, x), channels-last, of some sections."""
 
 
 class WindowNetwork:
-    """A network made ready for inference on the CPU.
+    """A network made ready for inference on the CPU; one window at a time.
 
     Args:
         network: Trained network; it is copied.
-        precision: Of all layers.
+        precision: Of all convolutions but the first and the last, which are float32.
     """
 
     def __init__(self, network: PytcNetwork, precision: Precision) -> None:
         self.config = network.config
         self.precision = precision
         self._dtype = DTYPES[precision]
-        self._network = copy.deepcopy(network).eval().to(self._dtype)
+        prepared = copy.deepcopy(network).eval()
+        _prepare(prepared)
+        self._network = prepared.to(self._dtype)
+        self._network.conv_in.float()
+        self._network.conv_out.float()
+        self._kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
@@ -38,13 +73,235 @@ class WindowNetwork:
         Returns:
             (channels, z, y, x) float32 of the core's shape.
         """
-        window = torch.from_numpy(image)[None, None].to(self._dtype)
-        logits = self._network(window).float()
+        network, config = self._network, self.config
+        features, skips = torch.from_numpy(image)[:, None], []
+        for level in range(len(config.widths)):
+            features = self._encode(level, features)
+            skips.append(features)
+        if config.architecture == "unet_plus_3d":
+            features = _planes(network.non_local(_volume(features)))
+        bottleneck = features
+        for level in range(len(config.widths) - 2, -1, -1):
+            features = self._decode(level, features, skips[level], bottleneck)
+        logits = torch.empty((1, len(config.channels), *image.shape))
+        step = len(features) if config.is_isotropic else self._step(features)
+        for at in _slabs(len(features), step):
+            logits[:, :, at] = network.conv_out(_volume(features[at].float()))
         part = (0, slice(None), *core.slices())
-        return pytc_probabilities(self.config, logits)[part]
+        return pytc_probabilities(config, logits)[part]
+
+    def _encode(self, level: int, below: Tensor) -> Tensor:
+        """A level's features from the finer level's; level 0's from the image (z, 1, y, x)."""
+        pool, entry, block = cast("nn.Sequential", self._network.down_layers[level])
+
+        def enter(at: slice) -> Tensor:
+            features = _volume(below[at])
+            if level == 0:
+                features = self._network.conv_in(features).to(self._dtype)
+            return _planes(entry(pool(features)))
+
+        if not self.config.levels[level]:
+            return self._residual(level, enter, len(below), self._step(below), block)
+        entered = enter(slice(None))  # 3x3x3: all sections at once
+        step = self._step(entered)
+        return self._residual(level, lambda at: entered[at], len(entered), step, block)
+
+    def _decode(self, level: int, coarse: Tensor, skip: Tensor, bottleneck: Tensor) -> Tensor:
+        """A level's features, in the memory of its skip."""
+        up, block = cast("nn.ModuleList", self._network.up_layers[level])
+        aligned, size = not self.config.pooling, skip.shape[2:]
+        planar = not self.config.levels[level + 1]
+        raised = coarse if planar else _resize_z(_planes(up(_volume(coarse))), len(skip), aligned)
+        extra = None
+        if self.config.architecture == "unet_plus_3d":
+            extra = _planes(self._network.feat_layers[level](_volume(bottleneck)))
+            extra = _resize_z(extra, len(skip), aligned)
+
+        def add(at: slice) -> Tensor:
+            total = skip[at]
+            part = _planes(up(_volume(raised[at]))) if planar else raised[at]
+            for coarser in (part,) if extra is None else (part, extra[at]):
+                total += functional.interpolate(
+                    coarser, size=size, mode="bilinear", align_corners=aligned
+                )
+            return total
+
+        return self._residual(level, add, len(skip), self._step(skip), block)
+
+    def _residual(
+        self, level: int, make: Slabs, sections: int, step: int, block: nn.Module
+    ) -> Tensor:
+        """A level's residual block, on features that are made a slab at a time."""
+        block = cast("SplitResidual", block)
+        features = branches = torch.empty(0)
+        sums = torch.zeros(self.config.widths[level])
+        for at in _slabs(sections, step):
+            part = make(at)
+            branch = _planes(block.layers(_volume(part)))
+            if at.start == 0:
+                shape = (sections, *part.shape[1:])
+                features, branches = (
+                    self._keep(f"level {level}", shape),
+                    self._keep("branch", shape),
+                )
+            if features[at].data_ptr() != part.data_ptr():
+                features[at] = part
+            branches[at] = branch
+            sums += branch.sum((0, 2, 3), dtype=torch.float32)
+        factors = block.factors(sums / (features.numel() / len(sums)))
+        for at in _slabs(sections, step):
+            part = torch.addcmul(features[at], branches[at], factors, out=features[at])
+            acted = _planes(block.act(_volume(part)))
+            if acted.data_ptr() != part.data_ptr():
+                features[at] = acted
+        return features
+
+    def _step(self, like: Tensor) -> int:
+        """Sections of a slab, from features of about its size."""
+        if self.config.norm in ("in", "gn"):
+            return len(like)
+        width = max(like.shape[1], self.config.widths[0])
+        section = width * like.shape[2] * like.shape[3] * self._dtype.itemsize
+        return max(1, SLAB_BYTES // section)
+
+    def _keep(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Memory for features (z, c, y, x), channels-last; the same at every window."""
+        z, c, y, x = shape
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].numel() < size:
+            self._kept[name] = torch.empty(size, dtype=self._dtype)
+        return self._kept[name][:size].view(z, y, x, c).permute(0, 3, 1, 2)
+
+
+class PlaneConv(nn.Module):
+    """A convolution in the plane: `Conv2d` over all sections of one window.
+
+    Args:
+        conv: A convolution whose kernel, stride and padding are 1, 1 and 0 along z.
+    """
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self._stride = (conv.stride[1], conv.stride[2])
+        self._pad = (int(conv.padding[1]), int(conv.padding[2]))
+        self._mode = conv.padding_mode
+        self.weight = nn.Parameter(_channels_last(conv.weight[:, :, 0]))
+        self.bias = conv.bias
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (1, c, z, y, x) to (1, c', z, y', x')."""
+        planes, pad = _planes(features), self._pad
+        if self._mode != "zeros" and any(pad):
+            planes = functional.pad(planes, (pad[1], pad[1], pad[0], pad[0]), mode=self._mode)
+            pad = (0, 0)
+        return _volume(functional.conv2d(planes, self.weight, self.bias, self._stride, pad))
+
+
+class SplitResidual(nn.Module):
+    """A residual block in two parts: its branch, and what it is multiplied with before the sum.
+
+    Args:
+        block: The block, prepared.
+    """
+
+    def __init__(self, block: Residual) -> None:
+        super().__init__()
+        layers = block.conv
+        excited = isinstance(layers, nn.Sequential) and isinstance(layers[1], Excitation)
+        self.layers = layers[0] if excited else layers
+        self.fc = cast("nn.Sequential", layers[1].fc) if excited else None
+        self.act = block.act
+
+    def factors(self, means: Tensor) -> Tensor:
+        """What each channel of the branch is multiplied with: (c, 1, 1), from its mean (c)."""
+        dtype = next(self.parameters()).dtype
+        factors = torch.ones_like(means) if self.fc is None else self.fc(means[None].to(dtype))[0]
+        return factors.to(dtype)[:, None, None]
 
 
 def window_bytes(config: PytcConfig, window: Triple, precision: Precision) -> int:
     """Upper bound of the memory `WindowNetwork.probabilities` takes, the window itself apart."""
     width = 4 if precision == "float32" else 2
-    return int(math.prod(window) * config.widths[0] * width * 8)
+    whole = config.norm in ("in", "gn")
+    finest = math.prod(window) * config.widths[0] * width
+    slab = finest if whole else max(SLAB_BYTES, finest / window[0])
+    kept, share = 2.0 * finest, 1.0
+    for features, isotropic in zip(config.widths[1:], config.levels[1:], strict=True):
+        share /= 8 if isotropic else 4
+        kept += 1.2 * share * math.prod(window) * features * width
+    coarse = 0.5 * finest if config.levels[1] else 0.0
+    with torch.device("meta"):
+        weights = sum(weight.numel() for weight in build_pytc_network(config).parameters())
+    ends = math.prod(window) * (1 + len(config.channels))
+    # weights: the network's, the prepared ones, and those as the library lays them out
+    return int(kept + 3.5 * slab + coarse + 4 * ends + 12 * weights)
+
+
+def _prepare(network: nn.Module) -> None:
+    """Replace layers by faster ones of the same answer, from the outside in."""
+    for name, child in list(network.named_children()):
+        if isinstance(child, nn.Sequential) and _folds(child):
+            conv, norm = cast("nn.Conv3d", child[0]), cast("nn.BatchNorm3d", child[1])
+            child[0] = _folded(conv, norm)
+            child[1] = nn.Identity()
+        if isinstance(child, nn.Conv3d):
+            network._modules[name] = _laid_out(child)
+        else:
+            _prepare(child)
+        if isinstance(child, Residual):
+            network._modules[name] = SplitResidual(child)
+
+
+def _folds(layers: nn.Sequential) -> bool:
+    return (
+        len(layers) > 1
+        and isinstance(layers[0], nn.Conv3d)
+        and isinstance(layers[1], nn.BatchNorm3d)
+    )
+
+
+def _folded(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> nn.Conv3d:
+    """A convolution that does what follows it as well, folded in float64."""
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    scale = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
+    before = 0.0 if conv.bias is None else conv.bias.double()
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight.double() * scale[:, None, None, None, None]).float())
+    folded.bias = nn.Parameter((norm.bias.double() + (before - mean.double()) * scale).float())
+    return folded
+
+
+def _laid_out(conv: nn.Conv3d) -> nn.Module:
+    if (conv.kernel_size[0], conv.stride[0], conv.padding[0]) == (1, 1, 0):
+        return PlaneConv(conv)
+    weight = conv.weight.detach().contiguous(memory_format=torch.channels_last_3d)
+    conv.weight = nn.Parameter(weight)
+    return conv
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.detach().contiguous(memory_format=torch.channels_last)
+
+
+def _slabs(sections: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, sections)) for first in range(0, sections, step))
+
+
+def _resize_z(features: Tensor, sections: int, aligned: bool) -> Tensor:
+    """Features (z, c, y, x) with as many sections as asked for."""
+    if len(features) == sections:
+        return features
+    size = (sections, *features.shape[2:])
+    volume = _volume(features)
+    resized = functional.interpolate(volume, size=size, mode="trilinear", align_corners=aligned)
+    return _planes(resized)
+
+
+def _planes(features: Tensor) -> Tensor:
+    """One window's features (1, c, z, y, x) as sections (z, c, y, x), channels-last."""
+    return features[0].transpose(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _volume(planes: Tensor) -> Tensor:
+    """Sections (z, c, y, x) as one window's features (1, c, z, y, x), the same memory."""
+    return planes.transpose(0, 1)[None]

@@ -184,7 +184,7 @@ class _Asked:
 
 
 def _predict(asked: _Asked, ledger: Ledger) -> None:
-    prepare_cpu(asked.resources.workers)
+    prepare_cpu(asked.resources.workers, reuse=asked.contract.windows is not None)
     source, model, config, contract = asked.source, asked.model, asked.config, asked.contract
     network = model_network(model)
     statistics = _statistics(source, model, config)
