@@ -284,6 +284,12 @@ def segment(
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time")
     ] = None,
+    allow_approximate: Annotated[
+        bool,
+        typer.Option(
+            "--allow-approximate", help="cut a component too large for memory, and flag its pieces"
+        ),
+    ] = False,
     no_pyramid: NoPyramid = False,
     workers: Workers = None,
     memory: Memory = None,
@@ -296,7 +302,8 @@ def segment(
     from cristae.configuration import load_config
     from cristae.segmentation.segment import SegmentConfig, segment_volume
 
-    given = {"decoder": decoder} if decoder else {}
+    given: dict[str, Any] = {"decoder": decoder} if decoder else {}
+    given |= {"allow_approximate": True} if allow_approximate else {}
     segment_volume(
         _open(prediction, voxel_size, roi),
         out,
@@ -322,6 +329,10 @@ def evaluate(
     ] = None,
     scores_channel: Annotated[
         int | None, typer.Option(min=0, help="channel of --scores; the mean of all by default")
+    ] = None,
+    categories: Annotated[
+        Literal["cable_length", "volume", "none"] | None,
+        typer.Option(help="what counts are told apart by; cable_length by default"),
     ] = None,
     relabel: Annotated[
         bool, typer.Option("--relabel", help="every connected part of an id is an instance")
@@ -354,6 +365,7 @@ def evaluate(
 
     found, true = (_open(source, voxel_size, roi, kind="labels") for source in (instances, truth))
     given: dict[str, Any] = {} if scores_channel is None else {"score_channel": scores_channel}
+    given |= {"categories": categories} if categories else {}
     given |= {name: True for name, on in (("relabel", relabel), ("crop", crop)) if on}
     options: dict[str, Any] = {
         "scores": _open(scores, voxel_size, roi) if scores else None,

@@ -18,8 +18,8 @@ from numba import njit, types
 from numba.typed import Dict
 from numpy.typing import NDArray
 
+from cristae.segmentation.batches import Batch
 from cristae.segmentation.flood import labelled_runs
-from cristae.segmentation.resolve import Batch
 from cristae.segmentation.runs import Ints, Raster, Runs, intersect, number_roots, unite
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import Decoded, contested_runs, in_raster_order, save_decoded

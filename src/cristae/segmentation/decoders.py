@@ -71,6 +71,8 @@ class SegmentConfig:
         min_size: Instances of fewer voxels are small; they are removed after everything else.
         small: What becomes of small instances: ``background``, or ``neighbor`` for the instance
             with most contact in plane (background where there is none).
+        allow_approximate: Cut a component too large for memory along borders of blocks, and flag
+            its instances, instead of refusing it. Then the block shape is a setting like others.
     """
 
     decoder: str | None = None
@@ -86,6 +88,7 @@ class SegmentConfig:
     min_seed_size: int | None = None
     min_size: int | None = None
     small: str | None = None
+    allow_approximate: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ class Decoding:
         reach: Voxels (y, x) an instance is widened by to each side.
         affinity: Rule of edges; None on the other paths.
         planar: Whether slices are decoded one by one, and then joined.
+        approximate: Whether a component too large for memory is cut.
     """
 
     decoder: str
@@ -201,6 +205,7 @@ class Decoding:
     reach: tuple[int, int] = (0, 0)
     affinity: AffinityRule | None = None
     planar: bool = False
+    approximate: bool = False
 
     @property
     def drops_small_at_once(self) -> bool:
@@ -244,7 +249,8 @@ def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
         raise ConfigError(f"{prediction.name}: decoder {name!r} is not known, known are {known}")
     decoder = DECODERS[name].fitted(len(prediction.channels or ("mask",)))
     own = (prediction.attributes.get("thresholds") or {}) if name == named else {}
-    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "decoder"}
+    own_fields = [f.name for f in fields(config) if f.name not in ("decoder", "allow_approximate")]
+    given = {key: getattr(config, key) for key in own_fields}
     given = {key: value for key, value in given.items() if value is not None}
     parameters = {**decoder.defaults, **own, **given}
     faults = [
@@ -263,8 +269,10 @@ def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
     if "dilation" in parameters:
         parameters["dilation"] = tuple(parameters["dilation"])
     if decoder.path == "affinity":
-        return _affinity_decoding(name, decoder, parameters, offsets)
-    return _decoding(name, decoder, parameters)
+        decoding = _affinity_decoding(name, decoder, parameters, offsets)
+    else:
+        decoding = _decoding(name, decoder, parameters)
+    return replace(decoding, approximate=config.allow_approximate)
 
 
 def _faults_of_values(parameters: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,11 @@ it), nobody's (no seed does), or contested (several do) and has to be flooded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cristae.segmentation.affinity import join_by_edges
+from cristae.segmentation.batches import Batch, Packer, Parts
 from cristae.segmentation.components import (
     NOWHERE,
     Statistics,
@@ -20,35 +19,11 @@ from cristae.segmentation.components import (
     join,
     no_statistics,
 )
-from cristae.segmentation.flood import agglomeration_bytes, flood_bytes
 from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table, save_arrays
 
 NOBODY = -1
 SEED_FIELDS = ("seed_voxels", "seed_face", "pairs", "seed_first")
-BATCH_VOXELS = 1_000_000
-"""Contested pieces are flooded together up to so many voxels."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Contested pieces that one task floods.
-
-    Attributes:
-        pieces: Their numbers among the contested.
-        blocks: Indices of the blocks they lie in.
-        size: Voxels of all of them.
-        bytes: Memory to decode them.
-        largest: Voxels of the largest.
-        box: (z, y, x) start and stop of the largest one's box.
-    """
-
-    pieces: tuple[int, ...]
-    blocks: tuple[int, ...]
-    size: int
-    bytes: int
-    largest: int
-    box: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -78,8 +53,13 @@ class Plan:
     runs: Ints
 
 
-def resolve_pieces(job: Job) -> Plan:
-    """Join the tables of all blocks, and say what every piece becomes."""
+def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
+    """Join the tables of all blocks, and say what every piece becomes.
+
+    Args:
+        job: The segmentation.
+        budget: Memory over which a contested piece is cut; None to cut none.
+    """
     count = len(job.blocks)
     names = (*Statistics._fields, "removed", "start", "share_piece", "contacts")
     tables = [load_table(job, i, *names) for i in range(count)]
@@ -92,6 +72,7 @@ def resolve_pieces(job: Job) -> Plan:
         add_statistics(statistics, part, piece[piece_base[i] : piece_base[i + 1]])
         np.add.at(contacts, piece[piece_base[i] : piece_base[i + 1]], table[8])
     removed = sum(int(table[5][0]) for table in tables)
+    here = np.concatenate([np.stack([table[0], table[8]]) for table in tables], axis=1)
     del tables
     if job.decoding.seed is None:
         target, instances = _piece_targets(statistics.first, contacts)
@@ -103,10 +84,19 @@ def resolve_pieces(job: Job) -> Plan:
     owned = np.flatnonzero(target >= 0)
     totals = no_statistics(instances)
     add_statistics(totals, Statistics(*(field[owned] for field in statistics)), target[owned])
-    batches = _batches(job, target, piece, piece_base, _Sizes(statistics, runs + shares, contacts))
+    contested = np.flatnonzero(target < NOBODY)
+    mine = target[piece] < NOBODY
+    block = np.repeat(np.arange(count), np.diff(piece_base))
+    packer = Packer(
+        Parts.of(-2 - target[piece[mine]], block[mine], *here[:, mine]),
+        Statistics(*(field[contested] for field in statistics)),
+        runs + shares,
+        job.decoding.affinity is not None,
+        budget,
+    )
     somebody = statistics.voxels[target != NOBODY]
     largest = int(somebody.max(initial=0))
-    return Plan(instances, totals, batches, largest, removed, runs)
+    return Plan(instances, totals, packer.pack(), largest, removed, runs)
 
 
 def _bases(counts: Sequence[int]) -> Ints:
@@ -161,58 +151,3 @@ def _seed_targets(
     contested = np.flatnonzero(held > 1)
     target[contested] = -2 - np.arange(contested.size)
     return target, kept.size, instance[seed], seed_base
-
-
-class _Sizes(NamedTuple):
-    """Statistics of the joined pieces, runs and seed runs of each block, contacts of the pieces."""
-
-    statistics: Statistics
-    runs: Ints
-    contacts: Ints
-
-
-def _batches(job: Job, target: Ints, piece: Ints, base: Ints, sizes: _Sizes) -> tuple[Batch, ...]:
-    """Contested pieces in order of their first block, packed up to `BATCH_VOXELS`."""
-    contested = np.flatnonzero(target < NOBODY)
-    if contested.size == 0:
-        return ()
-    block = np.repeat(np.arange(base.size - 1), np.diff(base))
-    mine = target[piece] < NOBODY
-    pairs = np.unique(np.stack([-2 - target[piece[mine]], block[mine]], axis=1), axis=0)
-    first = np.searchsorted(pairs[:, 0], np.arange(contested.size + 1))
-    order = np.lexsort((np.arange(contested.size), pairs[first[:-1], 1]))
-    voxels = sizes.statistics.voxels[contested]
-    batches: list[Batch] = []
-    group: list[int] = []
-    total = 0
-    for k in order.tolist():
-        if group and total + voxels[k] > BATCH_VOXELS:
-            batches.append(_batch(job, group, pairs, first, contested, sizes))
-            group, total = [], 0
-        group.append(k)
-        total += int(voxels[k])
-    batches.append(_batch(job, group, pairs, first, contested, sizes))
-    return tuple(batches)
-
-
-def _batch(
-    job: Job, group: list[int], pairs: Ints, first: Ints, contested: Ints, sizes: _Sizes
-) -> Batch:
-    blocks: NDArray[Any] = np.unique(
-        np.concatenate([pairs[first[k] : first[k + 1], 1] for k in group])
-    )
-    pieces, statistics = contested[group], sizes.statistics
-    size = int(statistics.voxels[pieces].sum())
-    runs = min(size, int(sizes.runs[blocks].sum()))
-    needed = flood_bytes(size, runs)
-    if job.decoding.affinity is not None:
-        needed = agglomeration_bytes(size, runs, int(sizes.contacts[pieces].sum()))
-    big = pieces[np.argmax(statistics.voxels[pieces])]
-    return Batch(
-        tuple(group),
-        tuple(blocks.tolist()),
-        size,
-        needed,
-        int(statistics.voxels[big]),
-        (tuple(statistics.low[big].tolist()), tuple(statistics.high[big].tolist())),
-    )

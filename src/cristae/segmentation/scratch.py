@@ -3,6 +3,7 @@
 ::
 
     SCRATCH/64x512x512/label-17   the table of block 17 (`BlockTable`)
+                       budget     memory over which a component is cut, if any may be
                        plan       what each piece and seed of each block becomes (`Plan`)
                        flood-3    labelled runs of flood 3, by block, and their statistics
                        wide-17    labelled runs of block 17 after widening, and their statistics

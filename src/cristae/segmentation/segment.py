@@ -14,15 +14,19 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import (
+    GIB,
     Stopwatch,
+    available_memory,
     peak_memory,
     promise_memory,
     run_blocks,
@@ -34,9 +38,10 @@ from cristae.engine.progress import log, rate_text, track
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step
+from cristae.segmentation.batches import Batch
 from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
-from cristae.segmentation.resolve import NOBODY, Batch, Plan, resolve_pieces
+from cristae.segmentation.resolve import NOBODY, Plan, resolve_pieces
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
     Job,
@@ -84,6 +89,9 @@ SHARD_BYTES = 6.2
 SAMPLES = 8
 """Chunks read before the start to see how many runs a voxel makes."""
 
+BUDGET_SHARE = 0.9
+"""Share of the memory allowed that a component may take before it is cut."""
+
 FIXED_BYTES = 24 << 20
 """Memory that no size changes."""
 
@@ -129,7 +137,8 @@ def segment_volume(
     Raises:
         ConfigError: A decoder or parameter that cannot be used with this prediction.
         InputError: Probabilities outside [0, 1].
-        MemoryLimitError: It cannot fit; a piece too large for a flood is named with its box.
+        MemoryLimitError: It cannot fit; a piece too large for a flood is named with its box. With
+            ``allow_approximate`` such a piece is cut, and its instances flagged in the table.
         DiskSpaceError: The output cannot fit.
         OutputExistsError: The output exists with other inputs or settings.
     """
@@ -139,6 +148,8 @@ def segment_volume(
     settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
     if decoding.affinity is not None:
         settings["offsets"] = to_plain(decoding.affinity.offsets)
+    if decoding.approximate:  # a cut follows the blocks
+        settings |= {"allow_approximate": True, "block_shape": block_shape and list(block_shape)}
     inputs = {"prediction": prediction.fingerprint}
     shape = Layout().fitted(prediction.shape).shard if block_shape is None else block_shape
     with open_ledger(
@@ -161,20 +172,22 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     job.folder.mkdir(parents=True, exist_ok=True)
     leave = partial(_leave_files, job, ledger.state == "resume", resources)
     leave("label", job.blocks, label_step)
-    plan = resolve_pieces(job)
+    plan = resolve_pieces(job, _budget(job, resources))
     _promise_rest(job, plan, out, resources)
     decode = flood_step if job.decoding.affinity is None else agglomerate_step
-    parts = leave("flood", plan.batches, decode)
+    several = replace(resources, workers=_workers_that_fit(plan, resources))
+    parts = _leave_files(job, ledger.state == "resume", several, "flood", plan.batches, decode)
     fresh = _leave_spans(job, plan, parts)
     if job.decoding.reach != (0, 0):
         parts = leave("wide", job.blocks, widen_step)
     totals = _totals(job, plan, parts, fresh)
+    approximate = _from_cuts(job, plan, fresh)
     goes = np.arange(totals.voxels.size)
     if job.decoding.planar:
         goes, totals = _join_slices(job, totals, leave)
     if job.decoding.to_neighbor:
         goes = _join_neighbors(job, totals, goes, leave)
-    columns, removed = _number(job, totals, goes)
+    columns, removed = _number(job, totals, goes, approximate)
     removed += plan.removed
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
@@ -190,6 +203,7 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
         "instances": count,
         "removed_small": removed,
         "largest_component": plan.largest,
+        "approximate": int(columns["approximate"].sum()),
     }
     _log_summary(job, summary, watch.seconds)
     return summary
@@ -255,9 +269,9 @@ def _promise_rest(job: Job, plan: Plan, out: Path, resources: Resources) -> None
 def _promise_floods(plan: Plan, resources: Resources) -> None:
     if not plan.batches:
         return
-    floods = [batch.bytes for batch in plan.batches]
     worst = max(plan.batches, key=lambda batch: batch.largest)
-    needed = FIXED_BYTES + sum(sorted(floods)[-resources.workers :])
+    floods = sorted(batch.bytes for batch in plan.batches)
+    needed = FIXED_BYTES + sum(floods[-_workers_that_fit(plan, resources) :])
     try:
         promise_memory("segment, floods", needed, resources)
     except MemoryLimitError as error:
@@ -265,8 +279,30 @@ def _promise_floods(plan: Plan, resources: Resources) -> None:
         box = ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
         raise MemoryLimitError(
             f"{error}; the largest piece that holds several seeds has {worst.largest} voxels in "
-            f"box {box}. Fewer workers or higher thresholds need less"
+            f"box {box}. Higher thresholds need less; allow_approximate (--allow-approximate) cuts "
+            "such a piece along the blocks, smaller blocks into smaller parts"
         ) from error
+
+
+def _workers_that_fit(plan: Plan, resources: Resources) -> int:
+    """How many of the largest batches fit at once; at least one is tried."""
+    largest = sorted((batch.bytes for batch in plan.batches), reverse=True)[: resources.workers]
+    free = _memory_limit(resources) - FIXED_BYTES
+    return max(1, int((np.cumsum(largest) <= free).sum()))
+
+
+def _memory_limit(resources: Resources) -> int:
+    return available_memory() if resources.memory_gib is None else int(resources.memory_gib * GIB)
+
+
+def _budget(job: Job, resources: Resources) -> int | None:
+    """Memory over which a component is cut, the same for an interrupted run and the next."""
+    if not job.decoding.approximate:
+        return None
+    if not is_whole(job.path("budget")):
+        budget = int(BUDGET_SHARE * _memory_limit(resources)) - FIXED_BYTES
+        save_arrays(job.path("budget"), {"bytes": np.array([budget])})
+    return int(load_arrays(job.path("budget"), "bytes")[0][0])
 
 
 def _sample_density(job: Job) -> tuple[float, float]:
@@ -311,6 +347,23 @@ def _totals(job: Job, plan: Plan, parts: Sequence[str], fresh: Ints) -> Statisti
     return totals
 
 
+def _from_cuts(job: Job, plan: Plan, fresh: Ints) -> NDArray[np.bool_]:
+    """Which instances come from components that were cut; warns where there are any."""
+    found = np.zeros(int(fresh[-1]), bool)
+    cuts = [k for k, batch in enumerate(plan.batches) if batch.cut]
+    for k in cuts:
+        (instances,) = load_arrays(job.path(f"flood-{k}"), "instances")
+        found[np.where(instances < 0, fresh[k] + ~instances, instances)] = True
+    if cuts:
+        log.warning(
+            "segment: %d components too large for memory cut into %d parts; their instances are "
+            "flagged as approximate",
+            len({plan.batches[k].pieces for k in cuts}),
+            len(cuts),
+        )
+    return found
+
+
 def _join_slices(
     job: Job, totals: Statistics, leave: Callable[..., list[str]]
 ) -> tuple[Ints, Statistics]:
@@ -353,7 +406,9 @@ def _join_neighbors(
     return np.append(order, NOBODY)[given][rank[goes]]
 
 
-def _number(job: Job, decoded: Statistics, goes: Ints) -> tuple[dict[str, Any], int]:
+def _number(
+    job: Job, decoded: Statistics, goes: Ints, approximate: NDArray[np.bool_]
+) -> tuple[dict[str, Any], int]:
     """Number the instances that stay, leave ``number``; table columns, and how many went."""
     kept_by = np.flatnonzero(goes != NOBODY)
     totals = no_statistics(goes.size)
@@ -373,6 +428,7 @@ def _number(job: Job, decoded: Statistics, goes: Ints) -> tuple[dict[str, Any], 
         "voxels": kept.voxels,
         "confidence_sum": kept.mass,
         "cut": cut,
+        "approximate": np.isin(order, goes[approximate]),
     }
     return columns, int(there.sum()) - order.size
 

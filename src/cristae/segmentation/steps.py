@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
 from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
+from cristae.segmentation.batches import Batch
 from cristae.segmentation.components import (
     Statistics,
     label_block,
@@ -22,12 +23,15 @@ from cristae.segmentation.components import (
 )
 from cristae.segmentation.decoders import quantise
 from cristae.segmentation.flood import flood, labelled_runs
-from cristae.segmentation.resolve import NOBODY, Batch
+from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.runs import (
     Ints,
+    Raster,
     Runs,
+    join_owners,
     merge_ends,
     no_runs,
+    number_roots,
     paint_into,
     runs_of_plane,
     scan_rule,
@@ -116,7 +120,9 @@ def flood_step(job: Job, k: int, batch: Batch) -> None:
     """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
     found, block = contested_runs(job, batch)
     instances, name = np.unique(found.share_seed, return_inverse=True)
-    results = _flood_pieces(found, name.astype(np.int32) + 1, len(batch.pieces), job)
+    results = _flood_pieces(found, name.astype(np.int32) + 1, batch, job)
+    labels = max((int(result.label.max(initial=-1)) + 1 for result in results), default=0)
+    instances = np.append(instances, ~np.arange(max(0, labels - instances.size)))
     save_decoded(job, k, batch, results, instances, block)
 
 
@@ -215,8 +221,9 @@ def _copy_values(length, piece, position, valued, value, out):  # type: ignore[n
 
 
 def _flood_pieces(
-    found: Contested, name: NDArray[np.int32], pieces: int, job: Job
+    found: Contested, name: NDArray[np.int32], batch: Batch, job: Job
 ) -> list[Decoded]:
+    pieces, most = len(batch.pieces), int(name.max(initial=0))
     order, runs, value, bounds = in_raster_order(found, pieces, 1)
     seed_order = np.lexsort((found.share_start, found.share_piece))
     seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
@@ -227,9 +234,27 @@ def _flood_pieces(
         its = slice(seed_first[p], seed_first[p + 1])
         here, piece = value[first:last], runs.take(slice(low, high))
         label = flood(piece, here, seeds.take(its), name[its], job.raster)
+        if batch.cut:
+            label_unreached(piece, label, most, job.raster)
         cut, cut_name, source = labelled_runs(piece, label)
         results.append(Decoded(*cut, cut_name - 1, order[low:high][source], here[label > 0]))
     return results
+
+
+def label_unreached(piece: Runs, label: NDArray[np.int32], most: int, raster: Raster) -> None:
+    """Make the parts of a cut piece that no seed reaches labels of their own, in place.
+
+    Args:
+        piece: Runs in raster order.
+        label: Label of each voxel, 0 where its seed lies beyond the cut.
+        most: The new labels begin behind this one.
+        raster: Numbering of the volume.
+    """
+    rest, _, _ = labelled_runs(piece, (label == 0).astype(np.int32))
+    parent = np.arange(rest.start.size, dtype=np.int64)
+    join_owners(rest, np.arange(rest.start.size), parent, raster, 6)
+    part, _ = number_roots(parent)
+    label[label == 0] = np.repeat(part + (most + 1), rest.length)
 
 
 def in_raster_order(

@@ -4,11 +4,12 @@
 
     OUT.zarr/runs/{z, y, x0, x1, id}                        runs in raster order, x1 exclusive
     OUT.zarr/runs/plane_start                               first run of each plane z, and the end
-    OUT.zarr/instances/{id, box, voxels, confidence_sum, cut}
+    OUT.zarr/instances/{id, box, voxels, confidence_sum, cut, approximate}
 
 Runs are as long as they can be, so the tables, like the labels, do not depend on the blocks.
 ``box`` is (z0, y0, x0, z1, y1, x1), stops exclusive; ``confidence_sum`` the sum of the mask
-channel's 256 levels over the instance; ``cut`` whether it touches the border of the volume.
+channel's 256 levels over the instance; ``cut`` whether it touches the border of the volume;
+``approximate`` whether its component was too large for memory and cut.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ from cristae.volumes.volume import Array
 VERSION = 1
 ROWS_PER_CHUNK = 1 << 18
 RUN_COLUMNS = ("z", "y", "x0", "x1", "id")
-INSTANCE_COLUMNS = ("id", "box", "voxels", "confidence_sum", "cut")
+INSTANCE_COLUMNS = ("id", "box", "voxels", "confidence_sum", "cut", "approximate")
 
 
 def write_instances_table(path: Path, columns: Mapping[str, Array]) -> None:
@@ -68,15 +69,18 @@ def read_instances_table(path: str | Path) -> dict[str, Array]:
         path: Folder of the segmentation.
 
     Returns:
-        ``id`` (n,), ``box`` (n, 6) in voxels, ``voxels`` (n,), ``confidence_sum`` (n,) and ``cut``
-        (n,) bool, in order of the id.
+        ``id`` (n,), ``box`` (n, 6) in voxels, ``voxels`` (n,), ``confidence_sum`` (n,), and bool
+        ``cut`` and ``approximate`` (n,), in order of the id.
 
     Raises:
         InputError: No such table.
     """
     folder = _check(Path(path) / "instances")
-    table = {name: np.asarray(_open(folder / name).read().result()) for name in INSTANCE_COLUMNS}
-    return table | {"cut": table["cut"].astype(bool)}
+    there = [name for name in INSTANCE_COLUMNS if (folder / name).is_dir()]
+    table = {name: np.asarray(_open(folder / name).read().result()) for name in there}
+    exact = np.zeros(table["id"].size, bool)  # older tables know nothing else
+    flags = {name: table.get(name, exact).astype(bool) for name in ("cut", "approximate")}
+    return table | flags
 
 
 def read_runs(path: str | Path, planes: tuple[int, int] | None = None) -> dict[str, Array]:

@@ -1,0 +1,150 @@
+"""Batches: which contested pieces are decoded together, and where one too large is cut.
+
+A task decodes a batch: small pieces are packed, a large one is alone. A piece that would not fit
+in the memory allowed is an error, unless approximation is allowed. Then it is cut along the borders
+of blocks, into stretches of consecutive blocks that fit, and each stretch is decoded on its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cristae.segmentation.components import Statistics
+from cristae.segmentation.flood import agglomeration_bytes, flood_bytes
+from cristae.segmentation.runs import Ints
+
+BATCH_VOXELS = 1_000_000
+"""Contested pieces are decoded together up to so many voxels."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Contested pieces that one task decodes.
+
+    Attributes:
+        pieces: Their numbers among the contested.
+        blocks: Indices of the blocks they lie in; of a piece that is cut, the stretch of them.
+        size: Voxels of all of them.
+        bytes: Memory to decode them.
+        largest: Voxels of the largest.
+        box: (z, y, x) start and stop of the largest one's box.
+        cut: Whether this is part of a piece only, so that instances may end where it does.
+    """
+
+    pieces: tuple[int, ...]
+    blocks: tuple[int, ...]
+    size: int
+    bytes: int
+    largest: int
+    box: tuple[tuple[int, ...], tuple[int, ...]]
+    cut: bool = False
+
+
+class Parts(NamedTuple):
+    """What contested pieces have in each block, in order of the piece, then of the block.
+
+    Attributes:
+        piece: Number of the piece among the contested.
+        block: Index of the block.
+        voxels: Voxels of the piece there.
+        contacts: Edges between its fragments there, at most; 0 where nothing is agglomerated.
+    """
+
+    piece: Ints
+    block: Ints
+    voxels: Ints
+    contacts: Ints
+
+    @classmethod
+    def of(cls, piece: Ints, block: Ints, voxels: Ints, contacts: Ints) -> "Parts":
+        """Sum what each piece has in each block, given in any order, also in several rows."""
+        pairs, which = np.unique(np.stack([piece, block], axis=1), axis=0, return_inverse=True)
+        sums = np.zeros((2, len(pairs)), np.int64)
+        for total, part in zip(sums, (voxels, contacts), strict=True):
+            np.add.at(total, which.reshape(-1), part)
+        return cls(*pairs.T, *sums)
+
+    def take(self, rows: slice | Ints) -> "Parts":
+        """Some of the rows."""
+        return Parts(*(field[rows] for field in self))
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Makes batches of contested pieces.
+
+    Attributes:
+        parts: What the pieces have in each block.
+        statistics: Statistics of the pieces, by number among the contested.
+        runs: Runs and seed runs of each block.
+        agglomerates: Whether batches are agglomerated; else they are flooded.
+        budget: Memory over which a piece is cut; None to cut none.
+    """
+
+    parts: Parts
+    statistics: Statistics
+    runs: Ints
+    agglomerates: bool
+    budget: int | None
+
+    def pack(self) -> tuple[Batch, ...]:
+        """Batches in order of their first block, packed up to `BATCH_VOXELS`."""
+        voxels = self.statistics.voxels
+        first = np.searchsorted(self.parts.piece, np.arange(voxels.size + 1))
+        order = np.lexsort((np.arange(voxels.size), self.parts.block[first[:-1]]))
+        batches: list[Batch] = []
+        group: list[int] = []
+        total = 0
+        for k in order.tolist():
+            mine = np.arange(first[k], first[k + 1])
+            if self.budget is not None and self._bytes(self.parts.take(mine)) > self.budget:
+                batches += [self._batch([k], rows, cut=True) for rows in self._cut(mine)]
+                continue
+            if group and total + voxels[k] > BATCH_VOXELS:
+                batches.append(self._whole(group, first))
+                group, total = [], 0
+            group.append(k)
+            total += int(voxels[k])
+        if group:
+            batches.append(self._whole(group, first))
+        return tuple(batches)
+
+    def _cut(self, rows: Ints) -> list[Ints]:
+        """Cut the rows of a piece into stretches that fit, of at least one block."""
+        stretches, low = [], 0
+        for high in range(1, rows.size + 1):
+            over = high < rows.size and self._bytes(self.parts.take(rows[low : high + 1]))
+            if high == rows.size or over > (self.budget or 0):
+                stretches.append(rows[low:high])
+                low = high
+        return stretches
+
+    def _whole(self, group: Sequence[int], first: Ints) -> Batch:
+        return self._batch(
+            group, np.concatenate([np.arange(first[k], first[k + 1]) for k in group])
+        )
+
+    def _batch(self, group: Sequence[int], rows: Ints, *, cut: bool = False) -> Batch:
+        parts = self.parts.take(rows)
+        blocks: NDArray[Any] = np.unique(parts.block)
+        voxels, low, high = self.statistics.voxels, self.statistics.low, self.statistics.high
+        big = group[int(np.argmax(voxels[list(group)]))]
+        return Batch(
+            tuple(group),
+            tuple(blocks.tolist()),
+            int(parts.voxels.sum()),
+            self._bytes(parts),
+            int(voxels[big]),
+            (tuple(low[big].tolist()), tuple(high[big].tolist())),
+            cut,
+        )
+
+    def _bytes(self, parts: Parts) -> int:
+        size = int(parts.voxels.sum())
+        runs = min(size, int(self.runs[np.unique(parts.block)].sum()))
+        if self.agglomerates:
+            return agglomeration_bytes(size, runs, int(parts.contacts.sum()))
+        return flood_bytes(size, runs)
