@@ -3,15 +3,22 @@
 from dataclasses import replace
 from pathlib import Path
 
+import imagecodecs
 import pytest
+import tifffile
 import yaml
 
 from cristae.configuration import from_plain
-from cristae.networks.unet import total_stride
+from cristae.networks.unet import network_context, total_stride
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.train import train_model
+from cristae.training.validation import check_decoder
 from cristae.volumes.dataset import Sample, sample_faults
 
+from .conftest import toy_arrays
+
+MITOEM = tuple(f"mitoem_{v}_{k}" for v in "rh" for k in ("a", "ac", "bc", "bcd", "u2d_b", "u2d_bc"))
+MITOEM_ALL = {"mitoem_rh_bc", *MITOEM}
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
@@ -22,13 +29,15 @@ def read(path):
 
 
 def test_all_are_there():
-    assert {"general", "cdeep3m", "simulated", "epfl"} <= {path.stem for path in CONFIGS}
+    there = {path.stem for path in CONFIGS}
+    assert {"general", "cdeep3m", "simulated", "epfl", "mitoem_rh_bc", *MITOEM} <= there
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_fits_together(path):
     config, samples = read(path)
     check_train_config(config)
+    check_decoder(config)
     assert [fault for sample in samples for fault in sample_faults(sample)] == []
     assert len({sample.name for sample in samples}) == len(samples)
     assert {sample.group for sample in samples} == {"train", "validation"}
@@ -38,29 +47,66 @@ def test_fits_together(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in CONFIGS if path.stem != "own"],  # that one runs in tests/test_docs.py
+    [path for path in CONFIGS if path.stem not in {*MITOEM_ALL, "own"}],
     ids=lambda path: path.stem,
 )
 def test_trains_when_shrunk(path, shared, tmp_path, monkeypatch):
     """One step of the config's own structure: narrow network, small boxes of its own samples."""
     monkeypatch.chdir(Path(__file__).parents[2])
     config, samples = read(path)
-    network = replace(config.network, widths=tuple(4 for _ in config.network.widths))
-    _, y, x = total_stride(network)
-    small = replace(
-        config,
-        steps=1,
-        batch=1,
-        patch=(4, 2 * y, 2 * x),
-        network=network,
-        validation_patches=1,
-        calibration_batches=1,
-    )
     kept = {(s.group, s.simulate is None): s for s in samples}.values()
-    model = train_model(small, [shrunk(s) for s in kept], tmp_path / "model.pt", threads=1)
+    model = train_model(small(config), [shrunk(s) for s in kept], tmp_path / "model.pt", threads=1)
     assert model.card["steps"] == "1"
     assert 0 <= float(model.card["validation_iou"]) <= 1
     assert model.card["data"]
+
+
+@pytest.mark.parametrize("name", sorted(MITOEM_ALL))
+def test_mitoem_trains_when_shrunk(name, mitoem_folders, tmp_path, monkeypatch):
+    """As above, from folders of a few small slices in the official layout."""
+    monkeypatch.chdir(mitoem_folders)
+    config, samples = read(CONFIGS[0].with_name(f"{name}.yaml"))
+    model = train_model(small(config), samples, tmp_path / "model.pt", threads=1)
+    trained = [s.name for s in samples if s.group == "train"]
+    assert model.card["trained_on"] == ", ".join(trained)
+    assert 0 <= float(model.card["validation_iou"]) <= 1
+    assert 0 <= float(model.card["validation_ap75"]) <= 1
+    halo = network_context(model.network_config).halo_vx
+    assert (halo[0] == 0) == ("u2d" in name)
+
+
+@pytest.fixture(scope="module")
+def mitoem_folders(tmp_path_factory):
+    """Sections 396 to 403 of both volumes, their labels in the folders of their parts."""
+    root = tmp_path_factory.mktemp("mitoem")
+    for seed, volume in enumerate(("MitoEM-R", "MitoEM-H")):
+        image, labels = toy_arrays((8, 96, 96), seed)
+        for part, first in (("mito-train-v2", 396), ("mito-val-v2", 400)):
+            for folder in ("im", part):
+                (root / volume / folder).mkdir(parents=True, exist_ok=True)
+            for z in range(first, first + 4):
+                png = imagecodecs.png_encode(image[z - 396])
+                (root / volume / "im" / f"im{z:04d}.png").write_bytes(png)
+                tifffile.imwrite(root / volume / part / f"seg{z:04d}.tif", labels[z - 396])
+    return root
+
+
+def small(config):
+    """The configuration with a narrow network, for one step of one small patch."""
+    network = replace(config.network, widths=tuple(4 for _ in config.network.widths))
+    _, y, x = total_stride(network)
+    patch = (min(4, config.patch[0]), 2 * y, 2 * x)
+    return replace(
+        config,
+        steps=1,
+        batch=1,
+        patch=patch,
+        network=network,
+        validation_patches=1,
+        calibration_batches=1,
+        validate_ap_box=(4, 2 * y, 2 * x),
+        validate_ap_boxes=1,
+    )
 
 
 def shrunk(sample):
