@@ -11,7 +11,15 @@ Printed are voxels of the volume a second, ratios within this run, by the clock 
 time (which a busy machine disturbs less), how far the predictions lie apart, and, with trained
 weights, how well the instances of ours and of the plain one agree.
 
+``--pytc`` takes the network of PyTorch Connectomics' MitoEM configurations instead (unet_plus_3d,
+3.6 M parameters, random weights) with their windows, 17x257x257 at a stride of 8x128x128:
+
+- plain: what its predictor does: windows in order, contiguous float32, the network as built, sums
+  of the whole volume in memory;
+- ours, from Zarr to Zarr, in float32 and in bfloat16.
+
     python benchmarks/predict.py [--small] [--shape 64,512,512] [--threads 2] [--model NAME]
+    python benchmarks/predict.py --pytc [--small] [--threads 2]
 """
 
 import argparse
@@ -29,7 +37,9 @@ from cristae.engine.executors import Resources, available_cores
 from cristae.evaluation.evaluate import score_instances
 from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
 from cristae.networks.model import Model, load_model, model_network, named_models
+from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.unet import UNetConfig, build_network, network_context
+from cristae.networks.windows import WindowRecipe, window_axes, window_weight
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.intensity import normalise, sample_intensity
@@ -59,12 +69,20 @@ class Seconds:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="32 x 512 x 512 voxels")
+    parser.add_argument(
+        "--small", action="store_true", help="32x512x512 voxels, three windows with --pytc"
+    )
+    parser.add_argument("--pytc", action="store_true", help="PyTorch Connectomics' network")
     parser.add_argument("--shape", default="64,512,512")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--model", help="name or file; `general`, or random weights, by default")
     options = parser.parse_args()
     shape = (32, 512, 512) if options.small else tuple(map(int, options.shape.split(",")))
+    if options.pytc:
+        shape = (17, 257, 513) if options.small else (25, 385, 513)
+        with tempfile.TemporaryDirectory() as folder:
+            compare_pytc(Path(folder), shape, Resources(workers=options.threads))
+        return
     prepare_cpu(options.threads)
     model, trained = get_model(options.model)
     describe(model, shape, options.threads, trained)
@@ -192,6 +210,73 @@ def report(name, shape, seconds, plain=None):
         clock, processor = plain.clock / seconds.clock, plain.processor / seconds.processor
         line += f": {clock:.1f} x plain ({processor:.1f} x by processor time)"
     print(line, flush=True)
+
+
+def compare_pytc(folder, shape, resources):
+    """The windows of a MitoEM recipe through its network, plainly and by the engine."""
+    torch.manual_seed(0)
+    config = PytcConfig(
+        architecture="unet_plus_3d",
+        block="residual_se",
+        channels=("mask", "contour"),
+        outputs=("sigmoid", "sigmoid"),
+        widths=(32, 64, 96, 128, 160),
+    )
+    windows = WindowRecipe((17, 257, 257), (8, 128, 128))
+    state = build_pytc_network(config).state_dict()
+    model = Model(config, state, config.channels, intensity="uint8", windows=windows)
+    count = np.prod([len(axis.starts) for axis in window_axes(windows, shape)])
+    parameters = sum(p.numel() for p in model_network(model).parameters())
+    print(
+        f"volume {shape}, {resources.workers} threads, random weights, "
+        f"{parameters / 1e6:.2f} M parameters, {count} windows of {windows.shape}"
+    )
+    volume = make_volume(folder / "volume.zarr", shape, model)
+    predict_volume(  # a warm-up
+        volume.crop(volume.box.clip(type(volume.box).of(windows.shape))),
+        model,
+        folder / "warm.zarr",
+        resources=resources,
+    )
+    prepare_cpu(resources.workers)
+    plain, seconds = time_plain_windows(volume, model)
+    report("plain float32, windows in order", shape, seconds)
+    predictions = {}
+    for precision in ("float32", "bfloat16") if bfloat16_is_fast() else ("float32",):
+        start = Seconds.now()
+        predictions[precision] = predict_volume(
+            volume,
+            model,
+            folder / f"{precision}.zarr",
+            config=PredictConfig(precision=precision),
+            resources=resources,
+        )
+        report(f"ours {precision}", shape, start.since(), seconds)
+        difference = np.abs(predictions[precision].read().astype(int) - plain)
+        print(
+            f"{precision} against plain: {difference.max()} grey levels at most, "
+            f"{difference.mean():.4f} in the mean"
+        )
+
+
+def time_plain_windows(volume, model):
+    """The prediction of a plain loop over windows, and the seconds it takes, after one window."""
+    recipe, network = model.windows, model_network(model)
+    grey = normalise(volume.read(), sample_intensity(volume), model.intensity)
+    starts = (axis.starts for axis in window_axes(recipe, volume.shape))
+    corners = list(product(*starts))
+    run(network, grey, corners[:1], recipe.shape)
+    weight = window_weight(recipe)
+    total = np.zeros((len(model.channels), *grey.shape), np.float32)
+    norm = np.zeros(grey.shape, np.float32)
+    begun = Seconds.now()
+    for corner in corners:
+        probability = run(network, grey, [corner], recipe.shape)[0]
+        place = tuple(slice(a, a + w) for a, w in zip(corner, recipe.shape, strict=True))
+        total[(slice(None), *place)] += probability * weight
+        norm[place] += weight
+    levels = np.rint(255 * total / norm).astype(np.uint8)
+    return levels, begun.since()
 
 
 def deviations(predictions):
