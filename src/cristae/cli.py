@@ -204,6 +204,37 @@ def train(
     )
 
 
+@app.command("import-config")
+def import_config(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="BASE.yaml [OVERRIDE.yaml ...]", help="later override")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.yaml", help="write it there, not on the screen")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn a training configuration of PyTorch Connectomics v1 into one of cristae."""
+    _start_logging(quiet, verbose)
+    import yaml
+
+    from cristae.engine.files import write_atomic
+    from cristae.training.import_config import import_pytc_config
+
+    imported = import_pytc_config(configs)
+    text = yaml.safe_dump(imported.tree, sort_keys=False, default_flow_style=None)
+    for line in imported.not_carried:
+        typer.echo(f"not carried over: {line}", err=True)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+    write_atomic(out, lambda file: file.write(text.encode()))
+
+
 @app.command()
 def models() -> None:
     """List the weights that come with cristae, with their cards."""

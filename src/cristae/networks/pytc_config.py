@@ -161,9 +161,7 @@ def read_pytc_config(paths: Sequence[str | Path]) -> PytcSetup:
         ConfigError: Files that cannot be read, values of the wrong kind, or ones that cannot be
             followed; all faults at once.
     """
-    given: dict[str, Any] = {}
-    for path in paths:
-        given |= _flattened(read_yaml(Path(path)))
+    given = read_pytc_keys(paths)
     name = ", ".join(str(path) for path in paths)
     values = _CARRIED | {key: given[key] for key in given if key in _CARRIED}
     faults = [
@@ -198,6 +196,25 @@ def read_pytc_config(paths: Sequence[str | Path]) -> PytcSetup:
     decoder = _DECODERS.get(network.channels, "binary_watershed")
     lines = (f"{key}: {_reason(key)}" for key in given if key not in _CARRIED | _FIXED)
     return PytcSetup(network, recipe, decoder, tuple(lines))
+
+
+def read_pytc_keys(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """What configuration files say, key by key; later ones override earlier ones.
+
+    Args:
+        paths: YAML files.
+
+    Returns:
+        Values by dotted keys, such as ``MODEL.TARGET_OPT``.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        ConfigError: A file that cannot be read.
+    """
+    given: dict[str, Any] = {}
+    for path in paths:
+        given |= _flattened(read_yaml(Path(path)))
+    return given
 
 
 def _flattened(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
