@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cristae.engine.executors import Resources
+from cristae.evaluation.cable import TIMISE, length_codes, truth_lengths
 from cristae.evaluation.contingency import Compared, overlap_table
 from cristae.evaluation.matching import (
+    CATEGORIES,
     KINDS,
     associate,
     association_counts,
@@ -159,3 +162,21 @@ def test_matching_by_category(golden, case):
         for key in ("precision", "recall", "accuracy", "f1"):
             assert scores[key] == pytest.approx(row[key], abs=1e-12)
         assert scores["panoptic_quality"] == pytest.approx(row["panoptic_quality"], abs=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES[:3])
+def test_categories_by_cable_length(golden, case):
+    """TIMISE's own on 95 % of the instances at least; some paths tremble otherwise than its."""
+    with np.load(golden / "metric" / f"{case}.npz") as data:
+        truth = array_volume(data["truth"], voxel_size_nm=(30.0, 8.0, 8.0))
+    placed = Compared(truth, truth)
+    instances = table_of(golden, case).truth
+    lengths = truth_lengths(placed, truth.box, instances, truth.voxel_size_nm, Resources(1))
+    expected = timise(golden, case, "gt_stats").set_index("label")
+    found = dict(zip(instances.labels.tolist(), length_codes(lengths).tolist(), strict=True))
+    same = [CATEGORIES[found[i]] == row["category"] for i, row in expected.iterrows()]
+    assert len(same) >= len(instances) - 1  # TIMISE leaves out what has no skeleton
+    assert np.mean(same) >= 0.95
+    ours = dict(zip(instances.labels.tolist(), lengths[TIMISE].tolist(), strict=True))
+    ratios = [ours[i] / row["cable_length"] for i, row in expected.iterrows()]
+    assert 0.95 <= np.median(ratios) <= 1.05

@@ -7,6 +7,7 @@ from it.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.evaluation.cable import length_codes, truth_lengths
 from cristae.evaluation.contingency import (
     Align,
     Compared,
@@ -81,6 +83,8 @@ class EvaluateConfig:
     Attributes:
         size_thresholds_vx: Most voxels of a small and of a medium instance, for AP by size.
         score_channel: Channel of the scores that ranks the instances; their mean by default.
+        categories: What matching and associations are told apart by: ``cable_length`` as TIMISE
+            has it (where the voxel size is known), ``volume`` by ``size_thresholds_vx``, ``none``.
         relabel: Take every 26-connected part of an id, on both sides, as an instance of its own.
         crop: Compare the common part of volumes that do not cover the same place.
         align: ``origin`` places volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
@@ -91,6 +95,7 @@ class EvaluateConfig:
 
     size_thresholds_vx: tuple[int, int] = (5000, 15000)
     score_channel: int | None = None
+    categories: Literal["cable_length", "volume", "none"] = "cable_length"
     relabel: bool = False
     crop: bool = False
     align: Align = "origin"
@@ -133,7 +138,7 @@ def score_instances(
             whose mean within an instance counts, or a table id -> score. Voxel counts by default.
         mask: Voxels where it is 0 are left out.
         categories: Truth id -> ``small``, ``medium`` or ``large``, for matching and associations
-            by category; ids without one count as ``small``.
+            by category, in place of what ``config`` says; ids without one count as ``small``.
         config: How to score.
         block_shape: Voxels (z, y, x) read at a time, see `overlap_table`.
         resources: Workers and executor.
@@ -157,9 +162,14 @@ def score_instances(
     _check_categories(categories)
     image = None if isinstance(scores, Mapping) else scores
     volumes = _compared(instances, truth, image, mask, config)
-    table = _table(volumes, config, block_shape, resources, None)
+    resources = Resources() if resources is None else resources
+    if categories is not None:
+        config = replace(config, categories="none")
+    volumes = _relabelled(volumes, config, resources)
+    table, lengths = _table(volumes, config, block_shape, resources, None)
     ranking = given_scores(table, scores) if isinstance(scores, Mapping) else table.mean_scores
-    return scores_of_table(table, _place_of(volumes), config, ranking, categories)
+    codes = None if categories is None else category_codes(table, categories)
+    return scores_of_table(table, _place_of(volumes), config, ranking, codes, lengths)
 
 
 def scores_of_table(
@@ -167,7 +177,8 @@ def scores_of_table(
     place: Place,
     config: EvaluateConfig,
     ranking: Floats | None = None,
-    categories: Mapping[int, str] | None = None,
+    codes: NDArray[np.int64] | None = None,
+    lengths: Mapping[str, Floats] | None = None,
 ) -> Scores:
     """All scores of an overlap table; nothing is read.
 
@@ -176,15 +187,20 @@ def scores_of_table(
         place: Of the predicted array, for the match tables.
         config: How to score.
         ranking: (predictions,) scores that rank them; voxel counts by default.
-        categories: Truth id -> category.
+        codes: (truths,) index into `matching.CATEGORIES`; by default as ``config`` says.
+        lengths: From `truth_lengths`, for categories by cable length and for the tables.
     """
-    codes = None if categories is None else category_codes(table, categories)
+    if codes is None and config.categories == "volume":
+        voxels = table.truth.voxels
+        codes = np.searchsorted(config.size_thresholds_vx, voxels, side="left").astype(np.int64)
+    elif codes is None and lengths is not None:
+        codes = length_codes(lengths)
     matches = match(table, ranking, config.size_thresholds_vx)
     named = None if codes is None else (codes, CATEGORIES)
     return Scores(
         **_all_blocks(table, ranking, codes, config),
         ranked_by="size" if ranking is None else "score",
-        tables=match_tables(matches, associate(matches), place, named),
+        tables=match_tables(matches, associate(matches), place, named, lengths),
     )
 
 
@@ -275,6 +291,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     """
     config = EvaluateConfig() if config is None else config
     check_evaluate_config(config)
+    resources = Resources() if resources is None else resources
     volumes = _compared(instances, truth, scores, mask, config)
     place_volumes(volumes, config.crop, config.align)
     inputs = {role: volume.fingerprint for role, volume in volumes.volumes.items()}
@@ -286,8 +303,11 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
                 log.info("%s: already done", out_json)
                 return load_scores(out_json, csv_dir)
             ledger.reopen()
-        table = _table(volumes, config, block_shape, resources, ledger)
-        result = scores_of_table(table, _place_of(volumes), config, table.mean_scores)
+        volumes = _relabelled(volumes, config, resources)
+        table, lengths = _table(volumes, config, block_shape, resources, ledger)
+        result = scores_of_table(
+            table, _place_of(volumes), config, table.mean_scores, lengths=lengths
+        )
         write_scores(result, out_json, csv_dir)
         ledger.finish(ranked_by=result.ranked_by)
     return result
@@ -308,7 +328,13 @@ def pool_scores(tables: Sequence[MatchTables], config: EvaluateConfig | None = N
     table = pool([overlaps_of_tables(each) for each in tables])
     ranking = table.mean_scores
     ranked_by: Ranking = "size" if ranking is None else "score"
-    return Scores(**_all_blocks(table, ranking, None, config), ranked_by=ranked_by)
+    named = [each.truth.get("category") for each in tables]
+    codes = None
+    known = [names for names in named if names is not None]
+    if len(known) == len(named):
+        number = {name: code for code, name in enumerate(CATEGORIES)}
+        codes = np.array([number[name] for names in known for name in names], np.int64)
+    return Scores(**_all_blocks(table, ranking, codes, config), ranked_by=ranked_by)
 
 
 def _check_categories(categories: Mapping[int, str] | None) -> None:
@@ -340,22 +366,27 @@ def _volume(source: Volume | Array, name: str) -> Volume:
     return array_volume(source, name=name).with_(chunk_shape=(1, 1, 1))
 
 
+def _relabelled(volumes: Compared, config: EvaluateConfig, resources: Resources) -> Compared:
+    """Both sides with every connected part as an instance, where that is asked for."""
+    if not config.relabel:
+        return volumes
+    place_volumes(volumes, config.crop, config.align)  # faults first
+    return replace(
+        volumes,
+        prediction=relabelled(volumes.prediction, resources),
+        truth=relabelled(volumes.truth, resources),
+    )
+
+
 def _table(
     volumes: Compared,
     config: EvaluateConfig,
     block_shape: Triple | None,
-    resources: Resources | None,
+    resources: Resources,
     ledger: Ledger | None,
-) -> Overlaps:
-    resources = resources or Resources()
-    if config.relabel:
-        place_volumes(volumes, config.crop, config.align)  # faults first
-        volumes = replace(
-            volumes,
-            prediction=relabelled(volumes.prediction, resources),
-            truth=relabelled(volumes.truth, resources),
-        )
-    return overlap_table(
+) -> tuple[Overlaps, Mapping[str, Floats] | None]:
+    """The overlap table, and cable lengths where they are asked for and the voxel size is known."""
+    table = overlap_table(
         volumes,
         crop=config.crop,
         align=config.align,
@@ -363,6 +394,14 @@ def _table(
         resources=resources,
         ledger=ledger,
     )
+    size = volumes.prediction.voxel_size_nm or volumes.truth.voxel_size_nm
+    if config.categories != "cable_length":
+        return table, None
+    if size is None:
+        log.info("evaluate: no categories by cable length, the voxel size is unknown")
+        return table, None
+    box, placed = place_volumes(volumes, config.crop, config.align)
+    return table, truth_lengths(placed, box, table.truth, size, resources)
 
 
 def _place_of(volumes: Compared) -> Place:

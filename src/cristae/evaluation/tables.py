@@ -5,6 +5,7 @@ table: written as CSV files and read back they give the same scores (`overlaps_o
 volumes of a run can be pooled without looking at voxels again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class MatchTables:
     Attributes:
         truth: ``truth`` (id), ``voxels``, ``prediction`` (id of the one that overlaps it best, 0
             for none), ``iou``, ``association`` (see `matching.KINDS`), ``category`` where there
-            are categories, place.
+            are categories, ``cable_length_timise_nm`` and ``skeleton_length_nm`` where they were
+            measured (`cable`), place.
         prediction: ``instance`` (id), ``voxels``, ``rank`` (1 first), ``score`` where there are
             scores, ``truth`` (id of its best truth, 0 for none), ``iou``, ``association``
             (``background`` where it overlaps no truth), place.
@@ -60,6 +62,7 @@ def match_tables(
     associations: Associations,
     place: Place,
     categories: tuple[Codes, tuple[str, ...]] | None = None,
+    lengths: Mapping[str, Floats] | None = None,
 ) -> MatchTables:
     """The tables of a comparison.
 
@@ -68,6 +71,7 @@ def match_tables(
         associations: From `matching.associate`.
         place: Of the predicted array.
         categories: (truths,) index of each truth's category, and the names.
+        lengths: More columns (truths,) of the truth: its cable lengths.
     """
     table, best = matches.table, matches.best["all"]
     bringer = best_prediction(table, matches.order)
@@ -81,6 +85,7 @@ def match_tables(
     }
     if categories is not None:
         truth["category"] = np.array(categories[1], dtype=object)[categories[0]]
+    truth.update(lengths or {})
     ranks = np.empty(len(matches.order), np.int64)
     ranks[matches.order] = np.arange(1, len(matches.order) + 1)
     kinds[MISSING] = "background"

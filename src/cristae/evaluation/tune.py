@@ -69,6 +69,9 @@ KEPT = 3
 """Without truth, the instances of so many settings are kept beside the base's."""
 
 
+_QUIET_EVALUATE = EvaluateConfig(bootstrap_samples=0, categories="none")
+
+
 @config_dataclass
 class TuneConfig:
     """What is tried, and by what it is judged.
@@ -79,13 +82,13 @@ class TuneConfig:
             and contour thresholds, or as many of them as the decoder has.
         score: What is best: a name of `SCORES`, or the keys of a number of ``scores.json``,
             ``matching/0.5/all/recall``. Errors are best when lowest.
-        evaluate: How to score.
+        evaluate: How to score; without relabelling, cropping and categories by cable length.
     """
 
     segment: SegmentConfig = SegmentConfig()
     grid: dict[str, tuple[Value, ...]] | None = None
     score: str = "accuracy_75"
-    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(bootstrap_samples=0))
+    evaluate: EvaluateConfig = _QUIET_EVALUATE
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def tune_decoder(
     tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
     settings: dict[int, Setting] = {}
     kept: dict[int, Labelled] = {}
-    for i, found in _all_found(prediction, decodings, base, resources):
+    for i, found in _all_found(prediction, decodings, config.segment, base, resources):
         settings[i] = replace(judge(decodings[i], found), values=tried[i])
         if truth is None:
             kept[i] = found
@@ -225,6 +228,18 @@ def _decodings(
         f"grid: no parameter {name!r}, known are {', '.join(known)}"
         for name in grid
         if name not in known
+    ]
+    evaluate = config.evaluate
+    unfit = {
+        "relabel": evaluate.relabel,
+        "crop": evaluate.crop,
+        "score_channel": evaluate.score_channel is not None,
+        "categories": evaluate.categories == "cable_length",
+    }
+    faults += [
+        f"evaluate.{name} {getattr(evaluate, name)}: not when thresholds are searched"
+        for name, is_unfit in unfit.items()
+        if is_unfit
     ]
     faults += [f"grid: {name} has no values" for name, values in grid.items() if not values]
     decodings = []
@@ -288,7 +303,11 @@ class _Judge:
 
 
 def _all_found(
-    prediction: Volume, decodings: Sequence[Decoding], base: int, resources: Resources
+    prediction: Volume,
+    decodings: Sequence[Decoding],
+    segment: SegmentConfig,
+    base: int,
+    resources: Resources,
 ) -> Iterator[tuple[int, Labelled]]:
     """(index, instances) of every setting, the base setting first."""
     order = sorted(range(len(decodings)), key=lambda i: i != base)
@@ -297,12 +316,15 @@ def _all_found(
             yield order[k], found
         return
     for i in order:
-        yield i, _segmented(prediction, decodings[i], resources)
+        yield i, _segmented(prediction, decodings[i], segment, resources)
 
 
-def _segmented(prediction: Volume, decoding: Decoding, resources: Resources) -> Labelled:
+def _segmented(
+    prediction: Volume, decoding: Decoding, segment: SegmentConfig, resources: Resources
+) -> Labelled:
     with tempfile.TemporaryDirectory(prefix="cristae-tune-") as folder:
-        config = SegmentConfig(decoder=decoding.decoder, **decoding.parameters)
+        fixed: dict[str, Any] = {"decoder": decoding.decoder, **decoding.parameters}
+        config = replace(segment, **fixed)
         labels = segment_volume(
             prediction,
             Path(folder) / "labels.zarr",

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from cristae import __version__
-from cristae.configuration import load_config, to_plain
+from cristae.configuration import load_config, read_yaml, to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.files import write_atomic
 from cristae.engine.ledger import open_ledger
@@ -85,11 +85,11 @@ def read_tuned(path: Path) -> tuple[str, dict[str, Any]]:
         SourceNotFoundError: No such file.
         ConfigError: Not such a file.
     """
-    found = to_plain(load_config(SegmentConfig, path, []))
-    decoder = found.pop("decoder")
-    if decoder is None:
+    found = load_config(SegmentConfig, path)
+    if found.decoder is None:
         raise ConfigError(f"{path}: names no decoder")
-    return decoder, {name: value for name, value in found.items() if value is not None}
+    named = [name for name in read_yaml(path) if name != "decoder"]
+    return found.decoder, {name: to_plain(getattr(found, name)) for name in named}
 
 
 def _write_text(path: Path, text: str) -> None:

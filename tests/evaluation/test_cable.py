@@ -1,0 +1,132 @@
+"""Cable lengths of the truth, and what is told apart by them."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from cristae.engine.executors import Resources
+from cristae.errors import MemoryLimitError
+from cristae.evaluation.evaluate import (
+    EvaluateConfig,
+    format_scores,
+    pool_scores,
+    read_matches,
+    score_instances,
+    write_tables,
+)
+from cristae.volumes.volume import array_volume
+
+SIZE = (30.0, 8.0, 8.0)
+SERIAL = Resources(1, "serial")
+NAMES = ["all", "small", "medium", "large"]
+
+
+@pytest.fixture
+def bars():
+    """Bars of 20, 200 and 600 voxels along x, 152, 1592 and 4792 nm; the last one is missed."""
+    truth = np.zeros((5, 30, 620), np.uint16)
+    for label, (row, length) in enumerate(((3, 20), (12, 200), (22, 600)), start=4):
+        truth[2, row, 5 : 5 + length] = label
+    return np.where(truth == 6, 0, truth), truth
+
+
+def volume(array, size=SIZE):
+    return array_volume(array, voxel_size_nm=size)
+
+
+def scored(found, true, **changes):
+    config = EvaluateConfig(**{"bootstrap_samples": 0, **changes})
+    return score_instances(found, true, config=config, resources=SERIAL)
+
+
+def test_categories_by_cable_length(bars):
+    found, true = (volume(a) for a in bars)
+    scores = scored(found, true)
+    truth = scores.tables.truth
+    for name in ("cable_length_timise_nm", "skeleton_length_nm"):
+        assert truth[name].tolist() == [19 * 8.0, 199 * 8.0, 599 * 8.0]
+    assert truth["category"].tolist() == ["small", "medium", "large"]
+    assert list(scores.matching["0.75"]) == NAMES
+    tp, fn = ([scores.matching["0.75"][n][k] for n in NAMES] for k in ("tp", "fn"))
+    assert (tp, fn) == ([2, 1, 1, 0], [1, 0, 0, 1])
+    assert [scores.associations[n]["missing"] for n in NAMES] == [1, 0, 0, 1]
+
+
+def test_limits_belong_to_the_longer_category():
+    truth = np.zeros((3, 5, 130), np.uint8)
+    truth[1, 1, 2:128] = 1  # 125 steps of 8 nm
+    truth[1, 3, 2:127] = 2
+    table = scored(volume(truth), volume(truth)).tables.truth
+    assert table["cable_length_timise_nm"].tolist() == [1000.0, 992.0]
+    assert table["category"].tolist() == ["medium", "small"]
+
+
+def test_without_a_voxel_size_all_else_is_given_and_that_is_said(bars, caplog):
+    with caplog.at_level(logging.INFO, logger="cristae"):
+        scores = scored(*bars)
+    assert "no categories by cable length, the voxel size is unknown" in caplog.text
+    assert list(scores.matching["0.75"]) == ["all"]
+    assert "category" not in scores.tables.truth
+    assert "need a voxel size" in format_scores(scores)
+    assert "need a voxel size" not in format_scores(scored(*(volume(a) for a in bars)))
+
+
+def test_other_categories(bars):
+    found, true = (volume(a) for a in bars)
+    by_volume = scored(found, true, categories="volume", size_thresholds_vx=(20, 200))
+    assert by_volume.tables.truth["category"].tolist() == ["small", "medium", "large"]
+    assert "skeleton_length_nm" not in by_volume.tables.truth
+    assert list(scored(found, true, categories="none").matching["0.5"]) == ["all"]
+    given = score_instances(found, true, categories={6: "medium"}, resources=SERIAL)
+    assert given.tables.truth["category"].tolist() == ["small", "small", "medium"]
+
+
+def test_lengths_are_those_of_what_is_compared(bars):
+    """Cropped, masked and relabelled truth is measured as it is scored."""
+    _, true = bars
+    mask = np.ones_like(true)
+    mask[:, :, 100:] = 0
+    config = EvaluateConfig(bootstrap_samples=0)
+    masked = score_instances(volume(true), volume(true), mask=mask, config=config, resources=SERIAL)
+    assert masked.tables.truth["skeleton_length_nm"].tolist() == [152.0, 94 * 8.0, 94 * 8.0]
+    part = volume(true).crop(volume(true).box.grow((0, 0, -10)))
+    cut = scored(volume(true), part, crop=True)
+    assert cut.tables.truth["skeleton_length_nm"].tolist()[0] == 14 * 8.0
+    gap = true.copy()
+    gap[:, :, 300:310] = 0
+    parts = scored(volume(gap), volume(gap), relabel=True)
+    assert sorted(parts.tables.truth["skeleton_length_nm"].tolist()) == [
+        *(152.0, 199 * 8.0, 294 * 8.0, 294 * 8.0),
+    ]
+
+
+def test_pooled_volumes_keep_their_categories(bars, tmp_path):
+    scores = scored(*(volume(a) for a in bars))
+    write_tables(scores, tmp_path)
+    tables = read_matches(tmp_path)
+    assert tables.truth["cable_length_timise_nm"].tolist() == [152.0, 1592.0, 4792.0]
+    config = EvaluateConfig(bootstrap_samples=0)
+    alone = pool_scores([tables], config).to_dict()
+    assert json.dumps(alone) == json.dumps(scores.to_dict())
+    twice = pool_scores([tables, tables], config)
+    assert [twice.associations[n]["missing"] for n in NAMES] == [2, 0, 0, 2]
+
+
+def test_an_instance_that_does_not_fit_is_refused_before_it_is_traced():
+    big = np.zeros((60, 220, 220), np.uint8)
+    big[0, 0, 0] = big[-1, -1, -1] = 1
+    config = EvaluateConfig(bootstrap_samples=0)
+    limited = Resources(1, "serial", memory_gib=0.12)
+    with pytest.raises(MemoryLimitError, match="cable lengths: needs"):
+        score_instances(volume(big), volume(big), config=config, resources=limited)
+
+
+def test_an_instance_along_a_face_is_as_long_as_it_is():
+    """TIMISE's paths begin in the middle of the section that the face cuts; it has no other."""
+    truth = np.zeros((1, 3, 60), np.uint8)
+    truth[0, 1, 5:55] = 1
+    table = scored(volume(truth), volume(truth)).tables.truth
+    assert table["skeleton_length_nm"].tolist() == [49 * 8.0]
+    assert table["cable_length_timise_nm"].tolist() == [0.0]
