@@ -14,15 +14,17 @@ it, no such mean is ever high enough, so that components never join and each is 
 import heapq
 
 import numpy as np
-from numba import njit, types
-from numba.typed import Dict
+from numba import njit
 from numpy.typing import NDArray
 
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.flood import labelled_runs
-from cristae.segmentation.runs import Ints, Raster, Runs, intersect, number_roots, unite
+from cristae.segmentation.runs import Ints, Raster, Runs, find_root, intersect, number_roots, unite
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import Decoded, contested_runs, in_raster_order, save_decoded
+
+SCATTER = np.uint64(0x9E3779B97F4A7C15)
+"""Spreads keys over a table (Fibonacci hashing)."""
 
 Contacts = tuple[Ints, Ints, Ints, Ints]
 """First fragment, second fragment (the larger number), sum of the edges, number of edges."""
@@ -137,12 +139,11 @@ def _agglomerate(u, v, total, count, n, level):  # type: ignore[no-untyped-def]
     rank, stamp = np.arange(m), np.zeros(m, np.int64)  # a stamp below 0: no more
     first, last = np.full((2, n), -1, np.int64)
     degree, after = np.zeros(n, np.int64), np.full(2 * m, -1, np.int64)
-    edge_of = Dict.empty(types.int64, types.int64)
+    keys, edge_of, bits = _table_of(u, v, n)
     heap = [(0.0, 0, 0, 0) for _ in range(0)]  # -mean, rank, edge and its stamp
     for e in range(m):
         _hang(2 * e, u[e], first, last, after, degree)
         _hang(2 * e + 1, v[e], first, last, after, degree)
-        edge_of[min(u[e], v[e]) * n + max(u[e], v[e])] = e
         if total[e] > level * count[e]:
             heap.append((-total[e] / count[e], e, e, 0))
     heapq.heapify(heap)
@@ -155,14 +156,17 @@ def _agglomerate(u, v, total, count, n, level):  # type: ignore[no-untyped-def]
         parent[goes] = stays
         stamp[e] = -1
         degree[stays] -= 1
+        _forget(keys, edge_of, bits, min(stays, goes) * n + max(stays, goes))
         half = first[goes]
         while half >= 0:
             f, following = half // 2, after[half]
             if stamp[f] >= 0:
                 far = v[f] if u[f] == goes else u[f]
+                _forget(keys, edge_of, bits, min(goes, far) * n + max(goes, far))
                 key = min(stays, far) * n + max(stays, far)
-                if key in edge_of and stamp[edge_of[key]] >= 0:
-                    g = edge_of[key]
+                place = _place(keys, bits, key)
+                if keys[place] == key:
+                    g = np.int64(edge_of[place])
                     total[g] += total[f]
                     count[g] += count[f]
                     rank[g] = min(rank[g], rank[f])
@@ -170,19 +174,61 @@ def _agglomerate(u, v, total, count, n, level):  # type: ignore[no-untyped-def]
                     stamp[g] += 1
                     degree[far] -= 1
                     if total[g] > level * count[g]:
-                        heapq.heappush(heap, (-total[g] / count[g], rank[g], g, stamp[g]))
+                        entry = (-total[g] / count[g], rank[g], g, stamp[g])
+                        heapq.heappush(heap, entry)  # type: ignore[misc]
                 else:
                     u[f], v[f] = stays, far
-                    edge_of[key] = f
+                    keys[place], edge_of[place] = key, f
                     _hang(half, stays, first, last, after, degree)
             half = following
     for i in range(n):
-        root = i
-        while parent[root] != root:
-            root = parent[root]
-        while parent[i] != root:
-            parent[i], i = root, parent[i]
+        parent[i] = find_root(parent, i)
     return parent
+
+
+@njit(nogil=True, cache=True)
+def _table_of(u, v, n):  # type: ignore[no-untyped-def]
+    """Open addresses of the edge between two regions a < b, whose key is a * n + b."""
+    bits = 3
+    while 1 << bits < 2 * u.size:
+        bits += 1
+    keys, edge_of = np.full(1 << bits, -1, np.int64), np.empty(1 << bits, np.int32)
+    for e in range(u.size):
+        key = min(u[e], v[e]) * n + max(u[e], v[e])
+        place = _place(keys, bits, key)
+        keys[place], edge_of[place] = key, e
+    return keys, edge_of, bits
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _home(key, bits):  # type: ignore[no-untyped-def]
+    return np.int64((np.uint64(key) * SCATTER) >> np.uint64(64 - bits))
+
+
+@njit(nogil=True, cache=True)
+def _place(keys, bits, key):  # type: ignore[no-untyped-def]
+    """Where a key stands in a table of open addresses, or the free place where it belongs."""
+    last = keys.size - 1
+    place = _home(key, bits)
+    while keys[place] >= 0 and keys[place] != key:
+        place = (place + 1) & last
+    return place
+
+
+@njit(nogil=True, cache=True)
+def _forget(keys, edge_of, bits, key):  # type: ignore[no-untyped-def]
+    """Take a key out, and move those behind it that would not be found any more."""
+    last = keys.size - 1
+    hole = _place(keys, bits, key)
+    place = hole
+    while True:
+        place = (place + 1) & last
+        if keys[place] < 0:
+            break
+        if (place - _home(keys[place], bits)) & last >= (place - hole) & last:
+            keys[hole], edge_of[hole] = keys[place], edge_of[place]
+            hole = place
+    keys[hole] = -1
 
 
 @njit(nogil=True, cache=True)

@@ -29,7 +29,7 @@ BYTES_PER_VOXEL = 12
 BYTES_PER_RUN = 130
 """Memory for each run: its record, and what is gathered and cut (measured)."""
 
-AGGLOMERATION_BYTES = (32, 130, 300)
+AGGLOMERATION_BYTES = (32, 130, 180)
 """Memory of an agglomeration for each voxel, run and edge between fragments (measured)."""
 
 LONG_WALK = 8
