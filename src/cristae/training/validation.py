@@ -46,7 +46,7 @@ def decoded_precision(
     for plan in fixed_patches(sources, config.validate_ap_boxes, box, config.working_voxel_size_nm):
         image, ids, mask = read_patch(sources[plan.source], plan, box, config.intensity)
         probability = torch.sigmoid(network(image[None, None].to(device)))[0]
-        levels = (255 * probability).to(torch.uint8).cpu().numpy()
+        levels = (255 * probability).round().to(torch.uint8).cpu().numpy()
         found, true = decode_levels(levels, config), ids.numpy()
         if mask is not None:
             known = mask.numpy() > 0
