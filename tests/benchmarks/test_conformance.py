@@ -151,3 +151,28 @@ def test_cristae_passes(script, tmp_path, check):
     rows = json.loads(done.stdout.splitlines()[-1])
     assert rows
     assert all(row["ok"] for row in rows), rows
+
+
+def test_what_takes_too_long_or_fails_is_told(conformance, tmp_path):
+    sleeps = "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    code, *_ = conformance.run_limited([sys.executable, "-c", sleeps], tmp_path, 1)
+    assert code is None
+    fails = [sys.executable, "-c", "raise SystemExit('no such thing')"]
+    code, _, complaints = conformance.run_limited(fails, tmp_path, 60)
+    assert code == 1
+    assert "no such thing" in complaints
+
+
+def test_the_table_says_what_is_not_offered_and_what_is_not_known(conformance, capsys):
+    row = conformance.Row
+    rows = {
+        "one": [row("contacts", False, "not done in 1 s"), row("x", True, "exact")],
+        "two": [row("y", False, "2 found, 1 there")],
+    }
+    conformance.print_table(rows)
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert lines["contacts"].split("  ", 1)[1].strip().startswith("NO: not done in 1 s")
+    assert lines["contacts"].endswith("not offered")
+    assert "exact" in lines["x"]
+    assert "?" in lines["y"]
+    assert lines["y"].endswith("NO: 2 found, 1 there")
