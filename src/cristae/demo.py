@@ -12,7 +12,7 @@ from cristae.volumes.simulate import SimulationConfig, touching_pairs
 from cristae.volumes.sources import open_volume
 
 DEMO_VOLUME = SimulationConfig(
-    shape=(32, 640, 640),
+    shape=(48, 640, 640),
     voxel_size_nm=(30.0, 8.0, 8.0),
     seed=20260,
     mitochondria_fraction=0.09,
