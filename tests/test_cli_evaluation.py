@@ -9,7 +9,7 @@ from tests.segmentation.helpers import noise
 from typer.testing import CliRunner
 
 from cristae import challenge, cli
-from cristae.errors import CristaeError
+from cristae.errors import CristaeError, InputError
 from cristae.evaluation.scores import Scores, load_scores, write_scores
 from cristae.networks.model import Model, load_model, save_model
 from cristae.networks.unet import UNetConfig, build_network
@@ -116,6 +116,21 @@ def test_compare_prints_and_writes_what_is_named(tmp_path):
     text = cristae("compare", *runs, "--score", "ap_75", "--out", out, "-q")
     assert "| two | general | unknown | **0.600** | **0.600** | **0.600** |" in text
     assert "\\textbf{0.600}" in out.read_text()
+
+
+def test_an_image_is_no_instances(pair, tmp_path):
+    grey = array_volume(np.ones((6, 24, 32), np.uint8), voxel_size_nm=(30, 8, 8), kind="image")
+    convert_volume(grey, tmp_path / "image.zarr", pyramid=False)
+    image, truth = tmp_path / "image.zarr", pair[1]
+    table = tmp_path / "instances.csv"
+    for arguments in (
+        ("evaluate", image, truth),
+        ("evaluate", truth, image),
+        ("measure", image, table),
+    ):
+        with pytest.raises(InputError, match=r"image\.zarr: kind 'image' found, expected labels"):
+            cristae(*arguments)
+    assert not table.exists()
 
 
 def test_evaluate_takes_masks_channels_parts_and_blocks(pair, tmp_path):

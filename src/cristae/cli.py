@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cristae.errors import ConfigError, CristaeError, OutputExistsError
+from cristae.errors import ConfigError, CristaeError, InputError, OutputExistsError
 
 if TYPE_CHECKING:
     from cristae.engine.executors import Resources
@@ -394,7 +394,7 @@ def evaluate(
         write_tables,
     )
 
-    found, true = (_open(source, voxel_size, roi, kind="labels") for source in (instances, truth))
+    found, true = (_open_labels(source, voxel_size, roi) for source in (instances, truth))
     given: dict[str, Any] = {} if scores_channel is None else {"score_channel": scores_channel}
     given |= {"categories": categories} if categories else {}
     given |= {name: True for name, on in (("relabel", relabel), ("crop", crop)) if on}
@@ -455,7 +455,7 @@ def tune(
     given |= {"segment": {"decoder": decoder}} if decoder else {}
     tuned = tune_volume(
         _open(prediction, voxel_size, roi),
-        _open(truth, voxel_size, roi, kind="labels") if truth else None,
+        _open_labels(truth, voxel_size, roi) if truth else None,
         out,
         image=_open(image, voxel_size, roi) if image else None,
         config=load_config(TuneConfig, given, settings or []),
@@ -485,7 +485,7 @@ def measure(
     from cristae.measurement.measure import measure_instances
 
     measure_instances(
-        _open(instances, voxel_size, roi, kind="labels"),
+        _open_labels(instances, voxel_size, roi),
         out,
         resources=_resources(workers, memory),
         overwrite=overwrite,
@@ -552,7 +552,7 @@ def submit(
         return
     if out is None or human is None or rat is None:
         raise ConfigError("submit: expected --human, --rat and OUT.zip, or --check FILE.zip")
-    one, two = (_open(source, None, roi, kind="labels") for source in (human, rat))
+    one, two = (_open_labels(source, None, roi) for source in (human, rat))
     typer.echo(str(submit_instances(one, two, out, resources=resources, overwrite=overwrite)))
 
 
@@ -643,6 +643,14 @@ def _open(
     size = _numbers("--voxel-size", voxel_size)
     at = _elements(index)
     return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root, index=at)
+
+
+def _open_labels(source: str, voxel_size: str | None, roi: str | None) -> "Volume":
+    volume = _open(source, voxel_size, roi, kind="labels")
+    said = volume.attributes.get("kind", "labels")
+    if said != "labels":
+        raise InputError(f"{source}: kind {said!r} found, expected labels")
+    return volume
 
 
 def _resources(workers: int | None, memory: float | None) -> "Resources":
