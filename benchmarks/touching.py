@@ -15,10 +15,12 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from cristae.demo import DEMO_VOLUME
 from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.networks.model import load_model
@@ -34,18 +36,12 @@ EPFL = Path(__file__).resolve().parents[2] / "shared" / "data" / "epfl_train"
 EPFL_WIDENING_NM = 17.0
 COPIES = 40
 
-CLEAR = {
-    "mitochondria_grey": 115.0,
-    "membrane_grey": 60.0,
-    "noise": 8.0,
-    "blur_nm": 4.5,
-    "look_variation": 0.4,
-}
-"""The looks of the demonstration; the others have any look."""
+CLEAR = replace(DEMO_VOLUME, touching_share=0.9)
+ANY_LOOK = SimulationConfig(mitochondria_fraction=0.09, touching_share=0.9)
 
 SIMULATED = {
     "simulated 30x8x8, clear": ((48, 896, 896), (30.0, 8.0, 8.0), 3001, CLEAR),
-    "simulated 30x8x8, any look": ((48, 896, 896), (30.0, 8.0, 8.0), 3002, {}),
+    "simulated 30x8x8, any look": ((48, 896, 896), (30.0, 8.0, 8.0), 3002, ANY_LOOK),
     "simulated 8x8x8, clear": ((128, 512, 512), (8.0, 8.0, 8.0), 3003, CLEAR),
     "simulated 5x5x5, clear": ((160, 640, 640), (5.0, 5.0, 5.0), 3004, CLEAR),
 }
@@ -53,16 +49,9 @@ SIMULATED = {
 
 def simulated(small: bool) -> Iterator[tuple[str, Volume, Volume]]:
     """(name, image, truth) of each simulated volume."""
-    for name, (shape, size, seed, look) in SIMULATED.items():
+    for name, (shape, size, seed, base) in SIMULATED.items():
         shape = (shape[0], shape[1], shape[2] // 2) if small else shape
-        config = SimulationConfig(
-            shape=shape,
-            voxel_size_nm=size,
-            seed=seed,
-            mitochondria_fraction=0.09,
-            touching_share=0.9,
-            **look,
-        )
+        config = replace(base, shape=shape, voxel_size_nm=size, seed=seed)
         yield name, *simulate_volume(config)
 
 

@@ -447,9 +447,9 @@ def tune(
     from cristae.networks.model import load_model, retune_model
     from cristae.presentation.tuning import read_tuned, tune_volume
 
-    if write is not None and truth is None:
-        raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
     if write is not None:
+        if truth is None:
+            raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
         load_model(write)  # found unfit now rather than after the search
     given: dict[str, Any] = {"score": score} if score else {}
     given |= {"segment": {"decoder": decoder}} if decoder else {}

@@ -284,11 +284,7 @@ def seam_weight(labels: Tensor, extra: float, *, reach: int = 3) -> Tensor:
     Returns:
         float32, shape (n, 1, z, y, x).
     """
-    seam = _holds_two(labels, 1)
-    above, below = labels[..., :-1, :, :], labels[..., 1:, :, :]
-    change = (above != below) & (above > 0) & (below > 0)
-    seam[..., :-1, :, :] |= change
-    seam[..., 1:, :, :] |= change
+    seam = contour(labels, 1, around=False, across_sections="touching")
     return 1 + extra * _dilate(seam, reach - 1)[:, None].float()
 
 
