@@ -1,16 +1,25 @@
 """Every code block in the README and in docs/ runs, page by page, in a fresh folder.
 
 Blocks marked ``text`` are drawings. The two ``make`` lines are what runs these tests. A training
-is shrunk by settings that are added to its line.
+is shrunk by settings that are added to its line. The page on MitoEM, commands of cristae only, runs
+in this process (30 of them would load torch 30 times), on folders of its data set's layout.
 """
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
+import tifffile
+import yaml
+
+from cristae import challenge, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,6 +30,60 @@ SHRINK = (
     " --set train.network.widths=[4,6] --set train.network.strides=[[1,2,2]]"
     " --set train.network.z_kernel_levels=[1]"
 )
+
+MITOEM = ROOT / "docs" / "mitoem.md"
+LEARN = (  # the recipe's own rate rises over 1000 steps
+    " --set train.steps=60 --set train.optimizer=adamw --set train.learning_rate=0.02"
+    " --set train.warmup_steps=0 --set train.calibration_batches=2 --set train.batch=2"
+    " --set train.ema_decay=0.9 --set train.augmentation=own"
+)
+COMMON = """
+SYSTEM: {NUM_GPUS: 4, NUM_CPUS: 16}
+MODEL:
+  ARCHITECTURE: unet_plus_3d
+  BLOCK_TYPE: residual_se
+  INPUT_SIZE: [17, 225, 225]
+  OUTPUT_SIZE: [17, 225, 225]
+  NORM_MODE: sync_bn
+  FILTERS: [32, 64, 96, 128, 160]
+DATASET:
+  IMAGE_NAME: [im_train.json]
+  LABEL_NAME: [mito_train.json]
+  INPUT_PATH: /path/to/data
+  OUTPUT_PATH: outputs/
+  PAD_SIZE: [4, 64, 64]
+  DO_CHUNK_TITLE: 1
+  DATA_CHUNK_NUM: [4, 8, 8]
+  DATA_CHUNK_ITER: 10000
+SOLVER:
+  LR_SCHEDULER_NAME: WarmupCosineLR
+  BASE_LR: 0.04
+  ITERATION_STEP: 1
+  ITERATION_SAVE: 5000
+  ITERATION_TOTAL: 150000
+  SAMPLES_PER_BATCH: 2
+INFERENCE:
+  INPUT_SIZE: [17, 257, 257]
+  OUTPUT_SIZE: [17, 257, 257]
+  IMAGE_NAME: im_test.json
+  OUTPUT_NAME: result
+  PAD_SIZE: [4, 64, 64]
+  AUG_MODE: mean
+  AUG_NUM: 4
+  STRIDE: [8, 128, 128]
+  SAMPLES_PER_BATCH: 8
+"""
+BC = """
+MODEL:
+  OUT_PLANES: 2
+  TARGET_OPT: ["0", "4-1-1"]
+  LOSS_OPTION: [[WeightedBCEWithLogitsLoss, DiceLoss], [WeightedBCEWithLogitsLoss, DiceLoss]]
+  LOSS_WEIGHT: [[1.0, 0.5], [1.0, 0.5]]
+  WEIGHT_OPT: [["1", "0"], ["1", "0"]]
+  OUTPUT_ACT: [[none, sigmoid], [none, sigmoid]]
+DATASET: {OUTPUT_PATH: outputs/MitoEM_BC/}
+INFERENCE: {OUTPUT_ACT: [sigmoid, sigmoid], OUTPUT_PATH: outputs/MitoEM_BC/test/}
+"""
 
 
 def blocks_of(page):
@@ -41,7 +104,9 @@ def test_every_block_is_of_a_known_language(page):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if "```" in page.read_text()], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if "```" in page.read_text() and page != MITOEM],
+    ids=lambda page: page.name,
 )
 def test_every_block_runs(page, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -58,3 +123,50 @@ def test_every_block_runs(page, tmp_path):
             command, cwd=tmp_path, env=env, check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_the_page_on_mitoem_runs(mitoem, monkeypatch, capfd):
+    """Import, train, predict, tune, segment, score, hand in and check, of both volumes."""
+    monkeypatch.chdir(mitoem)
+    for name, shape in (("SHAPE", (8, 96, 96)), ("CHUNK", (4, 32, 32)), ("BLOCK", (4, 64, 64))):
+        monkeypatch.setattr(challenge, name, shape)
+    blocks = [code for language, code in blocks_of(MITOEM) if language == "bash"]
+    lines = [line for code in blocks for line in code.splitlines()]
+    for line in [line for line in lines if line]:
+        more = SHRINK + LEARN if line.startswith("cristae train") else ""
+        command, *words = shlex.split(line + more)
+        assert command == "cristae"
+        cli.app(
+            [*words, "--workers", "1"] if "train" in words[:1] else words, standalone_mode=False
+        )
+    said = capfd.readouterr()
+    assert "not carried over: DATASET.IMAGE_NAME: volumes are those of --data" in said.err
+    assert "0_human_instance_seg_pred.h5  main  uint8  16 instances" in said.out
+    for name in ("rat", "human"):
+        scores = json.loads(Path(name, "val_scores.json").read_text())
+        assert scores["voxel"]["foreground_iou"] > 0.5
+        imported = yaml.safe_load(Path(f"{name}.yaml").read_text())
+        assert [volume["group"] for volume in imported["volumes"]] == ["train", "validation"]
+
+
+@pytest.fixture
+def mitoem(tmp_path):
+    """Slices 392-407 and 500-507 of both volumes, and the recipes: dark boxes, each an instance."""
+    for letter, seed in (("R", 0), ("H", 1)):
+        (tmp_path / f"MitoEM-{letter}-Base.yaml").write_text(COMMON)
+        (tmp_path / f"MitoEM-{letter}-BC.yaml").write_text(BC)
+        random = np.random.default_rng(seed)
+        labels = np.zeros((24, 96, 96), np.uint16)
+        for i, (y, x) in enumerate(np.ndindex(4, 4), start=1):
+            labels[:, 24 * y + 3 : 24 * y + 20, 24 * x + 4 : 24 * x + 22] = i
+        grey = np.where(labels > 0, 70, 170) + random.normal(0, 8, labels.shape)
+        image = grey.clip(0, 255).astype(np.uint8)
+        for i, z in enumerate([*range(392, 408), *range(500, 508)]):
+            part = "mito-train-v2" if z < 400 else "mito-val-v2"
+            root = tmp_path / f"MitoEM-{letter}"
+            for folder in ("im", part):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / "im" / f"im{z:04d}.png").write_bytes(imagecodecs.png_encode(image[i]))
+            if z < 500:
+                tifffile.imwrite(root / part / f"seg{z:04d}.tif", labels[i])
+    return tmp_path

@@ -209,6 +209,10 @@ def import_config(
     configs: Annotated[
         list[Path], typer.Argument(metavar="BASE.yaml [OVERRIDE.yaml ...]", help="later override")
     ],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="of MitoEM: train on its splits; may be repeated"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="OUT.yaml", help="write it there, not on the screen")
     ] = None,
@@ -223,7 +227,7 @@ def import_config(
     from cristae.engine.files import write_atomic
     from cristae.training.import_config import import_pytc_config
 
-    imported = import_pytc_config(configs)
+    imported = import_pytc_config(configs, data or ())
     text = yaml.safe_dump(imported.tree, sort_keys=False, default_flow_style=None)
     for line in imported.not_carried:
         typer.echo(f"not carried over: {line}", err=True)

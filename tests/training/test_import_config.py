@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cristae.cli import app
 from cristae.configuration import from_plain, to_plain
-from cristae.errors import ConfigError
+from cristae.errors import ConfigError, InputError
 from cristae.pipeline import RunConfig
 from cristae.training.config import TrainConfig
 from cristae.training.import_config import import_pytc_config
@@ -129,6 +129,22 @@ def test_recipes_of_mitoem_are_the_shipped_ones(name, write):
     ):
         assert part in said
     assert "BASE_LR" not in said
+
+
+def test_volumes_of_the_data_set(write, tmp_path):
+    """Two folders, for the joint recipe, in place of the tile indices it names."""
+    for letter in "RH":
+        for folder, first in (("im", "im0000.png"), ("mito-train-v2", "seg0000.tif")):
+            (tmp_path / f"MitoEM-{letter}" / folder).mkdir(parents=True)
+            (tmp_path / f"MitoEM-{letter}" / folder / first).touch()
+    folders = [tmp_path / "MitoEM-R", tmp_path / "MitoEM-H"]
+    imported = import_pytc_config(write(override(*RECIPES["bc"])), folders)
+    volumes = from_plain(RunConfig, imported.tree, "imported").volumes
+    assert [volume.name for volume in volumes] == ["MitoEM-R_z000-399", "MitoEM-H_z000-399"]
+    assert volumes[1].labels == str(folders[1] / "mito-train-v2")
+    assert "DATASET.LABEL_NAME: volumes are those of --data" in imported.not_carried
+    with pytest.raises(InputError, match="not the layout of MitoEM"):
+        import_pytc_config(write(override(*RECIPES["bc"])), [tmp_path])
 
 
 def test_distances_in_three_dimensions(write):

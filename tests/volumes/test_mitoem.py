@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from cristae.volumes.mitoem import SPLITS, find_mitoem
+from cristae.errors import InputError
+from cristae.volumes.mitoem import SPLITS, find_mitoem, mitoem_samples
 from cristae.volumes.sources import open_volume
 
 
@@ -84,3 +85,31 @@ def test_other_folders_are_no_data_set(tmp_path):
     touch(tmp_path / "im", "slice%d.png", range(3))
     assert find_mitoem(tmp_path) is None
     assert find_mitoem(tmp_path / "im") is None
+
+
+def test_samples_of_the_labelled_splits(tmp_path):
+    """Each opens its slices alone, whatever else lies in the folder."""
+    root = tmp_path / "MitoEM-R"
+    for folder, name, numbers in (
+        ("im", "im%04d.tif", (399, 400, 401, 500)),
+        ("mito-train-v2", "seg%04d.tif", (399,)),
+        ("mito-val-v2", "seg%04d.tif", (400, 401)),
+    ):
+        (root / folder).mkdir(parents=True)
+        for n in numbers:
+            tifffile.imwrite(root / folder / (name % n), np.full((4, 5), n, np.uint16))
+    train, validation = mitoem_samples([root])
+    assert (train.name, train.group) == ("MitoEM-R_z000-399", "train")
+    assert (validation.name, validation.group) == ("MitoEM-R_z400-499", "validation")
+    assert train.voxel_size_nm == validation.voxel_size_nm == (30.0, 8.0, 8.0)
+    for sample, numbers in ((train, [399]), (validation, [400, 401])):
+        for source in (sample.image, sample.labels):
+            assert open_volume(source).read()[:, 0, 0].tolist() == numbers
+
+
+def test_samples_of_folders_that_lack_something(tmp_path):
+    touch(tmp_path / "H" / "im", "im%04d.png", range(500, 503))
+    with pytest.raises(InputError) as caught:
+        mitoem_samples([tmp_path / "H", tmp_path])
+    for part in ("no images of slices 0-399", "no labels of slices 0-399", "not the layout"):
+        assert part in str(caught.value)

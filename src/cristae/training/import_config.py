@@ -18,6 +18,7 @@ from cristae.networks.unet import total_stride
 from cristae.training.augment import GeometryConfig
 from cristae.training.config import PYTC, TrainConfig, check_train_config
 from cristae.training.targets import target_of
+from cristae.volumes.mitoem import mitoem_samples
 
 _DEFAULTS: dict[str, Any] = {
     "MODEL.TARGET_OPT": ["0"],
@@ -52,6 +53,9 @@ _DEFAULTS: dict[str, Any] = {
     "DATASET.VAL_VALID_MASK_NAME": [],
 }
 """Keys that are carried over, with their defaults."""
+
+_VOLUMES = tuple(key for key in _DEFAULTS if key.startswith("DATASET.") and "OUT" not in key)
+"""Those that say what is learned from."""
 
 _LOSSES = {
     "WeightedBCE": "bce",
@@ -94,13 +98,18 @@ class ImportedConfig:
     not_carried: tuple[str, ...]
 
 
-def import_pytc_config(paths: Sequence[str | Path]) -> ImportedConfig:
+def import_pytc_config(
+    paths: Sequence[str | Path], data: Sequence[str | Path] = ()
+) -> ImportedConfig:
     """Turn the configuration files of a recipe into one of cristae.
 
     Args:
         paths: YAML files; later ones override earlier ones key by key.
+        data: Folders of the MitoEM data set, whose labelled splits take the place of the recipe's
+            volumes.
 
     Raises:
+        InputError: ``data`` that is not laid out as MitoEM is.
         SourceNotFoundError: No such file.
         ConfigError: Files that cannot be read, or a recipe that cannot be followed; all faults
             at once.
@@ -112,7 +121,7 @@ def import_pytc_config(paths: Sequence[str | Path]) -> ImportedConfig:
     solver = _solver(values, faults)
     targets = _targets(values["MODEL.TARGET_OPT"], faults)
     losses = _losses(values, setup, faults)
-    volumes = _volumes(values, faults)
+    volumes = _volumes(values, faults) if not data else _splits(data)
     raise_faults(name, faults, ConfigError)
     depth = len(values["MODEL.FILTERS"])
     network = {
@@ -135,6 +144,7 @@ def import_pytc_config(paths: Sequence[str | Path]) -> ImportedConfig:
     train["patch"], lines = _patch(values["MODEL.INPUT_SIZE"], train)
     check_train_config(from_plain(TrainConfig, train, name))
     tree = {"out": values["DATASET.OUTPUT_PATH"], "volumes": volumes, "train": train}
+    lines += [f"{key}: volumes are those of --data" for key in given if data and key in _VOLUMES]
     return ImportedConfig(tree, (*lines, *_not_carried(given, setup)))
 
 
@@ -279,6 +289,13 @@ def _volumes(values: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any
     if not any(volume["group"] == "train" for volume in volumes):
         faults.append("DATASET.IMAGE_NAME: no volume, expected one at least")
     return volumes
+
+
+def _splits(data: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The labelled splits of folders of MitoEM; what a sample has by default is left out."""
+    keys = ("name", "group", "image", "labels", "voxel_size_nm")
+    samples = [to_plain(sample) for sample in mitoem_samples(data)]
+    return [{key: sample[key] for key in keys} for sample in samples]
 
 
 def _names(value: Any) -> list[str]:

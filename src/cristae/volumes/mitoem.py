@@ -12,9 +12,13 @@ are the challenge's own.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from cristae.errors import raise_faults
+from cristae.volumes.dataset import Sample
 
 SPLITS = {"train": (0, 400), "validation": (400, 500), "test": (500, 1000)}
 """Slices of each split, half-open."""
@@ -22,7 +26,8 @@ SPLITS = {"train": (0, 400), "validation": (400, 500), "test": (500, 1000)}
 VOXEL_SIZE_NM = (30.0, 8.0, 8.0)
 
 _IMAGES, _LABELS = ("im",), ("mito", "mito_train", "mito_val", "mito-train-v2", "mito-val-v2")
-_SLICE = re.compile(r"(?:im|seg|mito)_?(\d{4})\.(?:png|tiff?)")
+_SLICE = re.compile(r"((?:im|seg|mito)_?)(\d{4})(\.(?:png|tiff?))")
+_NUMBERS = {"train": "0[0-3][0-9][0-9]", "validation": "04[0-9][0-9]", "test": "0[5-9][0-9][0-9]"}
 _FILE = re.compile(r"(im|mito)_(train|val|test)(?:-v\d)?\.h5")
 _SPLIT_OF_FILE = {"train": "train", "val": "validation", "test": "test"}
 
@@ -38,6 +43,7 @@ class Part:
         roi: The split's part of that source; None where it is all of it.
         found: Slices there; None where a file holds them.
         missing: Numbers of slices that are not there, though later ones of the source are.
+        alone: What opens this part and nothing else, without a roi: the source, or a glob.
     """
 
     role: str
@@ -46,6 +52,7 @@ class Part:
     roi: str | None
     found: int | None
     missing: tuple[int, ...]
+    alone: str
 
     @property
     def text(self) -> str:
@@ -108,6 +115,44 @@ def find_mitoem(path: str | Path) -> MitoEMFolder | None:
     return MitoEMFolder(str(path), _tissue(folder.resolve()), tuple(parts))
 
 
+def mitoem_samples(folders: Sequence[str | Path]) -> list[Sample]:
+    """The labelled splits of folders of the data set, as samples to train and validate on.
+
+    Args:
+        folders: Each holds one volume's ``im``.
+
+    Returns:
+        A sample of group ``train`` for each folder, and one of group ``validation`` where its
+        images and labels are there.
+
+    Raises:
+        InputError: Folders of another layout, or without what training needs; all at once.
+    """
+    samples, faults = [], []
+    for folder in folders:
+        found = find_mitoem(folder)
+        if found is None:
+            faults.append(f"{folder}: not the layout of MitoEM, expected `im` and labels in it")
+            continue
+        parts = {(part.role, part.split): part.alone for part in found.parts}
+        missing = [role for role in ("images", "labels") if (role, "train") not in parts]
+        faults += [f"{folder}: no {role} of slices 0-399 there" for role in missing]
+        group: Literal["train", "validation"]
+        for group in ("train", "validation"):
+            first, last = SPLITS[group]
+            if ("images", group) in parts and ("labels", group) in parts:
+                sample = Sample(
+                    name=f"{Path(folder).resolve().name}_z{first:03d}-{last - 1}",
+                    image=parts["images", group],
+                    labels=parts["labels", group],
+                    voxel_size_nm=VOXEL_SIZE_NM,
+                    group=group,
+                )
+                samples.append(sample)
+    raise_faults("MitoEM", faults)
+    return samples
+
+
 def _parts_of_folders(folder: Path) -> Iterator[Part]:
     for role, names in (("images", _IMAGES), ("labels", _LABELS)):
         for name in names:
@@ -117,8 +162,9 @@ def _parts_of_folders(folder: Path) -> Iterator[Part]:
 
 
 def _parts_of_slices(role: str, folder: Path) -> Iterator[Part]:
-    found = (_SLICE.fullmatch(entry.name) for entry in folder.iterdir())
-    numbers = sorted(int(match[1]) for match in found if match)
+    entries = (_SLICE.fullmatch(entry.name) for entry in folder.iterdir())
+    matches = [match for match in entries if match]
+    numbers = sorted(int(match[2]) for match in matches)
     for split, (first, last) in SPLITS.items():
         here = [n for n in numbers if first <= n < last]
         if here:
@@ -127,7 +173,9 @@ def _parts_of_slices(role: str, folder: Path) -> Iterator[Part]:
             whole = len(here) == len(numbers)
             roi = None if whole else f"{before}:{before + len(here)},:,:"
             gone = sorted(set(range(here[0], here[-1] + 1)) - set(here))
-            yield Part(role, split, str(folder), roi, len(here), tuple(gone))
+            name = f"{matches[0][1]}{_NUMBERS[split]}{matches[0][3]}"
+            alone = str(folder if whole else folder / name)
+            yield Part(role, split, str(folder), roi, len(here), tuple(gone), alone)
 
 
 def _parts_of_files(folder: Path) -> Iterator[Part]:
@@ -135,7 +183,8 @@ def _parts_of_files(folder: Path) -> Iterator[Part]:
         match = _FILE.fullmatch(entry.name)
         if match:
             role = "images" if match[1] == "im" else "labels"
-            yield Part(role, _SPLIT_OF_FILE[match[2]], str(entry), None, None, ())
+            split = _SPLIT_OF_FILE[match[2]]
+            yield Part(role, split, str(entry), None, None, (), str(entry))
 
 
 def _tissue(folder: Path) -> str | None:
