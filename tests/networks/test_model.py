@@ -57,6 +57,23 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+def test_offsets_of_affinities_travel(random_network, tmp_path):
+    """Those of another order or direction, and those of files that do not name any yet."""
+    config = replace(CONFIG, channels=("affinity_x", "affinity_z2", "contour"))
+    steps = ((0, 0, 1), (-2, 0, 0))
+    model = Model(config, random_network(config).state_dict(), config.channels, offsets=steps)
+    path = tmp_path / "model.pt"
+    assert save_model(model, path).offsets == load_model(path).offsets == steps
+    assert replace(model, offsets=()).fingerprint == model.fingerprint
+    write_tree(path, offsets=None)
+    assert load_model(path).offsets == ((0, 0, -1), (-2, 0, 0))
+    write_tree(path, offsets=[[0, 1]])
+    with pytest.raises(InputError, match="offsets"):
+        load_model(path)
+    with pytest.raises(InputError, match=r"offsets .* expected at most one a channel"):
+        save_model(replace(model, offsets=steps * 2), path)
+
+
 def test_half_precision_is_rounded_once(model, tmp_path):
     saved = save_model(model, tmp_path / "half.pt", stored_as="float16")
     loaded = load_model(tmp_path / "half.pt")

@@ -210,6 +210,7 @@ def test_what_a_recipe_leaves_out_is_as_in_the_reference(recipe) -> None:
     ("targets", "channels", "decoder"),
     [
         (["2"], ("affinity_z", "affinity_y", "affinity_x"), "affinity_connected"),
+        (["2-1-8-8-v1"], ("affinity_z", "affinity_y8", "affinity_x8"), "binary_watershed"),
         (["0", "4-1-1", "6"], ("mask", "contour", "distance"), "bcd_watershed"),
         (["0", "4-1-1", "5-3d-1-0-4.0"], ("mask", "contour", "distance"), "bcd_watershed"),
     ],
@@ -235,6 +236,9 @@ INFERENCE: {OUTPUT_ACT: [sigmoid, softmax]}
         read_pytc_config(recipe(text))
     for part in ("MEAN: 0.3", "DATA_SCALE", "'7'", "'softmax'", "OUTPUT_SIZE"):
         assert part in str(error.value)
+    for option in ("2-1-8-8-pni", "2-8-8-v1", "2-0-8-8-v1"):
+        with pytest.raises(ConfigError, match=rf"'{option}': expected 0, 2 \(or 2-z-y-x-v1\)"):
+            read_pytc_config(recipe(f"MODEL: {{TARGET_OPT: ['{option}'], OUT_PLANES: 3}}"))
     with pytest.raises(ConfigError, match=r"OUTPUT_ACT \['sigmoid'\]: expected one .* target"):
         read_pytc_config(recipe("MODEL: {TARGET_OPT: ['0', '4-1-1']}"))
     with pytest.raises(ConfigError, match=r"OUT_PLANES 3: the targets .* have 1"):

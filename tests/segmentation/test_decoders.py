@@ -79,6 +79,29 @@ def test_all_faults_at_once_with_both_values():
         assert part in text
 
 
+def test_a_channel_of_another_name_than_its_position_is_refused():
+    """However many channels there are; names that say nothing are taken as they come."""
+    edges = array_volume(
+        np.zeros((4, 2, 3, 4), np.uint8), channels=("affinity_z", "contour", "mask", "affinity_x")
+    )
+    with pytest.raises(ConfigError, match=r"channel 1: contour found, .*takes it for affinity\n?"):
+        resolve(SegmentConfig(decoder="affinity_connected"), edges)
+    with pytest.raises(ConfigError, match="channel 0: affinity_z found, mitoem takes it for mask"):
+        resolve(SegmentConfig(decoder="mitoem"), edges)
+    resolve(SegmentConfig(decoder="affinity_connected"), volume(3))
+
+
+def test_offsets_of_channels_that_are_not_read_are_left_out():
+    names = ("affinity_x", "affinity_z", "affinity_y", "affinity_z8")
+    far = array_volume(np.zeros((4, 2, 3, 4), np.uint8), channels=names)
+    near = [[0, 0, -1], [-1, 0, 0], [0, -1, 0]]
+    found = resolve(
+        SegmentConfig(decoder="affinity_connected"),
+        far.with_(attributes={"offsets": [*near, [-8, 0, 0]]}),
+    )
+    assert found.affinity.offsets == tuple(map(tuple, near))
+
+
 @pytest.mark.parametrize("dilation", [(3, 5, 5), (1, 4, 5), (1, 0, 5)])
 def test_dilation_is_odd_and_in_plane(dilation):
     with pytest.raises(ConfigError, match="dilation"):

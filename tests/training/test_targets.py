@@ -7,6 +7,7 @@ from scipy import ndimage
 from skimage import measure, morphology
 
 from cristae.errors import ConfigError
+from cristae.networks.channels import affinity_offsets
 from cristae.training import distance, targets
 from cristae.training.targets import TargetsConfig, make_targets
 
@@ -123,6 +124,17 @@ def test_unknown_channels_are_named():
     labels = torch.zeros((1, 1, 4, 4))
     with pytest.raises(ConfigError, match=r"(?s)'skeleton'.*'flow'.*'affinity_z0'"):
         make_targets(labels, ("mask", "skeleton", "flow", "affinity_z0"), TargetsConfig())
+
+
+def test_offsets_say_what_an_affinity_holds():
+    labels = torch.from_numpy(np.random.default_rng(4).integers(0, 3, (1, 5, 6, 7)))
+    channels = ("affinity_y", "affinity_x3", "affinity_z", "affinity_z2")
+    found = make_targets(labels, channels, TargetsConfig())[0]
+    for channel, offset in zip(found, affinity_offsets(channels), strict=True):
+        near = torch.roll(labels[0], tuple(-d for d in offset), (0, 1, 2))
+        inside = tuple(slice(-d, None) for d in offset)
+        expected = (labels[0] > 0) & (labels[0] == near)
+        assert torch.equal(channel[inside], expected[inside].float())
 
 
 def test_long_range_affinity():

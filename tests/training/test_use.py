@@ -20,7 +20,7 @@ from .conftest import toy_arrays
 SIZE = (30.0, 8.0, 8.0)
 STILL = GreyConfig(tone=0, blur=0, noise=0, clouds=0, sections=0, missing=0, holes=0)
 SIGNED = LossConfig(targets={"distance": TargetLoss(mse=5.0)})
-THRESHOLDS = {"foreground_threshold": 0.5, "seed_threshold": 0.6, "min_size": 20}
+MASK = {"foreground_threshold": 0.5, "seed_threshold": 0.6, "min_size": 20}
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,21 @@ THRESHOLDS = {"foreground_threshold": 0.5, "seed_threshold": 0.6, "min_size": 20
             4,
             "bcd_watershed",
             SIGNED,
-            {"distance_seed_threshold": 0.0, "distance_foreground_threshold": -0.2},
+            MASK | {"distance_seed_threshold": 0.0, "distance_foreground_threshold": -0.2},
         ),
-        (("mask", "contour"), 1, "stack_2d", LossConfig(), {}),
+        (("mask", "contour"), 1, "stack_2d", LossConfig(), MASK),
+        (
+            ("affinity_x", "affinity_z", "affinity_y", "contour"),
+            4,
+            "affinity_connected",
+            LossConfig(),
+            {"affinity_threshold": 0.5, "min_size": 20},
+        ),
     ],
-    ids=["distance", "2D"],
+    ids=["distance", "2D", "affinities"],
 )
 def test_trained_predicted_decoded(tmp_path, channels, depth, decoder, loss, thresholds):
-    """The 9 squares of the toy come out, from three channels and from single sections."""
+    """The 9 squares of the toy come out: by distance, by section, by affinities in any order."""
     sources = {}
     for kind, array in zip(("image", "labels"), toy_arrays(), strict=True):
         sources[kind] = str(tmp_path / f"{kind}.zarr")
@@ -66,7 +73,7 @@ def test_trained_predicted_decoded(tmp_path, channels, depth, decoder, loss, thr
         grey=STILL,
         validate_every=60,
         decoder=decoder,
-        thresholds=THRESHOLDS | thresholds,
+        thresholds=thresholds,
     )
     model = train_model(config, [Sample("toy", **sources)], tmp_path / "model.pt", threads=1)
     image, labels = toy_arrays(seed=1)
@@ -77,11 +84,15 @@ def test_trained_predicted_decoded(tmp_path, channels, depth, decoder, loss, thr
         config=PredictConfig(precision="float32"),
     )
     assert prediction.channels == channels
+    steps = [[0, 0, -1], [-1, 0, 0], [0, -1, 0]] if "affinity_x" in channels else None
+    assert prediction.attributes.get("offsets") == steps
     if "distance" in channels:
         distance = prediction.read()[2] / 127.5 - 1
         assert distance[labels > 0].mean() > 0.2
         assert distance[labels == 0].mean() < -0.2
-    found = segment_volume(prediction, tmp_path / "instances.zarr", pyramid=False).read()
+    instances = segment_volume(prediction, tmp_path / "instances.zarr", pyramid=False)
+    assert instances.attributes["record"]["settings"].get("offsets") == steps
+    found = instances.read()
     assert found.max() == labels.max() == 9
     assert ((found > 0) == (labels > 0)).mean() > 0.95
     ids = {int(np.bincount(found[labels == i]).argmax()) for i in range(1, 10)}

@@ -13,6 +13,7 @@ from torch import Tensor
 from cristae.configuration import to_plain
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
+from cristae.networks.channels import affinity_offsets
 from cristae.networks.model import FORMAT, Model, model_faults
 from cristae.networks.pytc_config import read_pytc_config
 
@@ -56,6 +57,7 @@ def load_pytc_model(checkpoint: str | Path, configs: Sequence[str | Path]) -> Mo
         intensity="uint8",
         decoder=setup.decoder,
         windows=setup.windows,
+        offsets=affinity_offsets(setup.network.channels),
         card={
             "source": path.name,
             "iteration": int(tree.get("iteration") or 0),

@@ -9,6 +9,7 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
     network_config  its configuration, plain
     windows         the windows it is run on; null where any tile will do
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card
+    offsets         (z, y, x) of the voxel each affinity channel joins a voxel to; else empty
     stored_as       "float32" or "float16": how the convolutions' weights lie in the file
     state_dict      tensors by name
 
@@ -30,6 +31,8 @@ from torch import Tensor
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.files import write_atomic
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
+from cristae.grid import Triple
+from cristae.networks.channels import affinity_offsets
 from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network
 from cristae.networks.unet import UNet, UNetConfig, build_network
 from cristae.networks.windows import WindowRecipe, recipe_faults
@@ -74,6 +77,8 @@ class Model:
         card: Where it comes from: data, settings, date, scores. Plain values.
         format_version: Version of the file it was read from, or will be written as.
         windows: The windows it is run on; None for a tile-invariant network, which takes any tile.
+        offsets: Offset (z, y, x) of the voxel that each channel joins a voxel to, from the first
+            channel on while they are affinities; none by default.
     """
 
     network_config: NetworkConfig
@@ -86,13 +91,15 @@ class Model:
     card: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     windows: WindowRecipe | None = None
+    offsets: tuple[Triple, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """Identity of what can change a prediction: 16 hexadecimal digits.
 
         Weights, network, channels, working voxel size, intensity rule and windows. The decoder, its
-        thresholds and the card are left out: a prediction does not go stale when they change.
+        thresholds, the offsets and the card are left out: a prediction does not go stale when they
+        change.
         """
         digest = hashlib.sha256()
         facts: dict[str, Any] = {
@@ -155,6 +162,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "card": to_plain(model.card),
         "stored_as": stored_as,
         "windows": to_plain(model.windows),
+        "offsets": to_plain(model.offsets),
         "state_dict": tensors,
     }
     write_atomic(path, lambda file: torch.save(tree, file))
@@ -189,13 +197,14 @@ def load_model(path_or_name: str | Path) -> Model:
     if kind is None:
         faults.append(f"network: {tree.get('network')!r} found, expected one of {list(_KINDS)}")
     raise_faults(str(path), faults)
-    windows = tree.get("windows")
+    windows, offsets = tree.get("windows"), tree.get("offsets")
+    channels = tuple(tree["channels"])
     model = Model(
         network_config=from_plain(
             kind or UNetConfig, tree["network_config"], f"{path}: network_config"
         ),
         state_dict=_widened(tree["state_dict"]),
-        channels=tuple(tree["channels"]),
+        channels=channels,
         working_voxel_size_nm=tuple(tree["working_voxel_size_nm"]),
         intensity=tree["intensity"],
         decoder=tree["decoder"],
@@ -203,6 +212,9 @@ def load_model(path_or_name: str | Path) -> Model:
         card=tree["card"],
         format_version=version,
         windows=None if windows is None else from_plain(WindowRecipe, windows, f"{path}: windows"),
+        offsets=affinity_offsets(channels)  # files of before name none
+        if offsets is None
+        else from_plain(tuple[Triple, ...], offsets, f"{path}: offsets"),
     )
     raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
@@ -313,6 +325,8 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
         faults.append(
             f"windows {model.windows}: expected for networks of PyTorch Connectomics only"
         )
+    if len(model.offsets) > len(model.channels):
+        faults.append(f"offsets {model.offsets}: expected at most one a channel, {model.channels}")
     faults += recipe_faults(model.windows) if model.windows else []
     faults += _misfits(model.network_config, model.state_dict)
     if stored_as == "float16":

@@ -14,6 +14,7 @@ from typing import Any
 
 from cristae.configuration import from_plain, read_yaml
 from cristae.errors import ConfigError, raise_faults
+from cristae.networks.channels import affinity_step
 from cristae.networks.pytc import PytcConfig, check_pytc_config
 from cristae.networks.windows import WindowRecipe, recipe_faults
 
@@ -250,9 +251,10 @@ def _channels(values: Mapping[str, Any], faults: list[str]) -> tuple[list[str], 
     channels: list[str] = []
     outputs: list[str] = []
     for target, act in zip(map(str, targets), acts, strict=True):
-        names = () if _quantised(target) else _TARGETS.get(target[:1], ())
+        names = _channels_of(target)
         if not names:
-            faults.append(f"MODEL.TARGET_OPT {target!r}: expected 0, 2, 4, 5 (not quantised) or 6")
+            known = "0, 2 (or 2-z-y-x-v1), 4, 5 (not quantised) or 6"
+            faults.append(f"MODEL.TARGET_OPT {target!r}: expected {known}")
         if act not in ("sigmoid", "tanh"):
             faults.append(f"INFERENCE.OUTPUT_ACT {act!r}: expected sigmoid or tanh")
         channels += names
@@ -263,6 +265,18 @@ def _channels(values: Mapping[str, Any], faults: list[str]) -> tuple[list[str], 
             f"{len(channels)} channels"
         )
     return channels, outputs
+
+
+def _channels_of(target: str) -> tuple[str, ...]:
+    """Channels of a target's option; none of one that cannot be followed."""
+    kind, *fields = target.split("-")
+    if kind == "2" and fields:  # ranges along z, y and x, and what they mean
+        *ranges, meaning = fields
+        named = zip("zyx", ranges, strict=False)
+        far = tuple(f"affinity_{axis}{'' if n == '1' else n}" for axis, n in named)
+        followed = meaning == "v1" and len(ranges) == 3 and all(map(affinity_step, far))
+        return far if followed else ()
+    return () if _quantised(target) else _TARGETS.get(target[:1], ())
 
 
 def _quantised(target: str) -> bool:

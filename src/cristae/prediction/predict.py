@@ -109,8 +109,8 @@ def predict_volume(
 
     Returns:
         The prediction: uint8 (channels, z, y, x) on the source's grid, 255 times the probability,
-        rounded (or truncated); attributes ``decoder``, ``thresholds`` and ``quantisation`` are for
-        `segment`.
+        rounded (or truncated); attributes ``decoder``, ``thresholds``, ``offsets`` (of affinities)
+        and ``quantisation`` are for `segment`.
 
     Raises:
         InputError: A source or model that cannot be used; all faults at once, before any work.
@@ -309,7 +309,8 @@ def _attributes(
 
 def _passed_on(model: Model) -> dict[str, Any]:
     """What `segment` needs to know of the model."""
-    return {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
+    known = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
+    return known | ({"offsets": to_plain(model.offsets)} if model.offsets else {})
 
 
 def _statistics(source: Volume, model: Model, config: PredictConfig) -> IntensityStatistics:

@@ -14,8 +14,8 @@ Three code paths, and the field's names as presets of them:
 A threshold is a probability t and is compared as PyTorch Connectomics v1 does: a uint8 value v
 passes ``> t`` with v > int(255 t) and ``< t`` with v < int(255 t). A distance threshold is a signed
 distance, d = v / 127.5 - 1. Channels are known by position: mask, contour, distance; or one
-affinity along each axis, z, y, x with the voxel before unless the prediction's ``offsets`` say
-otherwise.
+affinity along each axis, z, y, x with the voxel before unless the prediction's ``offsets`` (one a
+channel) say otherwise. A channel whose name says something else than its position is refused.
 """
 
 from collections.abc import Mapping
@@ -259,6 +259,8 @@ def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
         if key not in decoder.defaults
     ]
     offsets = prediction.attributes.get("offsets") or OFFSETS
+    if isinstance(offsets, list | tuple):
+        offsets = offsets[: decoder.channels]  # others join voxels farther away
     faults += _faults_of_values(parameters) + _faults_of_prediction(prediction, name, decoder)
     if decoder.path == "affinity" and not _are_offsets(offsets):
         faults.append(
@@ -335,6 +337,11 @@ def _faults_of_prediction(prediction: Volume, name: str, decoder: Decoder) -> li
         known = AFFINITIES if decoder.path == "affinity" else CHANNELS
         needed = ", ".join(known[: decoder.channels])
         faults.append(f"{found} channels found ({names}), {name} needs {needed}")
+    for place, channel in enumerate((prediction.channels or ())[: decoder.channels]):
+        wanted = "affinity" if decoder.path == "affinity" else CHANNELS[place]
+        says = "affinity" if channel.startswith("affinity_") else channel
+        if says != wanted and says in (*CHANNELS, "affinity"):
+            faults.append(f"channel {place}: {channel} found, {name} takes it for {wanted}")
     if prediction.dtype not in (np.uint8, np.uint16) and prediction.dtype.kind != "f":
         faults.append(
             f"{prediction.dtype} voxels found, expected uint8, uint16, or float in [0, 1]"

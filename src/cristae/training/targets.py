@@ -18,7 +18,6 @@ v1.0 gives for its options ``0``, ``4-t-b``, ``2``, label erosion and weight ``1
 computed on the CPU (`cristae.training.distance`).
 """
 
-import re
 from typing import Literal
 
 import torch
@@ -28,6 +27,7 @@ from torch.nn import functional
 from cristae.configuration import config_dataclass
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
+from cristae.networks.channels import affinity_step
 from cristae.training.distance import (
     LEVELS,
     distance_level,
@@ -38,7 +38,6 @@ from cristae.training.distance import (
 AcrossSections = Literal["none", "touching", "all"]
 Target = Literal["mask", "contour", "affinity", "distance", "distance_level"]
 
-_AFFINITY = re.compile(r"affinity_([zyx])([1-9]\d*)?")
 _DISTANCE_LEVELS = tuple(f"distance_level_{level}" for level in range(LEVELS))
 
 
@@ -105,8 +104,8 @@ def make_targets(labels: Tensor, channels: tuple[str, ...], config: TargetsConfi
                 around=config.contour_around,
                 across_sections=config.contour_across_sections,
             )
-        elif kind == "affinity":
-            one = affinity_along(labels, *affinity_step(channel))
+        elif step := affinity_step(channel):
+            one = affinity_along(labels, *step)
         elif kind == "distance":
             one = distance(labels, config)
         else:
@@ -119,7 +118,7 @@ def target_of(channel: str) -> Target | None:
     """The kind of target a channel's name stands for; None where it stands for none."""
     if channel in ("mask", "contour", "distance"):
         return channel  # type: ignore[return-value]
-    if _AFFINITY.fullmatch(channel):
+    if affinity_step(channel):
         return "affinity"
     return "distance_level" if channel in _DISTANCE_LEVELS else None
 
@@ -134,12 +133,6 @@ def check_channels(channels: tuple[str, ...]) -> None:
         if target_of(c) is None
     ]
     raise_faults("channels", faults, ConfigError)
-
-
-def affinity_step(channel: str) -> tuple[int, int]:
-    """Axis (0, 1, 2 for z, y, x) and range in voxels of an affinity channel's name."""
-    axis, reach = _AFFINITY.fullmatch(channel).groups()  # type: ignore[union-attr]
-    return "zyx".index(axis), int(reach or 1)
 
 
 def foreground_channels(channels: tuple[str, ...]) -> list[int]:

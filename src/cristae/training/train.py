@@ -25,6 +25,7 @@ from cristae.engine.executors import Resources, available_cores
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, track
 from cristae.errors import ConfigError, OutputExistsError
+from cristae.networks.channels import affinity_offsets
 from cristae.networks.model import Model, load_model, save_model
 from cristae.training.batches import Batch, make_batch, stack_patches, supply
 from cristae.training.config import (
@@ -307,6 +308,7 @@ class Run:
             intensity=config.intensity,
             decoder=config.decoder,
             thresholds=dict(config.thresholds),
+            offsets=affinity_offsets(config.network.channels),
             card={
                 **config.card,
                 "trained_on": ", ".join(s.opened.sample.name for s in self.train_sources),

@@ -13,6 +13,7 @@ from torch import nn
 from cristae.engine.executors import Resources
 from cristae.engine.progress import log
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
+from cristae.networks.channels import affinity_offsets
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.segment import segment_volume
 from cristae.training.config import TrainConfig
@@ -90,6 +91,11 @@ def _quietly() -> Iterator[None]:
 
 
 def _prediction(levels: Array, config: TrainConfig) -> Volume:
-    volume = array_volume(levels, name="prediction", channels=config.network.channels)
-    attributes = {"decoder": config.decoder, "thresholds": dict(config.thresholds)}
+    channels = config.network.channels
+    attributes = {
+        "decoder": config.decoder,
+        "thresholds": dict(config.thresholds),
+        "offsets": affinity_offsets(channels),
+    }
+    volume = array_volume(levels, name="prediction", channels=channels)
     return volume.with_(attributes=attributes)
