@@ -5,6 +5,7 @@ import glob
 import h5py
 import numpy as np
 import pytest
+from tests.segmentation.oracle import canonical, drop_small, to_neighbors
 from tests.segmentation.test_golden_decode import agreement, same_partition
 
 from cristae.errors import InputError
@@ -98,11 +99,40 @@ def test_none_keeps_small_instances():
     assert binary_connected(prediction, remove_small_mode="none").max() == 1
 
 
+def test_neighbor_joins_small_instances_to_the_one_with_most_contact(shared):
+    """On a prediction of the reference: the rule of its tutorials, applied to what ``none`` keeps.
+
+    Instances that are widened touch, and their numbers rise as those of their components do.
+    """
+    prediction = np.load(shared / "golden" / "decode" / "case2.npz")["pred"]
+    kept = bc_connected(prediction, remove_small_mode="none")
+    size = int(np.median(np.bincount(kept.ravel())[1:]))
+    found = bc_connected(prediction, thres_small=size, remove_small_mode="neighbor")
+    dropped = bc_connected(prediction, thres_small=size)
+    assert dropped.max() < kept.max()
+    np.testing.assert_array_equal(found, canonical(drop_small(to_neighbors(kept, size), 1)))
+
+
+@pytest.mark.parametrize("function", [bc_watershed, bcd_watershed, binary_watershed])
+def test_neighbor_of_watersheds(function):
+    """A body of two seeds, of which one is longer: the other's part joins that one's, or goes."""
+    prediction = np.zeros((3, 3, 8, 20), np.uint8)
+    prediction[0, :, 1:5, 2:18] = 225
+    prediction[0, :, 2:4, 3:5], prediction[0, :, 2:4, 10:17] = 255, 255
+    prediction[2] = 255
+    parts = function(prediction, seed_thres=1, remove_small_mode="none")
+    assert parts.max() == 2
+    size = int(np.bincount(parts.ravel())[1:].max())
+    for mode, count in (("neighbor", np.count_nonzero(parts)), ("background", size)):
+        found = function(prediction, seed_thres=1, thres_small=size, remove_small_mode=mode)
+        assert (found.max(), np.count_nonzero(found)) == (1, count)
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
         ("scale_factors", (1.0, 0.5, 0.5)),
-        ("remove_small_mode", "neighbor"),
+        ("remove_small_mode", "neighbor_2d"),
         ("return_seed", True),
         ("precomputed_seed", np.ones((3, 4, 5))),
     ],

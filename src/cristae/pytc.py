@@ -13,6 +13,10 @@ The numbered thresholds are PyTorch Connectomics' own::
 Instances are numbered 1..n in (z, y, x) order of their first voxel, and come in the smallest
 unsigned type that holds n. An argument that is not supported is refused, never ignored. A volume
 too large for memory is segmented by `cristae.segmentation.segment.segment_volume`.
+
+With ``remove_small_mode="neighbor"`` small instances, one after the other, join the instance with
+most contact in plane (`cristae.segmentation.small`). Other than in PyTorch Connectomics, one that
+has grown large enough until its turn stays.
 """
 
 import tempfile
@@ -29,7 +33,7 @@ from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import Array, array_volume
 
 UNSCALED = (1.0, 1.0, 1.0)
-REMOVE_SMALL = ("background", "none")
+REMOVE_SMALL = ("background", "neighbor", "none")
 
 
 def readvol(filename: str | Path, dataset: str | None = None, drop_channel: bool = False) -> Array:
@@ -69,7 +73,8 @@ def binary_connected(
         thres: Foreground threshold.
         thres_small: Instances of fewer voxels are dropped.
         scale_factors: Only (1, 1, 1).
-        remove_small_mode: ``background`` drops small instances, ``none`` keeps them.
+        remove_small_mode: ``background`` drops small instances, ``neighbor`` joins them to their
+            neighbours, ``none`` keeps them.
 
     Returns:
         Labels (z, y, x).
@@ -81,7 +86,7 @@ def binary_connected(
     config = SegmentConfig(
         decoder="binary_connected",
         foreground_threshold=thres,
-        min_size=_size(thres_small, remove_small_mode),
+        **_small(thres_small, remove_small_mode),
     )
     return _decode(volume, config)
 
@@ -103,7 +108,8 @@ def binary_watershed(
         thres2: Foreground threshold.
         thres_small: Instances of fewer voxels are dropped.
         scale_factors: Only (1, 1, 1).
-        remove_small_mode: ``background`` drops small instances, ``none`` keeps them.
+        remove_small_mode: ``background`` drops small instances, ``neighbor`` joins them to their
+            neighbours, ``none`` keeps them.
         seed_thres: Seeds of fewer voxels are dropped.
 
     Returns:
@@ -118,7 +124,7 @@ def binary_watershed(
         seed_threshold=thres1,
         foreground_threshold=thres2,
         min_seed_size=seed_thres,
-        min_size=_size(thres_small, remove_small_mode),
+        **_small(thres_small, remove_small_mode),
     )
     return _decode(volume, config)
 
@@ -141,7 +147,8 @@ def bc_connected(
         thres_small: Instances of fewer voxels are dropped, counted after widening.
         scale_factors: Only (1, 1, 1).
         dilation_struct: Extent (z, y, x) of the box that widens instances; odd, z = 1.
-        remove_small_mode: ``background`` drops small instances, ``none`` keeps them.
+        remove_small_mode: ``background`` drops small instances, ``neighbor`` joins them to their
+            neighbours, ``none`` keeps them.
 
     Returns:
         Labels (z, y, x).
@@ -155,7 +162,7 @@ def bc_connected(
         foreground_threshold=thres1,
         contour_threshold=thres2,
         dilation=dilation_struct,
-        min_size=_size(thres_small, remove_small_mode),
+        **_small(thres_small, remove_small_mode),
     )
     return _decode(volume, config)
 
@@ -181,7 +188,8 @@ def bc_watershed(  # noqa: PLR0913 - the reference's signature
         thres3: Foreground threshold.
         thres_small: Instances of fewer voxels are dropped.
         scale_factors: Only (1, 1, 1).
-        remove_small_mode: ``background`` drops small instances, ``none`` keeps them.
+        remove_small_mode: ``background`` drops small instances, ``neighbor`` joins them to their
+            neighbours, ``none`` keeps them.
         seed_thres: Seeds of fewer voxels are dropped.
         return_seed: Only False.
         precomputed_seed: Only None.
@@ -199,7 +207,7 @@ def bc_watershed(  # noqa: PLR0913 - the reference's signature
         contour_threshold=thres2,
         foreground_threshold=thres3,
         min_seed_size=seed_thres,
-        min_size=_size(thres_small, remove_small_mode),
+        **_small(thres_small, remove_small_mode),
     )
     return _decode(volume, config)
 
@@ -229,7 +237,8 @@ def bcd_watershed(  # noqa: PLR0913 - the reference's signature
         thres5: Distance threshold of the foreground, in [-1, 1].
         thres_small: Instances of fewer voxels are dropped.
         scale_factors: Only (1, 1, 1).
-        remove_small_mode: ``background`` drops small instances, ``none`` keeps them.
+        remove_small_mode: ``background`` drops small instances, ``neighbor`` joins them to their
+            neighbours, ``none`` keeps them.
         seed_thres: Seeds of fewer voxels are dropped.
         return_seed: Only False.
         precomputed_seed: Only None.
@@ -249,7 +258,7 @@ def bcd_watershed(  # noqa: PLR0913 - the reference's signature
         distance_seed_threshold=thres4,
         distance_foreground_threshold=thres5,
         min_seed_size=seed_thres,
-        min_size=_size(thres_small, remove_small_mode),
+        **_small(thres_small, remove_small_mode),
     )
     return _decode(volume, config)
 
@@ -265,7 +274,7 @@ def _refuse(
     if tuple(scale_factors) != UNSCALED:
         faults.append(f"scale_factors: {tuple(scale_factors)} found, expected (1, 1, 1)")
     if remove_small_mode not in REMOVE_SMALL:
-        known = " or ".join(map(repr, REMOVE_SMALL))
+        known = ", ".join(map(repr, REMOVE_SMALL))
         faults.append(f"remove_small_mode: {remove_small_mode!r} found, expected {known}")
     if return_seed:
         faults.append("return_seed: True found, expected False (seeds are not returned)")
@@ -274,8 +283,10 @@ def _refuse(
     raise_faults(function, faults, InputError)
 
 
-def _size(thres_small: int, remove_small_mode: str) -> int:
-    return 0 if remove_small_mode == "none" else int(thres_small)
+def _small(thres_small: int, remove_small_mode: str) -> dict[str, Any]:
+    if remove_small_mode == "none":
+        return {"min_size": 0}
+    return {"min_size": int(thres_small), "small": remove_small_mode}
 
 
 def _decode(volume: Array, config: SegmentConfig) -> Array:
