@@ -240,6 +240,36 @@ def import_config(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.yaml", help="write the filled configuration there")
+    ] = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Propose what a configuration leaves open, and say what every stage will take."""
+    _start_logging(quiet, verbose)
+    import yaml
+
+    from cristae.configuration import load_tree
+    from cristae.engine.files import write_atomic
+    from cristae.plan import plan_run
+
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+    found = plan_run(load_tree(config, settings or []), str(config), _resources(workers, memory))
+    typer.echo(found.text)
+    if out is not None:
+        text = yaml.safe_dump(found.tree, sort_keys=False, default_flow_style=None)
+        write_atomic(out, lambda file: file.write(text.encode()))
+
+
+@app.command()
 def models() -> None:
     """List the weights that come with cristae, with their cards."""
     from cristae.networks.model import model_card, named_models

@@ -44,10 +44,24 @@ def load_config(
         ConfigError: YAML that cannot be read, unknown keys, values of the wrong type; all at once.
     """
     name = str(source) if isinstance(source, str | Path) else cls.__name__
+    return from_plain(cls, load_tree(source, overrides), name)
+
+
+def load_tree(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
+    """The keys and values that a configuration gives, overridden but not checked.
+
+    Args:
+        source: A YAML file, or its content as a mapping.
+        overrides: See `load_config`.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        ConfigError: YAML or overrides that cannot be read.
+    """
     tree = read_yaml(Path(source)) if isinstance(source, str | Path) else _copy(source)
     for override in overrides:
         _apply(tree, override)
-    return from_plain(cls, tree, name)
+    return tree
 
 
 def from_plain(cls: type[C], tree: Any, name: str) -> C:

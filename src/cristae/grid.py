@@ -151,3 +151,14 @@ def parse_roi(text: str, shape: Triple) -> Box:
 def _triple(values: "Iterator[int] | tuple[int, ...] | list[int]") -> Triple:
     z, y, x = values
     return int(z), int(y), int(x)
+
+
+def spread_starts(length: int, size: int, most: int) -> list[int]:
+    """Starts of up to ``most`` pieces of ``size`` voxels, centred in equal parts of ``length``.
+
+    A length under the size gives one piece, from 0.
+    """
+    count = max(1, min(most, length // size))
+    if length < size:
+        return [0]
+    return [max(0, (2 * i + 1) * length // (2 * count) - size // 2) for i in range(count)]

@@ -210,21 +210,35 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
 
 
 def _promise_start(job: Job, out: Path, pyramid: bool, resources: Resources) -> None:
+    volume = job.prediction
+    needed = labelling_bytes(job, sampled_density(job), pyramid, resources.workers)
+    promise_memory("segment", needed, resources)
+    check_disk(out, volume.size // 16)
+
+
+def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, workers: int) -> int:
+    """Memory of a segmentation as far as it is known before its components are, imports apart.
+
+    Args:
+        job: The segmentation.
+        density: Most runs and most foreground a voxel, `sampled_density`.
+        pyramid: Whether smaller levels are written.
+        workers: Blocks at a time.
+    """
     volume, layout = job.prediction, Layout().fitted(job.prediction.shape)
     block = Box.of(job.block_shape).clip(volume.box).size
     channels = len(volume.channels or ("mask",))
     itemsize = volume.dtype.itemsize
-    runs, foreground = _sample_density(job)
+    runs, foreground = density
     tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
     edges = EDGE_BYTES if job.decoding.affinity else 0
     labelling = int(block * (channels * (itemsize + (itemsize > 1)) + edges + tables))
     writing = int(SHARD_BYTES * Box.of(layout.shard).clip(volume.box).size)
-    needed = resources.workers * max(labelling, writing)
+    needed = workers * max(labelling, writing)
     if pyramid:
         labels = volume.with_(dtype=np.dtype(np.uint32), channels=None, shard_shape=layout.shard)
-        needed = max(needed, pyramid_memory(labels, resources.workers))
-    promise_memory("segment", FIXED_BYTES + needed, resources)
-    check_disk(out, volume.size // 16)
+        needed = max(needed, pyramid_memory(labels, workers))
+    return FIXED_BYTES + needed
 
 
 def _leave_files(
@@ -305,7 +319,7 @@ def _budget(job: Job, resources: Resources) -> int | None:
     return int(load_arrays(job.path("budget"), "bytes")[0][0])
 
 
-def _sample_density(job: Job) -> tuple[float, float]:
+def sampled_density(job: Job) -> tuple[float, float]:
     """Most runs and most foreground a voxel in a few chunks spread over the volume."""
     chunks = tile(job.prediction.box, CHUNK)
     runs = foreground = 0.0

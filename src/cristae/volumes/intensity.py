@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from cristae.errors import InputError
-from cristae.grid import Box, Triple
+from cristae.grid import Box, Triple, spread_starts
 from cristae.volumes.volume import Volume
 
 RULES = ("window", "uint8")
@@ -92,11 +92,11 @@ def sample_boxes(shape: Triple) -> list[Box]:
         Boxes inside the volume, in raster order of planes, then rows, then columns.
     """
     z, y, x = shape
-    rows, columns = _starts(y, _SIDE, _GRID), _starts(x, _SIDE, _GRID)
+    rows, columns = spread_starts(y, _SIDE, _GRID), spread_starts(x, _SIDE, _GRID)
     height, width = min(y, _SIDE), min(x, _SIDE)
     return [
         Box((k, j, i), (k + 1, j + height, i + width))
-        for k in _starts(z, 1, _PLANES)
+        for k in spread_starts(z, 1, _PLANES)
         for j in rows
         for i in columns
     ]
@@ -211,16 +211,6 @@ def _check_rule(dtype: np.dtype[Any], statistics: IntensityStatistics, rule: str
             f"intensity rule 'window': the sample has one grey value ({statistics.low:g}), "
             f"expected a volume with contrast (sampled: {statistics.sample})"
         )
-
-
-def _starts(length: int, size: int, most: int) -> list[int]:
-    """Starts of up to ``most`` pieces of ``size`` voxels, centred in equal parts of ``length``."""
-    count = max(1, min(most, length // size))
-    return (
-        [max(0, (2 * i + 1) * length // (2 * count) - size // 2) for i in range(count)]
-        if (length >= size)
-        else [0]
-    )
 
 
 def _content(window: np.ndarray) -> np.ndarray:
