@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from cristae.engine.executors import Resources
+from cristae.engine.ledger import open_ledger
 from cristae.errors import MemoryLimitError
+from cristae.evaluation import cable
+from cristae.evaluation.contingency import Compared, overlap_table
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
     format_scores,
@@ -114,13 +117,102 @@ def test_pooled_volumes_keep_their_categories(bars, tmp_path):
     assert [twice.associations[n]["missing"] for n in NAMES] == [2, 0, 0, 2]
 
 
-def test_an_instance_that_does_not_fit_is_refused_before_it_is_traced():
-    big = np.zeros((60, 220, 220), np.uint8)
-    big[0, 0, 0] = big[-1, -1, -1] = 1
+def test_memory_follows_the_voxels_of_an_instance_and_not_its_box():
+    far = np.zeros((60, 220, 220), np.uint8)
+    far[0, 0, 0] = far[-1, -1, -1] = 1
     config = EvaluateConfig(bootstrap_samples=0)
-    limited = Resources(1, "serial", memory_gib=0.12)
+    limited = Resources(1, "serial", memory_gib=0.05)
+    found = score_instances(volume(far), volume(far), config=config, resources=limited)
+    assert found.tables.truth["skeleton_length_nm"].tolist() == [0.0]
+    solid = np.zeros((102, 102, 102), np.uint8)
+    solid[1:-1, 1:-1, 1:-1] = 1
     with pytest.raises(MemoryLimitError, match="cable lengths: needs"):
-        score_instances(volume(big), volume(big), config=config, resources=limited)
+        score_instances(volume(solid), volume(solid), config=config, resources=limited)
+
+
+@pytest.fixture
+def tubes():
+    """Instances 1 to 4: tubes of radius 4 and 200 voxels along z, x and twice y."""
+    labels = np.zeros((200, 210, 210), np.uint8)
+    grid = np.indices((9, 9)) - 4
+    disc = (grid**2).sum(0) <= 16
+    labels[:, 1:10, 1:10][:, disc] = 1
+    along = disc[:, None] & np.ones((9, 200, 9), bool)
+    labels[100:109, 20:29, :200].swapaxes(1, 2)[along] = 2
+    for label, x in ((3, 50), (4, 100)):
+        labels[20:29, 5:205, x : x + 9][along] = label
+    return labels
+
+
+def lengths_of(labels, ledger=None):
+    true = volume(labels)
+    placed = Compared(true, true)
+    table = overlap_table(placed, resources=SERIAL)
+    return cable.truth_lengths(placed, true.box, table.truth, SIZE, SERIAL, ledger)
+
+
+def test_lengths_do_not_depend_on_what_is_gathered_at_a_time(tubes, monkeypatch):
+    whole = lengths_of(tubes)
+    monkeypatch.setattr(cable, "GATHERED_VOXELS", 100)
+    alone = lengths_of(tubes)
+    monkeypatch.setattr(cable, "GATHERED_VOXELS", 1 << 24)
+    runs = [int(np.count_nonzero(np.diff((tubes == i).astype(np.int8), prepend=0) == 1))
+            for i in range(1, 5)]  # fmt: skip
+    monkeypatch.setattr(cable, "GATHERED_RUNS", max(runs) + 1)  # parts are halved until they fit
+    halved = lengths_of(tubes)
+    for name, values in whole.items():
+        assert values.tolist() == alone[name].tolist() == halved[name].tolist()
+    assert whole[cable.GRID].tolist() == [1, 1, 1, 1]
+    assert whole[cable.PHYSICAL] == pytest.approx([199 * 30, 199 * 8, 199 * 8, 199 * 8], rel=0.15)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("TRACED_VOXELS", 3000), ("GATHERED_RUNS", 1500)])
+def test_large_instances_are_traced_on_a_coarser_grid_and_no_other_is_lost(
+    tubes, monkeypatch, limit, most, caplog
+):
+    tubes[150, 150, 100:105] = 9
+    fine = lengths_of(tubes)
+    monkeypatch.setattr(cable, limit, most)
+    with caplog.at_level(logging.INFO, logger="cristae"):
+        scores = scored(volume(tubes), volume(tubes))
+    truth = scores.tables.truth
+    grids = truth[cable.GRID].tolist()
+    assert grids[-1] == 1
+    assert grids[:4] == [2] * 4 if limit == "TRACED_VOXELS" else max(grids) == 2
+    assert truth[cable.TIMISE] == pytest.approx(fine[cable.TIMISE], rel=0.15)
+    assert truth[cable.TIMISE][-1] == 32.0
+    assert cable.length_codes(truth).tolist() == cable.length_codes(fine).tolist()
+    coarse = sum(grid > 1 for grid in grids)
+    assert f"{coarse} instances of more than" in caplog.text
+    assert f"{coarse} instances were too large" in format_scores(scores)
+
+
+def test_an_interrupted_measurement_goes_on(tubes, tmp_path, monkeypatch):
+    def opened():
+        return open_ledger(tmp_path / "scores.json", stage="evaluate", inputs={}, settings={})
+
+    monkeypatch.setattr(cable, "GATHERED_VOXELS", 20_000)
+    measure, done = cable._measure, []
+
+    def interrupted(source, instance):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(instance.row)
+        return measure(source, instance)
+
+    whole = lengths_of(tubes)
+    monkeypatch.setattr(cable, "_measure", interrupted)
+    with opened() as ledger, pytest.raises(KeyboardInterrupt):
+        lengths_of(tubes, ledger)
+    first = list(done)
+    done.clear()
+    monkeypatch.setattr(cable, "_measure", lambda *a: (done.append(a[1].row), measure(*a))[1])
+    with opened() as ledger:
+        again = lengths_of(tubes, ledger)
+    assert len(done) < 4
+    assert set(done) | set(first) == {0, 1, 2, 3}
+    for name, values in whole.items():
+        assert values.tolist() == again[name].tolist()
 
 
 def test_an_instance_along_a_face_is_as_long_as_it_is():

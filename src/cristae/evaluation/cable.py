@@ -5,43 +5,77 @@ were cubes of side 1 (``const`` = 300 voxels, so hardly ever a branch), and its 
 places in nm only afterwards. ``skeleton_length_nm`` is traced in physical space (``const`` =
 300 nm), from one far end to the others, and is what a person means by the length. The categories
 are TIMISE's, of the first.
+
+Instances are traced from their runs, which are gathered for many of them at a time; the blocks
+that hold none of these are not read. An instance of more than `TRACED_VOXELS` voxels is traced on
+a grid 2, 4, ... times as coarse, which ``traced_grid_vx`` says: an instance so large is found
+long on any of them, and the others do not wait for it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import promise_memory
+from cristae.engine.blockwise import GIB, available_memory, promise_memory
 from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.progress import track
+from cristae.engine.ledger import Ledger
+from cristae.engine.progress import log, track
 from cristae.evaluation.contingency import Compared, Floats, Instances
+from cristae.evaluation.label_runs import block_runs
 from cristae.grid import Box
-from cristae.measurement.blocks import read_block
-from cristae.measurement.skeleton import BYTES_PER_VOXEL, Faces, trace_skeleton
+from cristae.measurement.blocks import blocks_of
+from cristae.measurement.skeleton import Rules, trace_parts
+from cristae.measurement.voxels import ALL_FACES, BYTES_PER_VOXEL, coarsened, parts_of
+from cristae.segmentation.runs import Raster, Runs, merge_ends
 from cristae.volumes.volume import Nanometres, Volume
 
-CUBES: Nanometres = (1.0, 1.0, 1.0)
 LIMITS_NM = (1000.0, 4000.0)
 """Cable length from which an instance is medium, and large."""
 
-TIMISE, PHYSICAL = "cable_length_timise_nm", "skeleton_length_nm"
+TIMISE, PHYSICAL, GRID = "cable_length_timise_nm", "skeleton_length_nm", "traced_grid_vx"
+
+TRACED_VOXELS = 2_000_000
+"""Most voxels of an instance that are traced as they are."""
+
+GATHERED_RUNS, GATHERED_VOXELS, RUN_BYTES = 1 << 21, 1 << 24, 90
+"""Runs held at a time, the voxels they are expected to have, and the memory of each (measured)."""
+
+_CELL_VX = (128, 1024, 1024)
+_STEP = "cable lengths"
+
+Found = tuple[int, float, float, int]
+"""Row of an instance, its two lengths in nm, and the grid."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The true labels, placed: a box of the table moved back by ``corner`` is one of theirs."""
+    """The true labels that are compared, and what their voxels measure."""
 
     truth: Volume
     mask: Volume | None
-    corner: tuple[int, int, int]
     voxel_size_nm: Nanometres
 
 
+@dataclass(frozen=True)
+class _Instance:
+    """Runs of an instance on a grid so many times as coarse as the voxels."""
+
+    row: int
+    label: int
+    grid: int
+    runs: Runs = field(repr=False)
+
+
 def truth_lengths(
-    placed: Compared, box: Box, truth: Instances, voxel_size_nm: Nanometres, resources: Resources
+    placed: Compared,
+    box: Box,
+    truth: Instances,
+    voxel_size_nm: Nanometres,
+    resources: Resources,
+    ledger: Ledger | None = None,
 ) -> Mapping[str, Floats]:
     """Cable lengths of true instances.
 
@@ -50,49 +84,152 @@ def truth_lengths(
         box: What was compared, in the coordinates of ``truth``; where it ends, instances are cut.
         truth: The instances.
         voxel_size_nm: Voxel size (z, y, x).
-        resources: Workers and executor.
+        resources: Workers, executor and memory.
+        ledger: Remembers the instances that are measured.
 
     Returns:
-        (truths,) nm: ``cable_length_timise_nm`` and ``skeleton_length_nm``.
+        (truths,) ``cable_length_timise_nm`` and ``skeleton_length_nm`` in nm, and
+        ``traced_grid_vx``: voxels of the grid each was traced on, 1 but for the largest.
 
     Raises:
-        MemoryLimitError: The boxes of the largest instances do not fit.
+        MemoryLimitError: Not even one instance at a time fits.
     """
-    boxes = [
-        Box((z0, y0, x0), (z1, y1, x1))
-        for (z0, y0, x0), (z1, y1, x1) in zip(
-            truth.start.tolist(), truth.stop.tolist(), strict=True
+    resources = _fitting(truth, resources)
+    source = _Source(placed.truth, placed.mask, voxel_size_nm)
+    known = {} if ledger is None else ledger.done(_STEP)
+    start, stop = truth.start - np.array(box.start), truth.stop - np.array(box.start)
+    found: list[Found] = []
+    with track(_STEP, len(truth), "instances") as advance:
+        for key, rows in _batches(start, stop, truth.voxels).items():
+            lengths = known.get(key)
+            if lengths is None:
+                lengths = []
+                for part in _gathered(source, truth.labels, (start, stop), rows, resources):
+                    for _, measured in run_tasks(partial(_measure, source), part, resources):
+                        lengths.append(measured)
+                        advance(1)
+                if ledger is not None:
+                    ledger.mark(_STEP, key, lengths)
+            else:
+                advance(len(rows))
+            found += [tuple(each) for each in lengths]
+    table = np.zeros((len(truth), 3))
+    for row, *values in found:
+        table[row] = values
+    coarse = int((table[:, 2] > 1).sum())
+    if coarse:
+        log.info(
+            "evaluate: %d instances of more than %d voxels traced on a coarser grid (%s)",
+            *(coarse, TRACED_VOXELS, GRID),
         )
-    ]
-    largest = sorted(each.size for each in boxes)[-max(1, resources.workers) :]
-    promise_memory("evaluate, cable lengths", BYTES_PER_VOXEL * sum(largest), resources)
-    source = _Source(placed.truth, placed.mask, box.start, voxel_size_nm)
-    items = list(zip(range(len(boxes)), boxes, truth.labels.tolist(), strict=True))
-    lengths = np.zeros((len(boxes), 2))
-    with track("cable lengths", len(items), "instances") as advance:
-        for (row, _, _), found in run_tasks(partial(_measure, source, box), items, resources):
-            lengths[row] = found
-            advance(1)
-    return {TIMISE: lengths[:, 0], PHYSICAL: lengths[:, 1]}
-
-
-def _measure(source: _Source, whole: Box, item: tuple[int, Box, int]) -> tuple[float, float]:
-    _, box, label = item
-    inside = box.relative_to(source.corner)
-    mask = read_block(source.truth, inside) == np.uint64(label)
-    if source.mask is not None:
-        mask &= read_block(source.mask, inside) != 0
-    ends = [
-        (a == low, b == high)
-        for a, b, low, high in zip(box.start, box.stop, whole.start, whole.stop, strict=True)
-    ]
-    faces: Faces = (ends[0], ends[1], ends[2])
-    size = source.voxel_size_nm
-    as_cubes = trace_skeleton(mask, CUBES, faces=faces)
-    physical = trace_skeleton(mask, size, faces=faces, cut_ends=False)
-    return as_cubes.length(size), physical.length(size)
+    return {TIMISE: table[:, 0], PHYSICAL: table[:, 1], GRID: table[:, 2].astype(np.int64)}
 
 
 def length_codes(lengths: Mapping[str, Floats]) -> NDArray[np.int64]:
     """(truths,) index into `matching.CATEGORIES` by TIMISE's cable length."""
     return np.searchsorted(LIMITS_NM, lengths[TIMISE], side="right").astype(np.int64)
+
+
+def _fitting(truth: Instances, resources: Resources) -> Resources:
+    """As many workers as memory allows for the largest instances at once."""
+    limit = available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
+    largest = np.sort(np.minimum(truth.voxels, TRACED_VOXELS))[::-1]
+    runs = min(GATHERED_RUNS, int(truth.voxels.sum())) * RUN_BYTES
+    workers = max(1, resources.workers)
+    while workers > 1 and runs + int(largest[:workers].sum()) * BYTES_PER_VOXEL > limit:
+        workers -= 1
+    needed = runs + int(largest[:workers].sum()) * BYTES_PER_VOXEL
+    promise_memory(f"evaluate, {_STEP}", needed, resources)
+    return replace(resources, workers=workers)
+
+
+def _batches(
+    start: NDArray[np.int64], stop: NDArray[np.int64], voxels: NDArray[np.int64]
+) -> dict[str, NDArray[np.intp]]:
+    """Rows of instances that lie near each other, as many as are gathered at a time."""
+    z, y, x = ((start + stop) // 2 // np.array(_CELL_VX)).T
+    order = np.lexsort((x, y, z))
+    number = (np.cumsum(voxels[order]) - 1) // GATHERED_VOXELS
+    return {str(i): order[number == i] for i in np.unique(number).tolist()}
+
+
+def _gathered(
+    source: _Source,
+    labels: NDArray[np.uint64],
+    boxes: tuple[NDArray[np.int64], NDArray[np.int64]],
+    rows: NDArray[np.intp],
+    resources: Resources,
+    grid: int = 1,
+) -> Iterator[list[_Instance]]:
+    """The instances of some rows, largest first; in parts where they have too many runs."""
+    found = _scan(source, labels[rows], (boxes[0][rows], boxes[1][rows]), resources, grid)
+    if found is not None:
+        runs, which = found
+        limits = np.searchsorted(which, np.arange(len(rows) + 1))
+        instances = [
+            _Instance(int(row), int(labels[row]), grid, runs.take(slice(limits[i], limits[i + 1])))
+            for i, row in enumerate(rows)
+        ]
+        yield sorted(instances, key=lambda each: -len(each.runs.start))
+    elif len(rows) > 1:
+        for half in np.array_split(rows, 2):
+            yield from _gathered(source, labels, boxes, half, resources)
+    else:
+        yield from _gathered(source, labels, boxes, rows, resources, 2 * grid)
+
+
+def _scan(
+    source: _Source,
+    labels: NDArray[np.uint64],
+    boxes: tuple[NDArray[np.int64], NDArray[np.int64]],
+    resources: Resources,
+    grid: int,
+) -> tuple[Runs, NDArray[np.int64]] | None:
+    """Runs of some instances, and the instance of each, ascending; None where they are too many."""
+    volumes = [source.truth] if source.mask is None else [source.truth, source.mask]
+    start, stop = boxes
+    blocks = [
+        block
+        for block in blocks_of(volumes)
+        if ((start < np.array(block.stop)) & (stop > np.array(block.start))).all(axis=1).any()
+    ]
+    order = np.argsort(labels)
+    parts, count = [], 0
+    for _, part in run_tasks(partial(_scan_block, source, labels[order], grid), blocks, resources):
+        count += len(part[1])
+        if count > GATHERED_RUNS:
+            return None
+        parts.append(part)
+    which, place, length = (np.concatenate(column) for column in zip(*parts, strict=True))
+    which = order[which]
+    by_place = np.lexsort((place, which))
+    runs = Runs(place[by_place], length[by_place])
+    return merge_ends(runs, which[by_place])
+
+
+def _scan_block(
+    source: _Source, labels: NDArray[np.uint64], grid: int, block: Box
+) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int32]]:
+    """Index of the label, place and length of the runs of one block that have one of the labels."""
+    place, length, name = block_runs(source.truth, block, source.mask)
+    which = np.minimum(np.searchsorted(labels, name), len(labels) - 1)
+    mine = labels[which] == name
+    runs = Runs(place[mine], length[mine])
+    if grid > 1:  # one instance alone
+        runs, _ = coarsened(runs, Raster(source.truth.shape), grid)
+        return np.zeros(len(runs.start), np.intp), *runs
+    return which[mine], *runs
+
+
+def _measure(source: _Source, instance: _Instance) -> Found:
+    nz, ny, nx = (-(-n // instance.grid) for n in source.truth.shape)
+    runs, raster, grid = instance.runs, Raster((nz, ny, nx)), instance.grid
+    while int(runs.length.sum()) > TRACED_VOXELS:
+        runs, raster = coarsened(runs, raster)
+        grid *= 2
+    z, y, x = source.voxel_size_nm
+    size, side = (grid * z, grid * y, grid * x), float(grid)
+    parts = list(parts_of(runs, raster))
+    as_cubes = trace_parts(parts, (side, side, side), Rules(faces=ALL_FACES))
+    physical = trace_parts(parts, size, Rules(faces=ALL_FACES, cut_ends=False))
+    return instance.row, as_cubes.length(size), physical.length(size), grid

@@ -401,7 +401,7 @@ def _table(
         log.info("evaluate: no categories by cable length, the voxel size is unknown")
         return table, None
     box, placed = place_volumes(volumes, config.crop, config.align)
-    return table, truth_lengths(placed, box, table.truth, size, resources)
+    return table, truth_lengths(placed, box, table.truth, size, resources, ledger)
 
 
 def _place_of(volumes: Compared) -> Place:

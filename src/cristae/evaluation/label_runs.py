@@ -111,7 +111,7 @@ def volume_runs(volume: Volume, resources: Resources) -> Labelled:
         z, y = np.divmod(rows.row, volume.shape[1])
         start = z * raster.plane + y * raster.row + rows.start
         return Labelled(Runs(start, rows.stop - rows.start), rows.label)
-    scan = partial(_scan_block, volume)
+    scan = partial(block_runs, volume)
     parts = [part for _, part in run_tasks(scan, blocks_of([volume]), resources) if len(part[1])]
     if not parts:
         return Labelled(no_runs(), np.zeros(0, np.uint64))
@@ -120,10 +120,23 @@ def volume_runs(volume: Volume, resources: Resources) -> Labelled:
     return Labelled(*merge_ends(Runs(start[order], length[order]), label[order]))
 
 
-def _scan_block(volume: Volume, block: Box) -> tuple[Ints, Lengths, Labels]:
-    """Places, lengths and labels of the runs of one block."""
+def block_runs(
+    volume: Volume, block: Box, mask: Volume | None = None
+) -> tuple[Ints, Lengths, Labels]:
+    """Places, lengths and labels of the runs of one block.
+
+    Args:
+        volume: Labels (z, y, x).
+        block: A box of it.
+        mask: Of the same shape; voxels where it is 0 are left out.
+
+    Raises:
+        InputError: Labels that are negative or fractional.
+    """
     array = read_block(volume, block)
     labels = as_labels(array, volume.name, block)
+    if mask is not None:
+        labels = labels * (read_block(mask, block) != 0)
     raster = Raster(volume.shape)
     start, length, label = _scan_labels(
         labels, raster.place(*block.start), raster.plane, raster.row

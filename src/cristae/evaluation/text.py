@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cristae.evaluation.cable import GRID
 from cristae.evaluation.scores import Scores
 
 _SIZE_NOTE = (
@@ -30,7 +31,7 @@ def format_scores(scores: Scores) -> str:
     parts = [_precision_text(scores)]
     if scores.matching is not None:
         interval = (scores.intervals or {}).get("accuracy_75")
-        parts.append(_matching_text(scores.matching, interval))
+        parts.append(_matching_text(scores.matching, interval) + _grid_text(scores))
     if scores.associations is not None:
         parts.append(_associations_text(scores.associations))
     if scores.voxel is not None:
@@ -67,6 +68,15 @@ def _matching_text(matching: dict[str, dict[str, Any]], interval: list[float] | 
         low, high = interval
         text += f"\n95 % interval of the accuracy at IoU .75: {low:.3f} to {high:.3f}"
     return text
+
+
+def _grid_text(scores: Scores) -> str:
+    """Says of how many instances the cable length is that of a coarser grid."""
+    grids = scores.tables.truth.get(GRID) if scores.tables else None
+    coarse = 0 if grids is None else int((grids > 1).sum())
+    if not coarse:
+        return ""
+    return f"\n{coarse} instances were too large to trace voxel by voxel: see {GRID} in truth.csv."
 
 
 def _associations_text(associations: dict[str, dict[str, int]]) -> str:
