@@ -8,7 +8,8 @@ are kept, as runs with their values one after the other::
 
 The packed values are scanned like a volume of a single row, so that every rule of every setting is
 applied by the decoders' own scan, and the runs found are moved back to their places. Settings of
-one foreground rule share its components.
+one foreground rule share its components, and what a flood of them needs to know of its voxels
+(`sweep_flood`), so that a setting costs its seeds, one flood and one walk along the runs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,19 @@ from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.progress import track
 from cristae.evaluation.label_runs import Labelled, renumber
+from cristae.evaluation.sweep_flood import (
+    NO_SEED,
+    SEVERAL,
+    Voxels,
+    flood_bytes,
+    flood_pieces,
+    painted,
+    voxels_of,
+)
 from cristae.grid import Box, Triple
 from cristae.measurement.blocks import blocks_of
 from cristae.segmentation.components import values_of
 from cristae.segmentation.decoders import Decoding, quantise
-from cristae.segmentation.flood import flood, flood_bytes, labelled_runs
 from cristae.segmentation.runs import Ints, Raster, Runs, intersect, label_runs, scan_rule
 from cristae.volumes.volume import Volume
 
@@ -84,8 +93,7 @@ class Packed:
 
     def placed(self, packed: Runs) -> Runs:
         """Packed runs at their places in the volume."""
-        run = np.searchsorted(self.first, packed.start, "right") - 1
-        return Runs(self.start[run] + packed.start - self.first[run], packed.length)
+        return Runs(_moved(self.first, self.start, packed.start), packed.length)
 
     def mask_of(self, packed: Runs) -> Bytes:
         """Mask value of every voxel of packed runs, one run after the other."""
@@ -99,11 +107,13 @@ class Foreground(NamedTuple):
         packed: Runs in packed places.
         runs: The same runs in the volume.
         piece: (runs,) component of each run, 0..n-1.
+        voxels: What floods need to know; None where there are no seeds.
     """
 
     packed: Runs
     runs: Runs
     piece: NDArray[np.int32]
+    voxels: Voxels | None
 
 
 def can_sweep(decoding: Decoding) -> bool:
@@ -138,9 +148,9 @@ def sweep(
     above = min(min(d.foreground[0], (d.seed or d.foreground)[0]) for d in decodings)
     packed = pack(prediction, above, max(d.channels for d in decodings), resources)
     voxels, runs = packed.values[0].size, packed.start.size
-    needed = sum(v.nbytes for v in packed.values) + resources.workers * (
-        flood_bytes(voxels, runs) + RUN_BYTES * runs
-    )
+    shared, own = flood_bytes(voxels)
+    needed = sum(v.nbytes for v in packed.values) + shared
+    needed += resources.workers * (own + RUN_BYTES * runs)
     promise_memory("tune", needed, resources)
     groups: dict[tuple[Triple, bool], list[int]] = {}
     for i, decoding in enumerate(decodings):
@@ -218,7 +228,11 @@ def _foreground(packed: Packed, rule: Triple, connectivity: int) -> Foreground:
     found = packed.scan(rule)
     runs = packed.placed(found)
     piece, _ = label_runs(runs, packed.raster, connectivity)
-    return Foreground(found, runs, piece)
+    if connectivity == 26:
+        return Foreground(found, runs, piece, None)
+    return Foreground(
+        found, runs, piece, voxels_of(runs, piece, packed.mask_of(found), packed.raster)
+    )
 
 
 def decode(packed: Packed, foreground: Foreground, decoding: Decoding) -> Labelled:
@@ -229,38 +243,40 @@ def decode(packed: Packed, foreground: Foreground, decoding: Decoding) -> Labell
         foreground: Of the setting's foreground rule; 6-connected where there are seeds, else 26.
         decoding: The setting.
     """
-    if decoding.seed is None:
+    if decoding.seed is None or foreground.voxels is None:
         return _finished(foreground.runs, foreground.piece.astype(np.int64), decoding.min_size)
     seeds, seed = _seeds(packed, decoding.seed, decoding.min_seed_size)
     common, in_piece, in_seed = intersect(foreground.runs, seeds)
-    piece, name = foreground.piece[in_piece].astype(np.int64), seed[in_seed].astype(np.int64)
-    count = int(seed.max(initial=-1)) + 1
-    pairs = np.unique(piece * max(count, 1) + name)
-    owner, its_seed = np.divmod(pairs, max(count, 1))
-    held = np.bincount(owner, minlength=int(foreground.piece.max(initial=-1)) + 1)
-    target = np.full(held.size, -1, np.int64)
-    single = held[owner] == 1
-    target[owner[single]] = its_seed[single]
-    plain = target[foreground.piece] >= 0
-    parts = [(foreground.runs.take(plain), target[foreground.piece[plain]])]
-    contested = held > 1
-    mine = contested[piece]
-    shares = _Shares(common.take(mine), piece[mine], name[mine])
-    parts += _flooded(packed, foreground, contested, shares)
-    start, length, label = (
-        np.concatenate(column)
-        for column in zip(*((runs.start, runs.length, name) for runs, name in parts), strict=True)
-    )
-    order = np.argsort(start, kind="stable")
-    return _finished(Runs(start[order], length[order]), label[order], decoding.min_size)
+    piece, name = foreground.piece[in_piece], seed[in_seed]
+    target = _single_seed(piece, name, int(foreground.piece.max(initial=-1)) + 1)
+    mine = np.flatnonzero(target[piece] == SEVERAL)
+    mine = mine[np.argsort(piece[mine], kind="stable")]
+    label = flood_pieces(foreground.voxels, common.take(mine), in_piece[mine], name[mine])
+    runs, owner = painted(foreground.runs, foreground.voxels, target[foreground.piece], label)
+    return _finished(runs, owner, decoding.min_size)
 
 
-class _Shares(NamedTuple):
-    """Seeds inside contested pieces: runs in raster order, the piece and the seed of each."""
+@njit(nogil=True, cache=True)
+def _single_seed(piece, name, count):  # type: ignore[no-untyped-def]
+    """(pieces,) the seed a piece holds, `NO_SEED` or `SEVERAL`."""
+    target = np.full(count, NO_SEED, np.int64)
+    for i in range(piece.size):
+        if target[piece[i]] == NO_SEED:
+            target[piece[i]] = name[i]
+        elif target[piece[i]] != name[i]:
+            target[piece[i]] = SEVERAL
+    return target
 
-    runs: Runs
-    piece: Ints
-    seed: Ints
+
+@njit(nogil=True, cache=True)
+def _moved(first, start, packed):  # type: ignore[no-untyped-def]
+    """Ascending packed places as places in the volume."""
+    place, run = np.empty_like(packed), 0
+    for i in range(packed.size):
+        while run + 1 < first.size and first[run + 1] <= packed[i]:
+            run += 1
+        place[i] = start[run] + packed[i] - first[run]
+    return place
 
 
 def _seeds(packed: Packed, rule: Triple, min_size: int) -> tuple[Runs, NDArray[np.int32]]:
@@ -270,33 +286,6 @@ def _seeds(packed: Packed, rule: Triple, min_size: int) -> tuple[Runs, NDArray[n
     kept = np.bincount(seed, runs.length, count) >= min_size
     mine = kept[seed]
     return runs.take(mine), (np.cumsum(kept).astype(np.int32) - 1)[seed[mine]]
-
-
-def _flooded(
-    packed: Packed, foreground: Foreground, contested: NDArray[np.bool_], shares: _Shares
-) -> list[tuple[Runs, Ints]]:
-    """Labelled runs of the pieces that hold several seeds, each flooded on its own."""
-    mine = np.flatnonzero(contested[foreground.piece])
-    mine = mine[np.argsort(foreground.piece[mine], kind="stable")]
-    runs, piece = foreground.runs.take(mine), foreground.piece[mine]
-    value = packed.mask_of(foreground.packed.take(mine))
-    voxel = np.append(0, np.cumsum(runs.length, dtype=np.int64))
-    numbers = np.flatnonzero(contested)
-    first, last = np.searchsorted(piece, numbers), np.searchsorted(piece, numbers, "right")
-    order = np.argsort(shares.piece, kind="stable")
-    seeds, its_piece, name = shares.runs.take(order), shares.piece[order], shares.seed[order]
-    low, high = np.searchsorted(its_piece, numbers), np.searchsorted(its_piece, numbers, "right")
-    parts = []
-    for k in range(numbers.size):
-        here = runs.take(slice(first[k], last[k]))
-        its = slice(low[k], high[k])
-        values = value[voxel[first[k]] : voxel[last[k]]]
-        label = flood(
-            here, values, seeds.take(its), (name[its] + 1).astype(np.int32), packed.raster
-        )
-        cut, found, _ = labelled_runs(here, label)
-        parts.append((cut, found.astype(np.int64) - 1))
-    return parts
 
 
 def _finished(runs: Runs, label: Ints, min_size: int) -> Labelled:

@@ -1,0 +1,86 @@
+"""What a search for thresholds costs beside a single run.
+
+One run segments a simulated prediction (that of ``segment.py``) with one setting, Zarr to Zarr, and
+scores it from the run tables. The search tries the 7 x 3 grid of the PyTorch Connectomics benchmark
+on the same prediction and scores every setting. Printed are both times and their ratio; some
+settings are segmented and scored on their own, too, and have to give the same instances and scores.
+
+    python benchmarks/tune.py [--small] [--shape 100,1024,1024] [--workers 2]
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cristae.engine.executors import Resources
+from cristae.evaluation.evaluate import EvaluateConfig, score_instances
+from cristae.evaluation.tune import TuneConfig, tune_decoder
+from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.segment import segment_volume
+from cristae.volumes.sources.ome_zarr import open_ome_zarr
+from segment import make_prediction
+
+QUIET = EvaluateConfig(bootstrap_samples=0, categories="none")
+ALONE = (0, 10, 20)
+
+
+def one_run(prediction, truth, out, resources, **values):
+    """(seconds, scores) of segmenting and scoring one setting."""
+    start = time.perf_counter()
+    config = SegmentConfig(decoder="mitoem", **values)
+    found = segment_volume(prediction, out, config=config, pyramid=False, resources=resources)
+    scores = score_instances(found, truth, config=QUIET, resources=resources)
+    return time.perf_counter() - start, scores
+
+
+def search(prediction, truth, resources):
+    start = time.perf_counter()
+    config = TuneConfig(segment=SegmentConfig(decoder="mitoem"), evaluate=QUIET)
+    tuning = tune_decoder(prediction, truth, config=config, resources=resources)
+    return time.perf_counter() - start, tuning
+
+
+def compare(folder, shape, resources):
+    """(seconds of one run, seconds of the search)."""
+    make_prediction(folder / "prediction.zarr", shape)
+    prediction = open_ome_zarr(folder / "prediction.zarr")
+    config = SegmentConfig(decoder="mitoem", seed_threshold=0.95, contour_threshold=0.5)
+    truth = segment_volume(
+        prediction, folder / "truth.zarr", config=config, pyramid=False, resources=resources
+    )
+    runs = [one_run(prediction, truth, folder / f"{i}.zarr", resources)[0] for i in range(3)]
+    searches = [search(prediction, truth, resources) for _ in range(3)]
+    tuning = searches[0][1]
+    for i in ALONE:
+        setting = tuning.settings[i]
+        _, alone = one_run(prediction, truth, folder / f"s{i}.zarr", resources, **setting.values)
+        assert alone.to_dict() == setting.scores.to_dict(), f"setting {i} differs"
+        assert len(alone.tables.prediction["instance"]) == setting.instances
+    return min(runs), min(seconds for seconds, _ in searches), tuning
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--shape", default="100,1024,1024")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    shape = tuple(int(n) for n in arguments.shape.split(","))
+    if arguments.small:
+        shape = tuple(n // 2 for n in shape)
+    resources = Resources(arguments.workers)
+    with tempfile.TemporaryDirectory() as warm:
+        compare(Path(warm), (16, 128, 128), resources)
+    with tempfile.TemporaryDirectory() as folder:
+        one, all_of_them, tuning = compare(Path(folder), shape, resources)
+    print(f"{shape}, {np.prod(shape) / 1e6:.0f} Mvoxel, {tuning.settings[0].instances} instances")
+    print(f"one run: segment and score {one:.2f} s")
+    print(f"search of {len(tuning.settings)} settings: {all_of_them:.2f} s, "
+          f"{all_of_them / one:.2f} times one run")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
