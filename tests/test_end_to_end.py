@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas
 import pytest
+import tifffile
 import yaml
 
 from cristae.configuration import load_config
@@ -115,6 +118,29 @@ def test_killed_on_the_way_and_done_again_is_the_same(finished, tmp_path):
         volume = open_volume(again.sample(name).volume).read()
         assert (volume == open_volume(finished.sample(name).volume).read()).all()
     assert not list(again.root.rglob(".cristae"))
+
+
+def test_what_is_not_known_is_not_scored(tmp_path):
+    """Id 9 says that nothing is known, and the last rows are masked: one instance is left."""
+    truth = np.zeros((8, 64, 64), np.uint8)
+    truth[:, 4:12, 4:12] = 1
+    truth[:, :, 40:] = 9
+    truth[:, 56:62, 4:12] = 2
+    mask = np.ones_like(truth)
+    mask[:, 50:] = 0
+    image = np.random.default_rng(0).integers(0, 255, truth.shape, np.uint8)
+    arrays = {"image": image, "labels": truth, "mask": mask}
+    for name, array in arrays.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", array)
+    volume = {name: str(tmp_path / f"{name}.tif") for name in arrays}
+    volume |= {"name": "part", "group": "test", "voxel_size_nm": [30.0, 8.0, 8.0]}
+    config = {"out": str(tmp_path / "run"), "model": "general"}
+    run(load_config(RunConfig, {**config, "volumes": [{**volume, "ignore_label": 9}]}))
+    rows = pandas.read_csv(next(RunFolder(tmp_path / "run").sample("part").matches.glob("truth*")))
+    assert rows["truth"].tolist() == [1]
+    tifffile.imwrite(tmp_path / "mask.tif", mask[1:])
+    with pytest.raises(InputError, match=r"mask .* of shape .* expected that of image"):
+        run(load_config(RunConfig, {**config, "volumes": [volume]}))
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,15 @@ from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.training.train import TrainConfig, train_model
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.dataset import Sample
+from cristae.volumes.partial import split_ignored
 from cristae.volumes.simulate import simulate_volume
 from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import Kind, Volume
 
 STAGES = ("convert", "train", "predict", "segment", "evaluate", "measure", "report")
 """The stages of a run in their order."""
+
+Sources = tuple[Volume, Volume | None, Volume | None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -154,13 +157,13 @@ def report_run(root: str | Path) -> Path:
 def _run_sample(
     config: RunConfig,
     sample: Sample,
-    sources: tuple[Volume, Volume | None],
+    sources: Sources,
     model: Model,
     folder: SampleFolder,
     running: Running,
 ) -> None:
     resources, redo = running.resources, running.redo
-    image_source, truth_source = sources
+    image_source, truth_source, known = sources
     image = convert_volume(
         image_source, folder.volume, kind="image", resources=resources, overwrite=redo("convert")
     )
@@ -192,6 +195,7 @@ def _run_sample(
             instances,
             truth,
             folder.scores,
+            mask=known,
             config=config.evaluate,
             csv_dir=folder.matches,
             resources=resources,
@@ -228,33 +232,38 @@ def _faults(config: RunConfig, running: Running) -> list[str]:
     return faults
 
 
-def _open_sources(sample: Sample) -> tuple[Volume, Volume | None]:
-    """Image and truth of a sample; all faults of both at once."""
+def _open_sources(sample: Sample) -> Sources:
+    """Image, truth, and where the truth is known, of a sample; all faults at once."""
     if sample.simulate is not None:
         image, truth = simulate_volume(sample.simulate)
-        return open_volume(image, roi=sample.roi), open_volume(truth, roi=sample.roi)
-    faults, volumes = [], []
-    given: tuple[tuple[str | None, Kind], ...] = (
-        (sample.image, "image"),
-        (sample.labels, "labels"),
+        return open_volume(image, roi=sample.roi), open_volume(truth, roi=sample.roi), None
+    faults: list[str] = []
+    volumes: dict[str, Volume] = {}
+    given: tuple[tuple[str, str | None, Kind | None], ...] = (
+        ("image", sample.image, "image"),
+        ("labels", sample.labels, "labels"),
+        ("mask", sample.mask, None),
     )
-    for source, kind in given:
+    for role, source, kind in given:
         if source is not None:
             try:
-                volumes.append(
-                    open_volume(
-                        source, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi, kind=kind
-                    )
+                volumes[role] = open_volume(
+                    source, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi, kind=kind
                 )
             except InputError as error:
                 faults.append(str(error))
     raise_faults(f"volume {sample.name!r}", faults)
-    if len(volumes) == 2 and volumes[0].shape != volumes[1].shape:
-        raise InputError(
-            f"volume {sample.name!r}: labels {volumes[1].name} of shape {volumes[1].shape}, "
-            f"expected that of image {volumes[0].name}, {volumes[0].shape}"
-        )
-    return volumes[0], volumes[1] if len(volumes) == 2 else None
+    image = volumes.pop("image")
+    faults = [
+        f"{role} {volume.name} of shape {volume.shape}, expected that of image {image.name}, "
+        f"{image.shape}"
+        for role, volume in volumes.items()
+        if volume.shape != image.shape
+    ]
+    raise_faults(f"volume {sample.name!r}", faults)
+    if "labels" not in volumes:
+        return image, None, None
+    return image, *split_ignored(volumes["labels"], volumes.get("mask"), sample.ignore_label)
 
 
 def _get_model(config: RunConfig, folder: RunFolder, running: Running) -> Model:

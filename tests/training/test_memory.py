@@ -3,10 +3,19 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cristae.training.config import TrainConfig
+from cristae.training.memory import index_bytes, step_bytes, training_bytes
+from cristae.training.sampling import index_instances
+from cristae.volumes.dataset import OpenedSample, Sample
+from cristae.volumes.volume import Volume
+
+SIZE = (30.0, 8.0, 8.0)
 MEASURE = """
 import psutil, sys, torch
 torch.set_num_threads(1)
@@ -54,3 +63,40 @@ def test_step(kind):
     )
     peak, promised = (int(text) for text in found.stdout.split())
     assert peak <= promised <= 2 * peak
+
+
+class Blobs:
+    """Labels made as they are read: squares of 32 voxels in a quarter of the place."""
+
+    def read(self, box):
+        y, x = (np.arange(a, b) // 32 for a, b in list(zip(box.start, box.stop, strict=True))[1:])
+        inside = (y % 2 == 0)[:, None] & (x % 2 == 0)[None]
+        plane = np.where(inside, 1 + 1000 * (y % 500)[:, None] + (x % 1000)[None], 0)
+        return np.broadcast_to(plane.astype(np.uint32), box.shape).copy()
+
+
+def opened(shape):
+    labels = Volume("labels", Blobs(), shape, np.dtype(np.uint32), voxel_size_nm=SIZE)
+    image = labels.with_(name="image", dtype=np.dtype(np.uint8))
+    return OpenedSample(Sample("large", "image", "labels"), image, labels, None)
+
+
+def test_what_does_not_fit_is_not_counted():
+    """MitoEM's size: the promise is the step's, one index block, patches; not the volume's."""
+    config = TrainConfig()
+    step = config.batch * step_bytes(config.network, config.patch)
+    besides = training_bytes(config, [opened((1000, 4096, 4096))] * 3) - step
+    assert 100 << 20 < besides < 1 << 30
+    held = training_bytes(config, [opened((64, 1024, 1024))]) - step
+    assert held > 64 * 1024 * 1024 * 3  # this one fits: one byte of grey, two of ids
+
+
+def test_index():
+    labels = opened((40, 1024, 1024)).labels
+    tracemalloc.start()
+    try:
+        index_instances(labels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= index_bytes(labels) <= 2 * peak

@@ -278,6 +278,28 @@ def test_index_counts_voxels():
     assert (labels[tuple(index.points[64:].T)] == 9).all()
 
 
+def test_nothing_is_sought_where_nothing_is_known():
+    image, labels = toy_arrays((8, 48, 48))
+    mask = np.zeros_like(labels)
+    mask[:, :24, :24] = 1
+    index = prepare_source(toy_opened(image, labels, mask=mask)).index
+    assert len(index.voxels) == 1
+    assert index.voxels[0] == np.count_nonzero(labels[:, :24, :24])
+    assert (index.points[:, 1:] < 24).all()
+
+
+def test_uniform_patches_cover_the_volume(toy_source):
+    """Without weights, no place is preferred: 400 patches, three thirds along y."""
+    where = SamplingConfig(uniform=1.0, foreground=0.0, instance=0.0)
+    plans = [
+        plan_patch([toy_source], (4, 8, 8), WORKING, where, STILL, random_stream(3, i, 0))
+        for i in range(400)
+    ]
+    thirds = np.bincount([int(plan.warp.centre[0] * 3 / 96) for plan in plans], minlength=3)
+    assert thirds.min() > 100
+    assert {int(plan.sections[0]) for plan in plans} == set(range(12 - 4 + 1))
+
+
 def test_fixed_patches_are_fixed(toy_source):
     first = fixed_patches([toy_source, toy_source], 4, PATCH, WORKING)
     again = fixed_patches([toy_source, toy_source], 4, PATCH, WORKING)

@@ -2,19 +2,23 @@
 
 import numpy as np
 import pytest
+import tifffile
 
 from cristae.engine.executors import Resources
-from cristae.errors import ConfigError, InputError
+from cristae.errors import ConfigError, DiskSpaceError, InputError
+from cristae.volumes import dataset
 from cristae.volumes.dataset import (
     Sample,
     compact_ids,
-    keep_simulated,
+    keep_on_disk,
     load_samples,
     open_sample,
     open_samples,
 )
 from cristae.volumes.simulate import SimulationConfig
+from cristae.volumes.sources import slices as source
 from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.sources.pages import PlaneCache, decode_plane
 
 SIZE = (30.0, 8.0, 8.0)
 
@@ -49,6 +53,30 @@ def test_opens_and_loads(pair):
     assert np.array_equal(held.labels.read() > 0, opened.labels.read() > 0)
     assert np.array_equal(held.image.read(), opened.image.read())
     assert held.fingerprint == opened.fingerprint
+
+
+def test_ignored_labels_are_unknown(pair, tmp_path):
+    """-1 beside a mask that knows the first 6 rows only; the instance and background stay."""
+    labels = np.zeros((6, 8, 8), np.int32)
+    labels[3, 3:5, 3:5] = 7
+    labels[:, :, 5:] = -1
+    mask = np.zeros((6, 8, 8), np.uint8)
+    mask[:, :6] = 9
+    own = {
+        "labels": write(tmp_path / "signed.zarr", labels),
+        "mask": write(tmp_path / "mask.zarr", mask, kind="image"),
+    }
+    opened = open_sample(Sample(name="a", **pair | own, ignore_label=-1, roi="2:6,1:,:"))
+    assert np.array_equal(opened.labels.read(), labels[2:, 1:].clip(0))
+    known = np.zeros((6, 8, 8), bool)
+    known[:, :6, :5] = True
+    assert np.array_equal(opened.mask.read(), known[2:, 1:])
+    plain = open_sample(Sample(name="a", **pair))
+    assert opened.fingerprint != plain.fingerprint
+    with pytest.raises(InputError, match="label -1"):
+        open_sample(Sample(name="a", **pair | own))
+    sparse = open_sample(Sample(name="a", **pair, ignore_label=0))
+    assert np.array_equal(sparse.mask.read(), plain.labels.read() > 0)
 
 
 def test_stays_on_disk_without_room(pair):
@@ -131,12 +159,56 @@ def test_compact_ids_of_very_many():
 def test_simulated_samples_are_made_once(tmp_path):
     sample = Sample(name="sim", simulate=SimulationConfig(shape=(8, 96, 96), seed=3))
     opened = open_sample(sample)
-    kept = keep_simulated(opened, tmp_path, Resources(1))
+    (kept,) = keep_on_disk([opened], tmp_path, Resources(1), 1 << 30)
     assert np.array_equal(kept.image.read(), opened.image.read())
     assert np.array_equal(kept.labels.read(), opened.labels.read())
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert keep_simulated(opened, tmp_path, Resources(1)).labels.fingerprint
+    assert keep_on_disk([opened], tmp_path, Resources(1), 1 << 30)[0].labels.fingerprint
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """Image and labels of 5 slices; each file decoded is noted."""
+    arrays = {"image": np.arange(5 * 24 * 20).reshape(5, 24, 20).astype(np.uint8)}
+    arrays["labels"] = (arrays["image"] // 50).astype(np.uint16)
+    for name, array in arrays.items():
+        (tmp_path / name).mkdir()
+        for z, plane in enumerate(array):
+            tifffile.imwrite(tmp_path / name / f"{z}.tif", plane)
+    sample = Sample("s", str(tmp_path / "image"), str(tmp_path / "labels"), voxel_size_nm=SIZE)
+    return sample, arrays
+
+
+def test_planes_that_do_not_fit_are_decoded_once(slices, tmp_path, monkeypatch):
+    sample, arrays = slices
+    decoded = []
+    monkeypatch.setattr(dataset, "PLANE_VOXELS", 24 * 20 - 1)
+    monkeypatch.setattr(source, "PLANES", PlaneCache(0))
+    monkeypatch.setattr(source, "decode_plane", lambda p: decoded.append(p) or decode_plane(p))
+    opened = open_sample(sample)
+    decoded.clear()
+    (same,) = keep_on_disk([opened], tmp_path / "kept", Resources(1), 1 << 30)
+    assert same == opened
+    (kept,) = keep_on_disk([opened], tmp_path / "kept", Resources(1), 0)
+    # besides the copy, the sample of grey values reads each image slice
+    assert sorted(decoded.count(path) for path in set(decoded)) == [1] * 5 + [2] * 5
+    decoded.clear()
+    for name, array in arrays.items():
+        assert np.array_equal(getattr(kept, name).read(), array)
+    assert not decoded
+    assert kept.image.voxel_size_nm == kept.labels.voxel_size_nm == SIZE
+
+
+def test_planes_are_read_as_they_are_where_the_disk_is_full(slices, tmp_path, monkeypatch, caplog):
+    def full(*_, **__):
+        raise DiskSpaceError("no room")
+
+    monkeypatch.setattr(dataset, "PLANE_VOXELS", 0)
+    monkeypatch.setattr(dataset, "convert_volume", full)
+    opened = open_sample(slices[0])
+    assert keep_on_disk([opened], tmp_path / "kept", Resources(1), 0) == [opened]
+    assert "read as it is, which is slow: no room" in caplog.text
 
 
 def test_simulated_beside_sources():

@@ -1,5 +1,6 @@
 """How much memory a training run takes, told before it starts."""
 
+import math
 from collections.abc import Sequence
 
 from cristae.engine.blockwise import GIB
@@ -7,8 +8,10 @@ from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig
 from cristae.training.batches import PREFETCH
 from cristae.training.config import TrainConfig, augmentations_of
-from cristae.training.sampling import working_factors
-from cristae.volumes.dataset import OpenedSample
+from cristae.training.sampling import INDEX_SHAPE, working_factors
+from cristae.volumes.dataset import OpenedSample, fit_in_memory, held_bytes, is_by_planes
+from cristae.volumes.sources.pages import CACHE_BYTES
+from cristae.volumes.volume import Volume
 
 FLOAT = 4
 BACKWARD_SHARE = 0.6
@@ -16,6 +19,10 @@ BACKWARD_SHARE = 0.6
 
 LOSS_TENSORS = 10
 """Tensors of the logits' shape that targets and losses need."""
+
+FLAG_BYTES, PLACE_BYTES, FOREGROUND_MOST = 3, 40, 0.3
+"""Memory of an index, for each voxel of a block and each of an instance (measured); the share of
+those that is reckoned with."""
 
 OWN_BYTES = 32 << 20
 """What the arithmetic libraries allocate at their first use, measured."""
@@ -83,14 +90,29 @@ def forward_bytes(network: UNetConfig, box: Triple) -> int:
 
 
 def _held_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
-    """Samples in memory, and the arrays that turn up while the largest one is loaded."""
+    """Samples in memory, and what turns up once besides: loading the largest one, or an index."""
     held, largest = 0, 0
-    for one in opened:
-        own = one.image.size * (one.image.dtype.itemsize + min(2, one.labels.dtype.itemsize))
-        own += one.mask.size * one.mask.dtype.itemsize if one.mask is not None else 0
-        held += own
-        largest = max(largest, one.labels.size * (2 * one.labels.dtype.itemsize + 2))
-    return min(held, int(config.cache_gib * GIB)) + largest
+    fitting = fit_in_memory(opened, int(config.cache_gib * GIB))
+    for one, fits in zip(opened, fitting, strict=True):
+        indexing = index_bytes(one.labels)
+        if fits:
+            held += held_bytes(one)
+            indexing = max(indexing, one.labels.size * (2 * one.labels.dtype.itemsize + 2))
+        largest = max(largest, indexing)
+    return held + largest + _plane_bytes(opened)
+
+
+def index_bytes(labels: Volume) -> int:
+    """Memory of finding instances: a block of labels, flags, and where the instances are in it."""
+    block = min(labels.size, math.prod(INDEX_SHAPE))
+    return int(block * (labels.dtype.itemsize + FLAG_BYTES + FOREGROUND_MOST * PLACE_BYTES))
+
+
+def _plane_bytes(opened: Sequence[OpenedSample]) -> int:
+    """The cache of decoded planes."""
+    volumes = [v for one in opened for v in (one.image, one.labels, one.mask) if v is not None]
+    planes = sum(v.size * v.dtype.itemsize for v in volumes if is_by_planes(v))
+    return min(CACHE_BYTES, planes)
 
 
 def _patch_bytes(config: TrainConfig, one: OpenedSample) -> int:

@@ -122,15 +122,16 @@ def prepare_source(opened: OpenedSample) -> Source:
     Raises:
         InputError: What reading the volumes raises.
     """
-    return Source(opened, sample_intensity(opened.image), index_instances(opened.labels))
+    index = index_instances(opened.labels, opened.mask)
+    return Source(opened, sample_intensity(opened.image), index)
 
 
-def index_instances(labels: Volume) -> InstanceIndex:
+def index_instances(labels: Volume, mask: Volume | None = None) -> InstanceIndex:
     """Find the instances of a volume and some voxels of each.
 
     At most 64 blocks, spread evenly over the volume, are looked at (all of them below 2 Gvoxel),
     and of each instance at most 64 voxels, spread evenly over its raster order, are kept; so are 64
-    that touch another instance within a block.
+    that touch another instance within a block. Where a mask is 0 there are none.
     """
     blocks = tile(labels.box, INDEX_SHAPE)
     chosen = np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), INDEX_BLOCKS)).astype(int))
@@ -139,6 +140,8 @@ def index_instances(labels: Volume) -> InstanceIndex:
     contacts: dict[int, list[Array]] = {}
     for block in (blocks[i] for i in chosen):
         array = labels.read(block)
+        if mask is not None:
+            array[mask.read(block) == 0] = 0
         for one, positions in _by_instance(array, array > 0):
             counts[one] = counts.get(one, 0) + len(positions)
             points.setdefault(one, []).append(_places(positions, block))

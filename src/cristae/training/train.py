@@ -52,7 +52,7 @@ from cristae.training.validation import check_decoder, decoded_precision
 from cristae.volumes.dataset import (
     OpenedSample,
     Sample,
-    keep_simulated,
+    keep_on_disk,
     load_samples,
     open_samples,
 )
@@ -114,7 +114,8 @@ def train_model(
         if ledger.state == "done":
             ledger.reopen()
         promise_memory("train", training_bytes(config, opened), Resources(threads))
-        opened = [keep_simulated(one, ledger.scratch, Resources(threads)) for one in opened]
+        room = int(config.cache_gib * GIB)
+        opened = keep_on_disk(opened, ledger.scratch, Resources(threads), room)
         run = Run.prepare(config, opened, files, start)
         if run.train(stop_after_minutes):
             ledger.finish(steps=config.steps, best_validation_iou=run.state.best)

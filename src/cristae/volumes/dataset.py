@@ -1,5 +1,6 @@
 """Samples: pairs of image and labels, as the ``volumes:`` list of a configuration names them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,18 +10,23 @@ import numpy as np
 
 from cristae.configuration import config_dataclass
 from cristae.engine.executors import Resources
-from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.engine.progress import log
+from cristae.errors import ConfigError, DiskSpaceError, InputError, raise_faults
 from cristae.grid import tile
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.partial import split_ignored
 from cristae.volumes.simulate import SimulationConfig, simulate_volume
 from cristae.volumes.sources import open_volume
-from cristae.volumes.volume import Array, Nanometres, Volume, array_volume
+from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
 from cristae.volumes.widen import widened_volume
 
 Group = Literal["train", "validation", "test"]
 
 SCAN_SHAPE = (32, 512, 512)
 """Block in which labels are read to check and load them."""
+
+PLANE_VOXELS = 1 << 18
+"""Voxels of a plane from which on a volume stored in planes costs much to read in boxes."""
 
 
 @config_dataclass
@@ -32,6 +38,8 @@ class Sample:
         image: Source of the grey values; None where ``simulate`` is given.
         labels: Source of the instance labels; None where there are none (or ``simulate``).
         mask: Source of a volume that is 0 where the labels are not to be trusted.
+        ignore_label: Label that says the same of the voxels that have it; with 0, all that is no
+            instance.
         voxel_size_nm: Voxel size (z, y, x) in nm; needed where the sources do not say.
         roi: ``z0:z1,y0:y1,x0:x1`` of image, labels and mask; all by default.
         group: ``train``, ``validation`` or ``test``.
@@ -48,6 +56,7 @@ class Sample:
     image: str | None = None
     labels: str | None = None
     mask: str | None = None
+    ignore_label: int | None = None
     voxel_size_nm: tuple[float, float, float] | None = None
     roi: str | None = None
     group: Group = "train"
@@ -102,6 +111,7 @@ def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSamp
     raise_faults(f"volume {sample.name!r}", sample_faults(sample), ConfigError)
     image, labels, mask = _open_sources(sample)
     faults = _pair_faults(image, labels, mask)
+    labels, mask = split_ignored(labels, mask, sample.ignore_label)
     faults += _label_faults(labels)
     if voxel_size_needed or sample.label_widening_nm:
         faults += _voxel_size_faults(image)
@@ -131,29 +141,79 @@ def open_samples(
     return opened
 
 
-def keep_simulated(opened: OpenedSample, folder: Path, resources: Resources) -> OpenedSample:
-    """A simulated sample made once and kept on disk; any other sample as it is.
+def keep_on_disk(
+    opened: Sequence[OpenedSample], folder: Path, resources: Resources, memory_bytes: int
+) -> list[OpenedSample]:
+    """Samples that cost much to read, made or decoded once and kept as Zarr.
+
+    Simulated ones are; and, of those that `load_samples` will not hold in memory, volumes that
+    are decoded in whole planes (slices, tiles, pages), because each of their boxes costs all the
+    planes it lies in. Where the disk has no room for these, they are read as they are.
 
     Args:
-        opened: An open sample.
-        folder: Where its arrays are kept; what is there of an interrupted call is taken up.
-        resources: Workers that make it.
+        opened: Open samples.
+        folder: Where their arrays are kept; what is there of an interrupted call is taken up.
+        resources: Workers that make them.
+        memory_bytes: Room that `load_samples` will have.
 
     Returns:
-        The sample with its volumes read from ``folder``.
+        The samples, with such volumes read from ``folder``.
     """
-    if opened.sample.simulate is None:
-        return opened
-    image, labels = (
-        convert_volume(
-            volume,
-            folder / f"{opened.sample.name}_{volume.kind}.zarr",
-            pyramid=False,
-            resources=resources,
-        )
-        for volume in (opened.image, opened.labels)
+    fitting = fit_in_memory(opened, memory_bytes)
+    return [_kept(one, folder, resources, fits) for one, fits in zip(opened, fitting, strict=True)]
+
+
+def _kept(one: OpenedSample, folder: Path, resources: Resources, fits: bool) -> OpenedSample:
+    kept: dict[str, Volume] = {}
+    for role in ("image", "labels", "mask"):
+        volume: Volume | None = getattr(one, role)
+        simulated = one.sample.simulate is not None
+        if volume is None or not (simulated or (is_by_planes(volume) and not fits)):
+            continue
+        if role == "mask" and volume.dtype.kind == "f":  # Zarr holds ids or grey values
+            continue
+        kind: Kind = "image" if role == "image" else "labels"
+        out = folder / f"{one.sample.name}_{role}.zarr"
+        try:
+            kept[role] = convert_volume(
+                volume.with_(kind=kind), out, pyramid=False, resources=resources
+            )
+        except DiskSpaceError as error:
+            if simulated:
+                raise
+            log.warning("%s: read as it is, which is slow: %s", volume.name, error)
+    return replace(
+        one,
+        image=kept.get("image", one.image),
+        labels=kept.get("labels", one.labels),
+        mask=kept.get("mask", one.mask),
     )
-    return replace(opened, image=image, labels=labels)
+
+
+def is_by_planes(volume: Volume) -> bool:
+    """Whether a small box costs decoding planes much larger than it."""
+    return volume.chunk_shape[0] == 1 and math.prod(volume.chunk_shape) > PLANE_VOXELS
+
+
+def fit_in_memory(opened: Sequence[OpenedSample], memory_bytes: int) -> list[bool]:
+    """Which samples `load_samples` will hold, as far as their ids are few enough for 16 bits."""
+    room, fitting = memory_bytes, []
+    for one in opened:
+        fits = _stored_bytes(one) <= room
+        fitting.append(fits)
+        room -= held_bytes(one) if fits else 0
+    return fitting
+
+
+def held_bytes(one: OpenedSample) -> int:
+    """Memory of a sample held, with ids of 16 bits at most."""
+    labels = one.labels.size * one.labels.dtype.itemsize
+    return _stored_bytes(one) - labels + one.labels.size * min(2, one.labels.dtype.itemsize)
+
+
+def _stored_bytes(one: OpenedSample) -> int:
+    volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
+    return sum(volume.size * volume.dtype.itemsize for volume in volumes)
 
 
 def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[OpenedSample]:
@@ -168,10 +228,10 @@ def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[Open
     """
     room, result = memory_bytes, []
     for one in opened:
-        volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
-        if sum(volume.size * volume.dtype.itemsize for volume in volumes) > room:
+        if _stored_bytes(one) > room:
             result.append(one)
             continue
+        volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
         held = [_load(volume, compact=volume is one.labels) for volume in volumes]
         room -= sum(volume.size * volume.dtype.itemsize for volume in held)
         mask = held[2] if one.mask is not None else None
@@ -187,7 +247,9 @@ def sample_faults(sample: Sample) -> list[str]:
             f"image {sample.image!r} and labels {sample.labels!r}: expected both, or `simulate`"
         )
     if sample.simulate is not None:
-        given = [n for n in ("image", "labels", "mask") if getattr(sample, n) is not None]
+        given = [
+            n for n in ("image", "labels", "mask", "ignore_label") if getattr(sample, n) is not None
+        ]
         faults += [f"{name} given beside `simulate`: expected one of them" for name in given]
     if sample.label_widening_nm < 0:
         faults.append(f"label_widening_nm {sample.label_widening_nm}: expected at least 0")
