@@ -117,17 +117,6 @@ def test_confidence_is_the_mean_of_the_edges_to_the_voxels_before(tmp_path):
     np.testing.assert_array_equal(table["confidence_sum"], expected)
 
 
-def test_processes_give_the_same():
-    affinities = noise((9, 40, 37), 3)
-    parameters = {"decoder": "affinity_connected", "affinity_threshold": 0.6, "min_size": 5}
-    whole = decode(affinities, **parameters)
-    assert whole.max() > 3
-    pieces = decode(
-        affinities, block_shape=(4, 11, 13), resources=Resources(2, "processes"), **parameters
-    )
-    np.testing.assert_array_equal(pieces, whole)
-
-
 @pytest.mark.parametrize(
     "offsets",
     [[[-1, 0, 0], [0, -1, 0]], [[-3, 0, 0], [0, -1, 0], [0, 0, -1]], [[0, 0, 1]] * 3, [1]],

@@ -66,26 +66,6 @@ def test_of_widened_components(shape, blocks, seed, size):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_processes_give_the_same():
-    prediction = noise((9, 40, 37), 3)[:2]
-    parameters = {
-        "decoder": "bc_watershed",
-        "foreground_threshold": 0.45,
-        "seed_threshold": 0.6,
-        "min_seed_size": 2,
-        "min_size": 90,
-        "small": "neighbor",
-    }
-    whole = decode(prediction, **parameters)
-    plain = decode(prediction, **{**parameters, "small": "background"})
-    assert np.count_nonzero(whole) > np.count_nonzero(plain)
-    assert whole.max() > 2
-    pieces = decode(
-        prediction, block_shape=(4, 11, 13), resources=Resources(2, "processes"), **parameters
-    )
-    np.testing.assert_array_equal(pieces, whole)
-
-
 @pytest.mark.parametrize("decoder", ["binary_connected"])
 def test_without_neighbour_background(decoder):
     prediction = np.zeros((1, 3, 8, 8), np.uint8)

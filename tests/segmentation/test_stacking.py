@@ -116,10 +116,16 @@ def test_processes_give_the_same():
         "min_seed_size": 2,
         "min_size": 40,
     }
-    whole = decode(prediction, **parameters)
+    plain = decode(prediction, **parameters)
+    whole = decode(prediction, small="neighbor", **parameters)
     assert whole.max() > 3
+    assert np.count_nonzero(whole) > np.count_nonzero(plain)
     pieces = decode(
-        prediction, block_shape=(4, 11, 13), resources=Resources(2, "processes"), **parameters
+        prediction,
+        block_shape=(4, 11, 13),
+        resources=Resources(2, "processes"),
+        small="neighbor",
+        **parameters,
     )
     np.testing.assert_array_equal(pieces, whole)
 

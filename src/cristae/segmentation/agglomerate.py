@@ -37,18 +37,22 @@ def agglomerate_step(job: Job, k: int, batch: Batch) -> None:
     rule = job.decoding.affinity
     if rule is None or rule.merge is None:
         raise TypeError(f"{job.decoding.decoder} does not agglomerate")
-    results, regions = [], 0
+    results, regions, removed = [], 0, 0
+    least = 0 if job.decoding.to_neighbor else job.decoding.min_size
     for low, high, first, last in bounds:
         piece = runs.take(slice(low, high))
         edges = value[3 * first : 3 * last].reshape(-1, 3)
         fragment, contacts = find_fragments(piece, edges, job.raster, rule.fragment)
-        region = agglomerate(contacts, int(fragment.max()) + 1, rule.merge)
-        label = (region[fragment] + (regions + 1)).astype(np.int32)
-        regions += int(region.max()) + 1
+        region = agglomerate(contacts, int(fragment.max()) + 1, rule.merge)[fragment]
+        stays = np.bincount(region) >= least  # a region is whole here
+        number = np.where(stays, np.cumsum(stays) + regions, 0)
+        label = number[region].astype(np.int32)
+        regions += int(stays.sum())
+        removed += int((~stays).sum())
         cut, name, source = labelled_runs(piece, label)
-        mean = edges.sum(axis=1, dtype=np.uint16) // 3
-        results.append(Decoded(*cut, name - 1, order[low:high][source], mean.astype(np.uint8)))
-    save_decoded(job, k, batch, results, ~np.arange(regions), block)
+        mean = (edges.sum(axis=1, dtype=np.uint16) // 3).astype(np.uint8)
+        results.append(Decoded(*cut, name - 1, order[low:high][source], mean[label > 0]))
+    save_decoded(job, k, batch, results, ~np.arange(regions), block, removed)
 
 
 def find_fragments(

@@ -23,6 +23,9 @@ from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table, save_arrays
 
 NOBODY = -1
+PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 250, 50, 130, 120
+"""Memory of resolving for each piece, seed, run on a face and edge between blocks (measured)."""
+
 SEED_FIELDS = ("seed_voxels", "seed_face", "pairs", "seed_first")
 
 
@@ -51,6 +54,17 @@ class Plan:
     largest: int
     removed: int
     runs: Ints
+
+
+def joining_bytes(job: Job) -> int:
+    """Memory of `resolve_pieces`, once all blocks are labelled."""
+    needed = 0
+    for i in range(len(job.blocks)):
+        sizes = ("voxels", "seed_voxels", "face", "seed_face", "cross")
+        piece, seed, face, seed_face, cross = (a.shape[-1] for a in load_table(job, i, *sizes))
+        needed += PIECE_BYTES * piece + SEED_BYTES * seed
+        needed += FACE_BYTES * (face + seed_face) + CROSS_BYTES * cross
+    return needed
 
 
 def resolve_pieces(job: Job, budget: int | None = None) -> Plan:

@@ -384,6 +384,26 @@ def on_faces(runs: Runs, box: Box, raster: Raster) -> NDArray[np.bool_]:
     return touches
 
 
+def runs_meet(runs: Runs, inside: Box, box: Box, raster: Raster) -> NDArray[np.bool_]:
+    """Which runs, all of them inside one box, have a voxel in another."""
+    if inside.clip(box) == inside:
+        return np.ones(runs.start.size, bool)
+    low, high = np.array(box.start), np.array(box.stop)
+    meet = np.empty(runs.start.size, bool)
+    _meet(runs.start, runs.length, low, high, raster.plane, raster.row, meet)
+    return meet
+
+
+@njit(nogil=True, cache=True)
+def _meet(start, length, low, high, plane, row, meet):  # type: ignore[no-untyped-def]
+    for i in range(start.size):
+        z = start[i] // plane
+        y = (start[i] - z * plane) // row
+        x = start[i] - z * plane - y * row
+        inside = low[0] <= z < high[0] and low[1] <= y < high[1]
+        meet[i] = inside and x < high[2] and x + length[i] > low[2]
+
+
 def merge_ends(runs: Runs, label: NDArray[Any]) -> tuple[Runs, NDArray[Any]]:
     """Runs in raster order with those of one label that meet end to end made one."""
     if runs.start.size == 0:

@@ -7,9 +7,9 @@
 
 1. *label* reads every block once and keeps runs and components (`components`).
 2. *resolve* joins them over the faces of the blocks (`resolve`).
-3. *flood* decodes the pieces that hold several seeds, each whole and on its own (`flood`);
-   the connected path has no floods, but may widen its instances in plane.
-4. Instances are filtered by size, then numbered 1..n in (z, y, x) order of the first voxel.
+3. *flood* decodes the pieces that hold several seeds, each whole and on its own (`flood`).
+4. Instances are widened, joined and filtered as the decoder says, then numbered 1..n in (z, y, x)
+   order of the first voxel (`instances`).
 5. *write* paints every shard of the labels, and the tables of runs and instances are written.
 """
 
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import (
@@ -39,9 +38,9 @@ from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.batches import Batch
-from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
-from cristae.segmentation.resolve import NOBODY, Plan, resolve_pieces
+from cristae.segmentation.instances import decide_instances
+from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
     Job,
@@ -50,8 +49,6 @@ from cristae.segmentation.scratch import (
     save_arrays,
     shape_name,
 )
-from cristae.segmentation.small import contact_step, give_away
-from cristae.segmentation.stacking import join_slices, overlap_step
 from cristae.segmentation.steps import (
     drop_canvas,
     flood_step,
@@ -59,8 +56,6 @@ from cristae.segmentation.steps import (
     layers,
     sample_density,
     slab_step,
-    statistics_of,
-    widen_step,
     write_step,
 )
 from cristae.segmentation.tables import (
@@ -80,11 +75,11 @@ LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
 EDGE_BYTES = 4
 """Memory of labelling by affinities, for each voxel of a block: its edges and their mean."""
 
-LAYER_RUN_BYTES, SHARD_RUN_BYTES = 180, 60
-"""Memory of gathering, and of painting, for each run (measured)."""
+LAYER_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 180, 60, 100
+"""Memory for each run that is gathered, painted, or widened or counted in a block (measured)."""
 
-SHARD_BYTES = 6.2
-"""Memory of writing a shard, for each of its voxels: labels and their encoded form."""
+SHARD_BYTES = 4.2
+"""Memory of writing a shard, for each of its voxels; their encoded form grows with the runs."""
 
 SAMPLES = 8
 """Chunks read before the start to see how many runs a voxel makes."""
@@ -96,6 +91,9 @@ FIXED_BYTES = 24 << 20
 """Memory that no size changes."""
 
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]
+
+Promise = Callable[[str, int], None]
+"""Called with a part of the stage and the bytes it needs."""
 
 VERSION = 1
 """Raised when the same prediction and parameters would give other labels."""
@@ -159,36 +157,33 @@ def segment_volume(
             log.info("%s: already done", out)
             return open_ome_zarr(out)
         job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))
-        _promise_start(job, out, pyramid, resources)
-        summary = _segment(job, out, ledger, resources)
+        promise = _promising(resources)
+        promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
+        check_disk(out, prediction.size // 16)
+        summary = _segment(job, out, ledger, resources, promise)
         if pyramid:
             build_pyramid(out, ledger=ledger, resources=resources)
         ledger.finish(**summary)
     return open_ome_zarr(out)
 
 
-def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[str, Any]:
+def _segment(
+    job: Job, out: Path, ledger: Ledger, resources: Resources, promise: Promise
+) -> dict[str, Any]:
     watch = Stopwatch()
     job.folder.mkdir(parents=True, exist_ok=True)
     leave = partial(_leave_files, job, ledger.state == "resume", resources)
     leave("label", job.blocks, label_step)
+    promise("segment, joining", FIXED_BYTES + joining_bytes(job))
     plan = resolve_pieces(job, _budget(job, resources))
-    _promise_rest(job, plan, out, resources)
+    check_disk(out, 96 * int(plan.runs.sum()))
+    _promise_floods(plan, resources, promise)
+    promise_rest = partial(_promise_writing, job, resources.workers, promise)
+    promise_rest(plan.runs, 0, 1 + job.decoding.reach[0])
     decode = flood_step if job.decoding.affinity is None else agglomerate_step
     several = replace(resources, workers=_workers_that_fit(plan, resources))
-    parts = _leave_files(job, ledger.state == "resume", several, "flood", plan.batches, decode)
-    fresh = _leave_spans(job, plan, parts)
-    if job.decoding.reach != (0, 0):
-        parts = leave("wide", job.blocks, widen_step)
-    totals = _totals(job, plan, parts, fresh)
-    approximate = _from_cuts(job, plan, fresh)
-    goes = np.arange(totals.voxels.size)
-    if job.decoding.planar:
-        goes, totals = _join_slices(job, totals, leave)
-    if job.decoding.to_neighbor:
-        goes = _join_neighbors(job, totals, goes, leave)
-    columns, removed = _number(job, totals, goes, approximate)
-    removed += plan.removed
+    floods = _leave_files(job, ledger.state == "resume", several, "flood", plan.batches, decode)
+    columns, removed = decide_instances(job, plan, floods, leave, promise_rest)
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
@@ -209,11 +204,17 @@ def _segment(job: Job, out: Path, ledger: Ledger, resources: Resources) -> dict[
     return summary
 
 
-def _promise_start(job: Job, out: Path, pyramid: bool, resources: Resources) -> None:
-    volume = job.prediction
-    needed = labelling_bytes(job, sampled_density(job), pyramid, resources.workers)
-    promise_memory("segment", needed, resources)
-    check_disk(out, volume.size // 16)
+def _promising(resources: Resources) -> Promise:
+    """Promises memory, and says so where it is more than was promised before."""
+    most = 0
+
+    def promise(part: str, needed: int) -> None:
+        nonlocal most
+        if needed > most:
+            promise_memory(part, needed, resources)
+            most = needed
+
+    return promise
 
 
 def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, workers: int) -> int:
@@ -233,7 +234,8 @@ def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, worke
     tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
     edges = EDGE_BYTES if job.decoding.affinity else 0
     labelling = int(block * (channels * (itemsize + (itemsize > 1)) + edges + tables))
-    writing = int(SHARD_BYTES * Box.of(layout.shard).clip(volume.box).size)
+    shard = Box.of(layout.shard).clip(volume.box).size
+    writing = int(shard * (SHARD_BYTES + SHARD_RUN_BYTES * runs))
     needed = workers * max(labelling, writing)
     if pyramid:
         labels = volume.with_(dtype=np.dtype(np.uint32), channels=None, shard_shape=layout.shard)
@@ -266,28 +268,39 @@ def _call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int,
     step(job, *item)
 
 
-def _promise_rest(job: Job, plan: Plan, out: Path, resources: Resources) -> None:
-    """Promise memory and disk again, now that the sizes are known."""
-    check_disk(out, 96 * int(plan.runs.sum()))
-    _promise_floods(plan, resources)
-    blocks = len(plan.runs) // len(layers(job))
-    in_layer = plan.runs.reshape(-1, blocks).sum(axis=1)
-    several = min(resources.workers, in_layer.size)
+def _promise_writing(
+    job: Job, workers: int, promise: Promise, runs: Ints, held: int, growth: int = 1
+) -> None:
+    """Promise what comes after the floods.
+
+    Args:
+        job: The segmentation.
+        workers: Tasks at a time.
+        promise: Says and checks it.
+        runs: Runs of each block.
+        held: Bytes that instances take all the while.
+        growth: How many runs a run may become on the way.
+    """
     layout = Layout().fitted(job.prediction.shape)
-    shard = int(SHARD_BYTES * Box.of(layout.shard).size) + SHARD_RUN_BYTES * int(plan.runs.max())
-    gathering = LAYER_RUN_BYTES * int(np.sort(in_layer)[-several:].sum())
-    rest = FIXED_BYTES + max(gathering, resources.workers * shard)
-    promise_memory("segment, writing", rest, resources)
+    layer = sorted(sum(runs[i] for i, _ in job.blocks_in(box)) for box in layers(job))
+    shards = tile(job.prediction.box, layout.shard)
+    painted = max(sum(runs[i] for i, _ in job.blocks_in(shard)) for shard in shards)
+    shard = SHARD_BYTES * shards[0].size + SHARD_RUN_BYTES * int(painted)
+    decoding = job.decoding
+    moves = decoding.planar or decoding.to_neighbor or growth > 1
+    moving = MOVED_RUN_BYTES * growth * int(runs.max()) if moves else 0
+    most = max(LAYER_RUN_BYTES * int(sum(layer[-workers:])), workers * max(int(shard), moving))
+    promise("segment, writing", FIXED_BYTES + most + held)
 
 
-def _promise_floods(plan: Plan, resources: Resources) -> None:
+def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
     if not plan.batches:
         return
     worst = max(plan.batches, key=lambda batch: batch.largest)
     floods = sorted(batch.bytes for batch in plan.batches)
     needed = FIXED_BYTES + sum(floods[-_workers_that_fit(plan, resources) :])
     try:
-        promise_memory("segment, floods", needed, resources)
+        promise("segment, floods", needed)
     except MemoryLimitError as error:
         low, high = worst.box
         box = ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
@@ -327,124 +340,6 @@ def sampled_density(job: Job) -> tuple[float, float]:
         found = sample_density(job, chunks[i])
         runs, foreground = max(runs, found[0]), max(foreground, found[1])
     return runs, foreground
-
-
-def _leave_spans(job: Job, plan: Plan, floods: Sequence[str]) -> Ints:
-    """Leave ``spans``: (block, flood, first row, last row) of flooded runs, by block.
-
-    Returns:
-        Number of the first instance that only each flood knows, and of the one after all.
-    """
-    spans = [np.zeros((0, 4), np.int64)]
-    fresh = [plan.instances]
-    for k, name in enumerate(floods):
-        blocks, row, instances = load_arrays(job.path(name), "blocks", "row", "instances")
-        spans.append(np.stack([blocks, np.full_like(blocks, k), row[:-1], row[1:]], axis=1))
-        fresh.append(fresh[-1] + int((instances < 0).sum()))
-    together = np.concatenate(spans)
-    together = together[np.argsort(together[:, 0], kind="stable")]
-    numbers = np.array(fresh, np.int64)
-    save_arrays(job.path("spans"), {"spans": together, "fresh": numbers})
-    return numbers
-
-
-def _totals(job: Job, plan: Plan, parts: Sequence[str], fresh: Ints) -> Statistics:
-    """Statistics of the instances as decoded."""
-    totals = no_statistics(int(fresh[-1]))
-    if job.decoding.reach == (0, 0):
-        add_statistics(totals, plan.statistics, np.arange(plan.instances))
-    for k, name in enumerate(parts):
-        instances, statistics = statistics_of(job, name)
-        if job.decoding.reach == (0, 0):
-            instances = np.where(instances < 0, fresh[k] + ~instances, instances)
-        add_statistics(totals, statistics, instances)
-    return totals
-
-
-def _from_cuts(job: Job, plan: Plan, fresh: Ints) -> NDArray[np.bool_]:
-    """Which instances come from components that were cut; warns where there are any."""
-    found = np.zeros(int(fresh[-1]), bool)
-    cuts = [k for k, batch in enumerate(plan.batches) if batch.cut]
-    for k in cuts:
-        (instances,) = load_arrays(job.path(f"flood-{k}"), "instances")
-        found[np.where(instances < 0, fresh[k] + ~instances, instances)] = True
-    if cuts:
-        log.warning(
-            "segment: %d components too large for memory cut into %d parts; their instances are "
-            "flagged as approximate",
-            len({plan.batches[k].pieces for k in cuts}),
-            len(cuts),
-        )
-    return found
-
-
-def _join_slices(
-    job: Job, totals: Statistics, leave: Callable[..., list[str]]
-) -> tuple[Ints, Statistics]:
-    """Join instances of slices; what each becomes, and the statistics of what they become."""
-    files = leave("overlap", job.blocks, overlap_step)
-    tables = [load_arrays(job.path(file), "pairs", "count") for file in files]
-    pairs, count = (np.concatenate(field) for field in zip(*tables, strict=True))
-    least = job.decoding.parameters["slice_overlap"]
-    goes = join_slices(pairs, count, totals.voxels, least)
-    joined = no_statistics(goes.size)
-    add_statistics(joined, totals, goes)
-    return goes, joined
-
-
-def _join_neighbors(
-    job: Job, totals: Statistics, goes: Ints, leave: Callable[..., list[str]]
-) -> Ints:
-    """Give small instances to their neighbours; what each becomes, or `NOBODY`.
-
-    Args:
-        job: The segmentation.
-        totals: Statistics of the instances.
-        goes: The instance that each instance is part of by now.
-        leave: Runs a step.
-    """
-    small = (totals.first != NOWHERE) & (totals.voxels < job.decoding.min_size)
-    if not small.any():
-        return goes
-    order = np.arange(small.size)
-    if job.decoding.affinity is not None:  # there are no seeds to count by
-        order = np.argsort(totals.first, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(order.size)
-    save_arrays(job.path("groups"), {"rank": rank[goes], "small": small[order]})
-    files = leave("contact", job.blocks, contact_step)
-    tables = [load_arrays(job.path(file), "contacts", "count") for file in files]
-    contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
-    size = job.decoding.min_size
-    given = give_away(contacts, count, totals.voxels[order], small[order], size)
-    return np.append(order, NOBODY)[given][rank[goes]]
-
-
-def _number(
-    job: Job, decoded: Statistics, goes: Ints, approximate: NDArray[np.bool_]
-) -> tuple[dict[str, Any], int]:
-    """Number the instances that stay, leave ``number``; table columns, and how many went."""
-    kept_by = np.flatnonzero(goes != NOBODY)
-    totals = no_statistics(goes.size)
-    add_statistics(totals, Statistics(*(field[kept_by] for field in decoded)), goes[kept_by])
-    there = decoded.first != NOWHERE
-    stays = (totals.first != NOWHERE) & (totals.voxels >= job.decoding.min_size)
-    order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
-    number = np.zeros(goes.size + 1, np.int64)  # the last stands for nobody
-    number[order] = np.arange(1, order.size + 1)
-    save_arrays(job.path("number"), {"number": number[goes]})
-    kept = Statistics(*(field[order] for field in totals))
-    dtype = np.uint32 if order.size < 1 << 32 else np.uint64
-    cut = (kept.low == 0).any(axis=1) | (kept.high == job.prediction.shape).any(axis=1)
-    columns = {
-        "id": np.arange(1, order.size + 1).astype(dtype),
-        "box": np.concatenate([kept.low, kept.high], axis=1).astype(np.int32),
-        "voxels": kept.voxels,
-        "confidence_sum": kept.mass,
-        "cut": cut,
-        "approximate": np.isin(order, goes[approximate]),
-    }
-    return columns, int(there.sum()) - order.size
 
 
 def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:

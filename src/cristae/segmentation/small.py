@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from cristae.grid import Box
 from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.runs import Ints, Runs
+from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import Job, load_arrays, save_arrays
-from cristae.segmentation.steps import instance_runs
+from cristae.segmentation.steps import runs_around
 
 AROUND = 8
 """Voxels in the ring."""
@@ -36,18 +36,13 @@ def contact_step(job: Job, index: int, box: Box) -> None:
     each plus 1, filled with 0; and ``count`` (n,), the number of those voxels.
     """
     rank, small = load_arrays(job.path("groups"), "rank", "small")
-    halo = box.grow((0, 1, 1)).clip(job.prediction.box)
-    parts = [instance_runs(job, i) for i, _ in job.blocks_in(halo)]
-    name = rank[np.concatenate([instance for _, instance in parts])]
-    start = np.concatenate([runs.start for runs, _ in parts])
-    length = np.concatenate([runs.length for runs, _ in parts])
-    order = np.argsort(start, kind="stable")
-    runs, name = Runs(start[order], length[order]), name[order]
+    runs, instance = runs_around(job, box.grow((0, 1, 1)).clip(job.prediction.box))
+    name = rank[instance]
     plane = job.raster.plane
     first = np.searchsorted(
         runs.start, [z * plane for z in range(box.start[0], box.stop[0] + 1)]
     ).tolist()
-    found = [np.zeros((0, AROUND + 1), np.int64)]
+    rows, counts = [np.zeros((0, AROUND + 1), np.int64)], [np.zeros(0, np.int64)]
     corner_y, corner_x = box.start[1] - 1, box.start[2] - 1
     for k, (low, high) in enumerate(pairwise(first)):
         here = runs.take(slice(low, high))
@@ -57,9 +52,11 @@ def contact_step(job: Job, index: int, box: Box) -> None:
             _paint_plane(
                 here.start, here.length, name[low:high] + 1, canvas, corner, job.raster.row
             )
-            found.append(_contacts(canvas, small))
-    rows, count = np.unique(np.concatenate(found), axis=0, return_counts=True)
-    save_arrays(job.path(f"contact-{index}"), {"contacts": rows, "count": count})
+            found = np.unique(_contacts(canvas, small), axis=0, return_counts=True)
+            rows.append(found[0])
+            counts.append(found[1])
+    contacts = {"contacts": np.concatenate(rows), "count": np.concatenate(counts)}
+    save_arrays(job.path(f"contact-{index}"), contacts)
 
 
 @njit(nogil=True, cache=True)
@@ -128,30 +125,57 @@ def give_away(
     Returns:
         (n,) the instance each becomes part of, itself where it stays, or `NOBODY`.
     """
-    goes = np.arange(voxels.size, dtype=np.int64)
-    sizes = voxels.tolist()
-    owner, touched = contacts[:, 0] - 1, contacts[:, 1:] - 1
+    touched = contacts[:, 1:] - 1
     row, column = np.nonzero(touched >= 0)
-    touching: dict[int, set[int]] = {i: set() for i in np.flatnonzero(small).tolist()}
-    for i, k in zip(touched[row, column].tolist(), row.tolist(), strict=True):
-        touching[i].add(k)
-    for i, rows in touching.items():
-        if sizes[i] >= size:
+    touched = touched[row, column]
+    row = row[np.argsort(touched, kind="stable")]  # the rows that touch each instance
+    first = np.append(0, np.cumsum(np.bincount(touched, minlength=voxels.size)))
+    goes: Ints = _give(contacts[:, 0] - 1, count, (first, row), voxels.copy(), small, size)
+    return goes
+
+
+@njit(nogil=True, cache=True)
+def _give(owner, count, rows_of, sizes, small, size):  # type: ignore[no-untyped-def]
+    """What each instance becomes; an instance takes over the rows of those that join it."""
+    first, rows = rows_of
+    n = sizes.size
+    goes, after, last = np.arange(n), np.full(n, -1, np.int64), np.arange(n)
+    tally, touched = np.zeros(n, np.int64), np.empty(n, np.int64)
+    seen = np.full(owner.size, -1, np.int64)
+    for i in range(n):
+        if not small[i] or sizes[i] >= size:
             continue
-        tally: dict[int, int] = {}
-        for k in rows:
-            other = _end(goes, int(owner[k]))
-            if other not in (i, NOBODY):
-                tally[other] = tally.get(other, 0) + int(count[k])
-        goes[i] = min(tally, key=lambda j: (-tally[j], j)) if tally else NOBODY
-        if tally:
-            sizes[goes[i]] += sizes[i]
-            if goes[i] in touching:
-                touching[int(goes[i])] |= rows
-    return np.array([_end(goes, i) for i in range(goes.size)], np.int64)
+        others, part = 0, i
+        while part >= 0:
+            for k in range(first[part], first[part + 1]):
+                row = rows[k]
+                if seen[row] == i:
+                    continue
+                seen[row] = i
+                other = _end(goes, owner[row])
+                if other != i and other != NOBODY:
+                    if tally[other] == 0:
+                        touched[others] = other
+                        others += 1
+                    tally[other] += count[row]
+            part = after[part]
+        best = np.int64(NOBODY)
+        for other in touched[:others]:
+            if best == NOBODY or (tally[other], -other) > (tally[best], -best):
+                best = other
+        tally[touched[:others]] = 0
+        goes[i] = best
+        if best != NOBODY:
+            sizes[best] += sizes[i]
+            after[last[best]] = i
+            last[best] = last[i]
+    for i in range(n):
+        goes[i] = _end(goes, i)
+    return goes
 
 
-def _end(goes: Ints, i: int) -> int:
+@njit(nogil=True, cache=True)
+def _end(goes, i):  # type: ignore[no-untyped-def]
     while i != NOBODY and goes[i] != i:
-        i = int(goes[i])
+        i = goes[i]
     return i

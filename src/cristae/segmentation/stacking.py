@@ -14,7 +14,7 @@ import numpy as np
 from cristae.grid import Box
 from cristae.segmentation.runs import Ints, Runs, intersect
 from cristae.segmentation.scratch import Job, save_arrays
-from cristae.segmentation.steps import instance_runs
+from cristae.segmentation.steps import runs_around
 
 
 def overlap_step(job: Job, index: int, box: Box) -> None:
@@ -25,11 +25,7 @@ def overlap_step(job: Job, index: int, box: Box) -> None:
     """
     raster = job.raster
     halo = box.grow((0, 0, 0), (1, 0, 0)).clip(job.prediction.box)
-    parts = [instance_runs(job, i) for i, _ in job.blocks_in(halo)]
-    start = np.concatenate([runs.start for runs, _ in parts])
-    order = np.argsort(start, kind="stable")
-    runs = Runs(start[order], np.concatenate([runs.length for runs, _ in parts])[order])
-    name = np.concatenate([instance for _, instance in parts])[order]
+    runs, name = runs_around(job, halo)
     last = int(np.searchsorted(runs.start, box.stop[0] * raster.plane))
     shifted = Runs(runs.start[:last] + raster.plane, runs.length[:last])
     common, before, behind = intersect(shifted, runs)

@@ -33,6 +33,7 @@ from cristae.segmentation.runs import (
     no_runs,
     number_roots,
     paint_into,
+    runs_meet,
     runs_of_plane,
     scan_rule,
 )
@@ -140,6 +141,7 @@ def save_decoded(
     results: Sequence[Decoded],
     instances: Ints,
     block: Ints,
+    removed: int = 0,
 ) -> None:
     """Leave the labelled runs of a batch by block, with statistics of its instances.
 
@@ -150,6 +152,7 @@ def save_decoded(
         results: Its pieces decoded; labels count over all of them.
         instances: Instance of each label; ~i for the i-th that only this batch knows.
         block: Which of the batch's blocks each contested run lies in.
+        removed: Whole instances that were dropped because they are small.
     """
     start, length, label, source, value = (np.concatenate(f) for f in zip(*results, strict=True))
     runs = Runs(start, length)
@@ -159,7 +162,8 @@ def save_decoded(
     rows = np.stack([start, length, instances[label]], axis=1)[order]
     first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
     found_there = {"blocks": np.array(batch.blocks), "row": first, "rows": rows}
-    arrays = {**found_there, "instances": instances, **statistics._asdict()}
+    known = {"instances": instances, "removed": np.array([removed])}
+    arrays = {**found_there, **known, **statistics._asdict()}
     save_arrays(job.path(f"flood-{k}"), arrays)
 
 
@@ -330,10 +334,10 @@ def _own_runs(job: Job, box: Box) -> tuple[Runs, Ints]:
     """Runs of the blocks that share voxels with a box, and the instance of each; no floods."""
     parts, names = [no_runs()], [np.zeros(0, np.int64)]
     target, base = load_arrays(job.path("plan"), "target", "base")
-    for index, _ in job.blocks_in(box):
+    for index, block in job.blocks_in(box):
         start, length, piece = load_table(job, index, "start", "length", "piece")
         instance = target[base[0, index] : base[0, index + 1]][piece]
-        own = instance >= 0
+        own = (instance >= 0) & runs_meet(Runs(start, length), block, box, job.raster)
         parts.append(Runs(start[own], length[own]))
         names.append(instance[own])
     runs = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -368,6 +372,19 @@ def instance_runs(job: Job, index: int) -> tuple[Runs, Ints]:
         lengths.append(rows[:, 1].astype(np.int32))
         names.append(np.where(rows[:, 2] < 0, fresh[k] + ~rows[:, 2], rows[:, 2]))
     return Runs(np.concatenate(starts), np.concatenate(lengths)), np.concatenate(names)
+
+
+def runs_around(job: Job, box: Box) -> tuple[Runs, Ints]:
+    """Runs as decoded that have a voxel in a box, in raster order, and the instance of each."""
+    parts, names = [no_runs()], [np.zeros(0, np.int64)]
+    for index, block in job.blocks_in(box):
+        runs, instance = instance_runs(job, index)
+        near = runs_meet(runs, block, box, job.raster)
+        parts.append(runs.take(near))
+        names.append(instance[near])
+    runs = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    order = np.argsort(runs.start, kind="stable")
+    return runs.take(order), np.concatenate(names)[order]
 
 
 def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
