@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.segmentation.decoders import SegmentConfig
@@ -12,6 +13,10 @@ from cristae.volumes.volume import array_volume
 
 MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
 SERIAL = Resources(1, "serial")
+EXECUTORS = st.sampled_from(
+    [SERIAL, *(Resources(n, kind) for kind in ("threads", "processes") for n in (1, 2, 3, 4))]
+)
+"""Whoever does the work; tests that draw these use the fixture ``processes``."""
 
 
 def decode(prediction, *, block_shape=None, resources=SERIAL, attributes=None, **parameters):

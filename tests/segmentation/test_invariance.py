@@ -1,29 +1,40 @@
 """The pieces equal the whole: any blocks, workers and executors, against a plain oracle."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.segmentation.helpers import SERIAL, decode, noise
+from tests.segmentation.helpers import EXECUTORS, SERIAL, decode, noise
 from tests.segmentation.oracle import canonical, drop_small, label_26, passes, watershed, widen
 
 from cristae.engine.executors import Resources
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 13), st.integers(1, 13))
 BLOCKS = st.tuples(st.integers(1, 6), st.integers(3, 9), st.integers(3, 9))
 SEEDS = st.integers(0, 10**6)
+LEVELS = st.sampled_from([4, 12, 255])
+"""Few: wide plateaus, where the order of equal values decides."""
 
 
 @settings(max_examples=40)
-@given(SHAPES, BLOCKS, SEEDS, st.booleans(), st.integers(0, 4), st.integers(0, 6))
-def test_bc_watershed_equals_heap_flood(shape, blocks, seed, smooth, seed_size, size):
-    prediction = noise(shape, seed, smooth=smooth)
+@given(
+    SHAPES, BLOCKS, SEEDS, LEVELS, st.booleans(), st.integers(0, 4), st.integers(0, 6), EXECUTORS
+)
+def test_bc_watershed_equals_heap_flood(
+    shape, blocks, seed, levels, smooth, seed_size, size, resources
+):
+    prediction = noise(shape, seed, levels, smooth)
     mask, contour = prediction[0], prediction[1]
     seeds = passes(mask, 0.6) & (contour < int(255 * 0.6))
     expected = watershed(prediction, seeds, passes(mask, 0.4), seed_size, size)
     found = decode(
         prediction[:2],
         block_shape=blocks,
+        resources=resources,
         decoder="bc_watershed",
         seed_threshold=0.6,
         contour_threshold=0.6,
@@ -35,9 +46,9 @@ def test_bc_watershed_equals_heap_flood(shape, blocks, seed, smooth, seed_size, 
 
 
 @settings(max_examples=30)
-@given(SHAPES, BLOCKS, SEEDS, st.integers(0, 4))
-def test_seeds_may_lie_outside_the_foreground(shape, blocks, seed, seed_size):
-    prediction = noise(shape, seed)
+@given(SHAPES, BLOCKS, SEEDS, LEVELS, st.integers(0, 4), EXECUTORS)
+def test_seeds_may_lie_outside_the_foreground(shape, blocks, seed, levels, seed_size, resources):
+    prediction = noise(shape, seed, levels)
     mask, distance = prediction[0], prediction[2] / 127.5 - 1.0
     seeds = passes(mask, 0.35) & (prediction[1] < int(255 * 0.7)) & (distance > -0.6)
     foreground = passes(mask, 0.5) & (distance > -0.2)
@@ -45,6 +56,7 @@ def test_seeds_may_lie_outside_the_foreground(shape, blocks, seed, seed_size):
     found = decode(
         prediction,
         block_shape=blocks,
+        resources=resources,
         decoder="bcd_watershed",
         seed_threshold=0.35,
         contour_threshold=0.7,
@@ -58,13 +70,14 @@ def test_seeds_may_lie_outside_the_foreground(shape, blocks, seed, seed_size):
 
 
 @settings(max_examples=30)
-@given(SHAPES, BLOCKS, SEEDS, st.booleans(), st.integers(0, 5))
-def test_binary_connected_equals_plain_labelling(shape, blocks, seed, smooth, size):
+@given(SHAPES, BLOCKS, SEEDS, st.booleans(), st.integers(0, 5), EXECUTORS)
+def test_binary_connected_equals_plain_labelling(shape, blocks, seed, smooth, size, resources):
     prediction = noise(shape, seed, smooth=smooth)
     expected = canonical(drop_small(label_26(passes(prediction[0], 0.6)), size))
     found = decode(
         prediction[:1],
         block_shape=blocks,
+        resources=resources,
         decoder="binary_connected",
         foreground_threshold=0.6,
         min_size=size,
@@ -73,8 +86,8 @@ def test_binary_connected_equals_plain_labelling(shape, blocks, seed, smooth, si
 
 
 @settings(max_examples=30)
-@given(SHAPES, BLOCKS, SEEDS, st.sampled_from([(1, 5, 5), (1, 1, 3), (1, 7, 1)]))
-def test_widening_crosses_blocks(shape, blocks, seed, dilation):
+@given(SHAPES, BLOCKS, SEEDS, st.sampled_from([(1, 5, 5), (1, 1, 3), (1, 7, 1)]), EXECUTORS)
+def test_widening_crosses_blocks(shape, blocks, seed, dilation, resources):
     prediction = noise(shape, seed, smooth=False)
     mask = passes(prediction[0], 0.8) & (prediction[1] < int(255 * 0.6))
     wide = widen(label_26(mask), (dilation[1] // 2, dilation[2] // 2))
@@ -82,6 +95,7 @@ def test_widening_crosses_blocks(shape, blocks, seed, dilation):
     found = decode(
         prediction[:2],
         block_shape=blocks,
+        resources=resources,
         decoder="bc_connected",
         foreground_threshold=0.8,
         contour_threshold=0.6,
@@ -91,16 +105,50 @@ def test_widening_crosses_blocks(shape, blocks, seed, dilation):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("direction", [(0, 0, 1), (0, 1, 1), (0, -1, 1), (1, 1, 1), (1, -1, 1)])
-def test_contact_of_one_voxel_across_a_corner(direction):
-    """Two voxels that meet only diagonally over the blocks' common corner are one component."""
+DIRECTIONS = [d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)]
+
+
+@pytest.mark.parametrize("decoder", ["binary_connected", "binary_watershed"])
+@pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
+def test_contact_of_two_voxels_across_the_borders_of_blocks(direction, decoder):
+    """Faces, edges and corners, all 13 directions: one component, one seed, whatever the blocks."""
     prediction = np.zeros((1, 8, 8, 8), np.uint8)
-    near = np.array([3 if d == 1 else 4 for d in direction])
+    near = np.array([4 if d < 0 else 3 for d in direction])
     far = near + direction
     for voxel in (near, far):
         prediction[(0, *voxel)] = 255
-    found = decode(prediction, block_shape=(4, 4, 4), decoder="binary_connected", min_size=1)
+    small = {"min_size": 1} | ({"min_seed_size": 2} if "watershed" in decoder else {})
+    found = decode(prediction, block_shape=(4, 4, 4), decoder=decoder, **small)
     assert found[tuple(near)] == found[tuple(far)] == found.max() == 1
+
+
+def snake(shape):
+    """A line one voxel thick that winds through every second row of every second section."""
+    mask = np.zeros(shape, bool)
+    mask[::2, ::2] = True
+    for k, y in enumerate(range(1, shape[1], 2)):
+        mask[::2, y, 0 if k % 2 else -1] = True
+    for k, z in enumerate(range(1, shape[0], 2)):
+        mask[z, 0 if k % 2 else -1, 0] = True
+    return mask
+
+
+@pytest.mark.parametrize("block", [(2, 3, 4), (7, 7, 2), (3, 15, 1)])
+def test_a_thread_through_every_block_with_a_seed_at_each_end(block):
+    """30 % of the volume in one component, one voxel thick: where two floods meet is far away."""
+    mask = snake((7, 7, 15))  # rows in even number, so that each plane ends where it began
+    line = np.where(mask, 220, 0).astype(np.uint8)
+    line[0, 0, :2], line[-1, -1, -2:] = 255, 255
+    prediction = np.stack([line, np.zeros_like(line)])
+    assert label_26(mask).max() == 1
+    assert mask.mean() > 0.3
+    expected = watershed(prediction, line == 255, mask, 2, 2)
+    found = decode(
+        prediction, block_shape=block, decoder="bc_watershed", min_seed_size=2, min_size=2
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert found.max() == 2
+    assert (found[mask] > 0).all()
 
 
 def test_diagonal_part_keeps_no_label():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.segmentation.helpers import decode, noise
+from tests.segmentation.helpers import EXECUTORS, decode, noise
 from tests.segmentation.oracle import (
     canonical,
     drop_small,
@@ -15,14 +15,14 @@ from tests.segmentation.oracle import (
     widen,
 )
 
-from cristae.engine.executors import Resources
 from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.small import give_away
+
+pytestmark = pytest.mark.usefixtures("processes")
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(3, 13), st.integers(3, 13))
 BLOCKS = st.tuples(st.integers(1, 6), st.integers(2, 9), st.integers(2, 9))
 SEEDS = st.integers(0, 10**6)
-EXECUTORS = st.sampled_from([Resources(1, "serial"), Resources(2, "threads")])
 
 
 @settings(max_examples=50)
@@ -48,13 +48,14 @@ def test_of_a_watershed(shape, blocks, seed, smooth, size, resources):
 
 
 @settings(max_examples=30)
-@given(SHAPES, BLOCKS, SEEDS, st.integers(0, 60))
-def test_of_widened_components(shape, blocks, seed, size):
+@given(SHAPES, BLOCKS, SEEDS, st.integers(0, 60), EXECUTORS)
+def test_of_widened_components(shape, blocks, seed, size, resources):
     prediction = noise(shape, seed, smooth=False)
     mask = passes(prediction[0], 0.8) & (prediction[1] < int(255 * 0.6))
     found = decode(
         prediction[:2],
         block_shape=blocks,
+        resources=resources,
         decoder="bc_connected",
         foreground_threshold=0.8,
         contour_threshold=0.6,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.segmentation.helpers import decode, noise
+from tests.segmentation.helpers import EXECUTORS, decode, noise
 from tests.segmentation.oracle import (
     canonical,
     drop_small,
@@ -15,15 +15,15 @@ from tests.segmentation.oracle import (
     to_neighbors,
 )
 
-from cristae.engine.executors import Resources
 from cristae.errors import ConfigError
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.stacking import join_slices
 from cristae.volumes.volume import array_volume
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 SHAPES = st.tuples(st.integers(1, 7), st.integers(2, 12), st.integers(2, 12))
 BLOCKS = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
-EXECUTORS = st.sampled_from([Resources(1, "serial"), Resources(2, "threads")])
 
 
 def slices_alone(mask, seed, foreground, min_seed_size):
@@ -105,29 +105,6 @@ def test_ties_go_to_the_lowest_number():
     voxels = np.array([4, 4, 4, 4, 9])
     assert join_slices(pairs, count, voxels, 0.2).tolist() == [0, 1, 0, 3, 4]
     assert join_slices(pairs, count, voxels, 0.05).tolist() == [0, 1, 0, 3, 0]
-
-
-def test_processes_give_the_same():
-    prediction = noise((9, 40, 37), 3)[:2]
-    parameters = {
-        "decoder": "stack_2d",
-        "foreground_threshold": 0.45,
-        "seed_threshold": 0.6,
-        "min_seed_size": 2,
-        "min_size": 40,
-    }
-    plain = decode(prediction, **parameters)
-    whole = decode(prediction, small="neighbor", **parameters)
-    assert whole.max() > 3
-    assert np.count_nonzero(whole) > np.count_nonzero(plain)
-    pieces = decode(
-        prediction,
-        block_shape=(4, 11, 13),
-        resources=Resources(2, "processes"),
-        small="neighbor",
-        **parameters,
-    )
-    np.testing.assert_array_equal(pieces, whole)
 
 
 def test_without_contour_its_threshold_is_refused():
