@@ -2,12 +2,16 @@
 
 import logging
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zarr
+from ome_zarr_models.v05.image_label import ImageLabel
+from scipy import ndimage
 from tests.segmentation.helpers import SERIAL, noise
 
+from cristae import __version__
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, MemoryLimitError, OutputExistsError
 from cristae.segmentation import segment as stage
@@ -23,6 +27,7 @@ CONFIG = SegmentConfig(
     min_seed_size=3,
     min_size=10,
 )
+SMALL_ONES_GO = replace(CONFIG, min_size=60)
 SHAPE = (13, 40, 37)
 
 
@@ -46,13 +51,32 @@ def content(folder):
     }
 
 
-def test_labels_carry_where_they_come_from(labels):
+def test_labels_carry_where_they_come_from(labels, prediction):
     assert labels.dtype == np.uint32
     assert labels.kind == "labels"
     assert labels.voxel_size_nm == (30, 8, 8)
-    assert labels.attributes["decoder"] == "bc_watershed"
-    assert labels.attributes["parameters"]["seed_threshold"] == 0.7
-    assert labels.attributes["record"]["summary"]["instances"] == labels.read().max()
+    known = labels.attributes
+    assert known["decoder"] == "bc_watershed"
+    assert known["parameters"] == {
+        "foreground_threshold": 0.55,
+        "seed_threshold": 0.7,
+        "contour_threshold": 0.8,
+        "min_seed_size": 3,
+        "min_size": 10,
+        "small": "background",
+    }
+    assert (known["source"], known["version"]) == (prediction.name, __version__)
+    assert known["record"]["summary"]["instances"] == labels.read().max()
+
+
+@pytest.mark.parametrize("pyramid", [True, False])
+def test_labels_are_ome_zarr_labels(tmp_path, pyramid):
+    wide = array_volume(np.full((1, 2, 300, 20), 255, np.uint8), voxel_size_nm=(30.0, 8.0, 8.0))
+    config, out = SegmentConfig(decoder="binary_connected"), tmp_path / "a.zarr"
+    segment_volume(wide, out, config=config, pyramid=pyramid, resources=SERIAL)
+    found = ImageLabel.from_zarr(zarr.open_group(out, mode="r")).attributes.ome
+    assert found.image_label is not None
+    assert len(found.multiscales[0].datasets) == 1 + pyramid
 
 
 def test_runs_are_the_labels(labels):
@@ -225,15 +249,16 @@ def test_too_little_memory_is_told_before_and_after_labelling(prediction, tmp_pa
 
 
 def test_summary_line(prediction, tmp_path, caplog):
+    arguments = {"config": CONFIG, "block_shape": (7, 20, 19), "resources": SERIAL}
     with caplog.at_level(logging.INFO, logger="cristae"):
-        segment_volume(
-            prediction,
-            tmp_path / "out.zarr",
-            config=CONFIG,
-            block_shape=(7, 20, 19),
-            resources=SERIAL,
-        )
-    line = next(m for m in caplog.messages if "instances" in m)
-    assert "8 blocks of 7x20x19" in line
-    rest = r"\d+ instances, \d+ small ones removed, largest component \d+ voxels, .*/s, peak memory"
-    assert re.search(rest, line)
+        segment_volume(prediction, tmp_path / "a.zarr", **{**arguments, "config": SMALL_ONES_GO})
+    (line,) = (m for m in caplog.messages if "instances" in m)
+    table = read_instances_table(tmp_path / "a.zarr")
+    kept = segment_volume(prediction, tmp_path / "b.zarr", **arguments)
+    small = int(kept.read().max()) - table["id"].size
+    label, _ = ndimage.label(prediction.read()[0] > int(255 * 0.55))  # a flood goes through faces
+    _, seeds = np.unique(label[kept.read() > 0], return_counts=True)
+    assert small > 0
+    assert f"8 blocks of 7x20x19, {table['id'].size} instances, {small} small ones removed" in line
+    assert f"largest component {seeds.max()} voxels" in line
+    assert re.search(r", \d+(\.\d+)? [kMG]?voxels/s, peak memory \d+\.\d\d GiB$", line)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from cristae import __version__
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import (
     GIB,
@@ -347,6 +348,7 @@ def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:
         "decoder": job.decoding.decoder,
         "parameters": to_plain(job.decoding.parameters),
         "source": job.prediction.name,
+        "version": __version__,
         "quantisation": _quantisation(job.prediction, job.decoding),
     }
     return create_ome_zarr(

@@ -176,7 +176,7 @@ def _placed(volume: Volume, name: str, total: Triple) -> tuple[str, Nanometres, 
 def _name_levels(path: Path, levels: list[tuple[str, Nanometres, Nanometres]]) -> None:
     volume, tree = open_ome_zarr(path), read_json(path / "zarr.json")
     tree["attributes"]["ome"] = ome_metadata(
-        path.stem, levels, volume.voxel_size_nm, volume.channels
+        path.stem, levels, volume.voxel_size_nm, volume.channels, volume.kind
     )
     write_json(path / "zarr.json", tree)
 

@@ -131,7 +131,7 @@ def create_ome_zarr(  # noqa: PLR0913 - the description of one array
     ours.update(kind=kind, voxel_size_nm=size, origin_nm=origin, **dict(attributes or {}))
     ours["channels"] = None if channels is None else list(channels)
     levels = [("0", voxel_size_nm or (1.0, 1.0, 1.0), origin_nm)]
-    tree["attributes"]["ome"] = ome_metadata(path.stem, levels, voxel_size_nm, channels)
+    tree["attributes"]["ome"] = ome_metadata(path.stem, levels, voxel_size_nm, channels, kind)
     write_json(path / "zarr.json", tree)
     return open_ome_zarr(path)
 
@@ -181,14 +181,18 @@ def ome_metadata(
     levels: list[tuple[str, Nanometres, Nanometres]],
     voxel_size_nm: Nanometres | None,
     channels: tuple[str, ...] | None,
+    kind: Kind | None = None,
 ) -> dict[str, Any]:
     """The ``ome`` attribute (0.5): one multiscale with a scale and a translation a level.
+
+    Labels say that they are labels, so that viewers give each a colour of its own.
 
     Args:
         name: Name of the image.
         levels: Path, voxel size and origin (centre of voxel 0) of each level, in nm where known.
         voxel_size_nm: None where the size is unknown: axes then carry no unit.
         channels: Names of the channels, or None.
+        kind: What the voxels are.
     """
     unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
     axes: list[dict[str, str]] = [{"name": a, "type": "space", **unit} for a in AXES]
@@ -206,7 +210,8 @@ def ome_metadata(
         for path, scale, origin in levels
     ]
     multiscale = {"name": name, "axes": axes, "datasets": datasets}
-    return {"version": "0.5", "multiscales": [multiscale]}
+    marks: dict[str, Any] = {"image-label": {}} if kind == "labels" else {}
+    return {"version": "0.5", "multiscales": [multiscale], **marks}
 
 
 def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
