@@ -114,9 +114,12 @@ def test_real_memory(tmp_path, caplog):
     config = SegmentConfig(decoder="bc_watershed")
     volume = array_volume(array)
     arguments = {"block_shape": (16, 64, 64), "resources": resources, "pyramid": False}
-    expected = r"1048576 voxels in box 0:64,0:128,0:128.*--allow-approximate"
+    expected = r"needs 0\.0\d GiB of .* 1048576 voxels in box 0:64,0:128,0:128.*--allow-approximate"
     with pytest.raises(MemoryLimitError, match=expected):
         segment_volume(volume, tmp_path / "a.zarr", config=config, **arguments)
+    left = {file.name for file in (tmp_path / "a.zarr" / ".cristae").rglob("*")}
+    assert {"label-0", "plan"} <= left
+    assert "flood-0" not in left  # told before the first flood
     config = SegmentConfig(decoder="bc_watershed", allow_approximate=True)
     with caplog.at_level(logging.WARNING, logger="cristae"):
         found = segment_volume(volume, tmp_path / "b.zarr", config=config, **arguments)
