@@ -107,10 +107,11 @@ def tile(box: Box, block_shape: Triple) -> list[Box]:
     """
     if min(block_shape) < 1:
         raise InputError(f"block shape {block_shape}: every extent must be at least 1")
-    corners: Iterator[tuple[int, ...]] = product(
-        *(range(a, b, s) for a, b, s in zip(box.start, box.stop, block_shape, strict=True))
-    )
-    return [Box(_triple(c), _triple(c)).grow((0, 0, 0), block_shape).clip(box) for c in corners]
+    spans = [
+        [(a, min(a + s, int(stop))) for a in range(start, stop, s)]
+        for start, stop, s in zip(box.start, box.stop, block_shape, strict=True)
+    ]
+    return [Box((z, y, x), (z1, y1, x1)) for (z, z1), (y, y1), (x, x1) in product(*spans)]
 
 
 def snap(box: Box, multiple: Triple) -> Box:

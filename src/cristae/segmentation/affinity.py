@@ -26,10 +26,10 @@ from cristae.segmentation.components import (
     connected_table,
     plain_table,
     small_at_once,
-    values_of,
 )
 from cristae.segmentation.decoders import AffinityRule, Decoding
 from cristae.segmentation.runs import Ints, Raster, Runs, number_roots, unite
+from cristae.segmentation.scanning import values_of
 
 Edges = NDArray[np.uint8]
 
@@ -86,14 +86,16 @@ def label_affinities(edges: Edges, box: Box, raster: Raster, decoding: Decoding)
     pieces = Labelled.of(runs, *number_roots(parent), box, raster)
     mean, rule = confidence_of(edges), decoding.affinity
     if rule is None or rule.merge is None:
-        return connected_table(pieces, mean, box, raster, decoding)._replace(cross=cross)
+        own_mean = values_of(pieces.runs, mean, box, raster)
+        return connected_table(pieces, own_mean, raster, decoding)._replace(cross=cross)
     contacts = _count_contacts(edges, pieces, box, raster, rule.fragment)
     small = small_at_once(pieces, decoding) & (contacts == 0)  # one fragment, one instance
     pieces, contacts = pieces.keep(~small), contacts[~small]
     valued = pieces.leaves | (contacts > 0)
     mine = pieces.runs.take(valued[pieces.label])
     value = [values_of(mine, axis, box, raster) for axis in edges]
-    table = plain_table(pieces, mean, box, raster, int(small.sum()))
+    own_mean = values_of(pieces.runs, mean, box, raster)
+    table = plain_table(pieces, own_mean, raster, int(small.sum()))
     return table._replace(
         cross=cross, contacts=contacts, valued=valued, value=np.stack(value, axis=1).reshape(-1)
     )

@@ -35,8 +35,8 @@ from cristae.segmentation.runs import (
     no_runs,
     number_roots,
     on_faces,
-    scan_rule,
 )
+from cristae.segmentation.scanning import Layers, Scanned, scan_layers, select_values
 
 NOWHERE = np.iinfo(np.int64).max
 
@@ -124,9 +124,10 @@ def mass_of(length: NDArray[np.int32], value: NDArray[np.uint8]) -> Ints:
 def _sum_values(length, value, mass):  # type: ignore[no-untyped-def]
     at = 0
     for i in range(length.size):
+        its = value[at : at + length[i]]
         total = 0
-        for j in range(at, at + length[i]):
-            total += np.int64(value[j])  # type: ignore[assignment]
+        for k in range(its.size):
+            total += np.int64(its[k])  # type: ignore[assignment]
         mass[i] = total
         at += length[i]
 
@@ -152,26 +153,6 @@ def _sum_mask(start, length, mask, corner, plane, row, mass):  # type: ignore[no
         mass[i] = total
 
 
-def values_of(runs: Runs, mask: NDArray[np.uint8], box: Box, raster: Raster) -> NDArray[np.uint8]:
-    """Mask value of each voxel of runs that lie in a block, one run after the other."""
-    value = np.empty(int(runs.length.sum(dtype=np.int64)), np.uint8)
-    corner = raster.place(*box.start)
-    _gather(runs.start, runs.length, mask, corner, raster.plane, raster.row, value)
-    return value
-
-
-@njit(nogil=True, cache=True)
-def _gather(start, length, mask, corner, plane, row, value):  # type: ignore[no-untyped-def]
-    at = 0
-    for i in range(start.size):
-        z = (start[i] - corner) // plane
-        y = (start[i] - corner - z * plane) // row
-        x = start[i] - corner - z * plane - y * row
-        for k in range(length[i]):
-            value[at + k] = mask[z, y, x + k]
-        at += length[i]
-
-
 class BlockTable(NamedTuple):
     """What a block keeps between the steps; local numbers are those of the block alone.
 
@@ -184,7 +165,8 @@ class BlockTable(NamedTuple):
         first: Place of each piece's first voxel in this block.
         low: First voxel (z, y, x) of each piece's box in this block.
         high: Last voxel of it, plus one.
-        face: Indices of the runs on faces that another block adjoins.
+        face: Places, lengths and local pieces of the runs on faces that another block adjoins;
+            (3, n).
         seed_voxels: Voxels of each local seed in this block.
         seed_first: Place of its first voxel in this block.
         seed_face: Places, lengths and local seeds of seed runs on such faces; (3, n).
@@ -260,6 +242,12 @@ class Labelled:
         leaves[label[face]] = True
         return cls(runs, label, n, face, leaves)
 
+    @property
+    def on_face(self) -> Ints:
+        """Places, lengths and components of the runs on such faces; (3, n)."""
+        start, length = self.runs.take(self.face)
+        return np.stack([start, length, self.label[self.face]]).astype(np.int64)
+
     def keep(self, wanted: NDArray[np.bool_]) -> "Labelled":
         """Only some of the components, numbered anew in the same order."""
         number = np.cumsum(wanted).astype(np.int32) - 1
@@ -273,26 +261,24 @@ class Labelled:
         )
 
 
-def label_block(
-    channels: NDArray[np.uint8], box: Box, raster: Raster, decoding: Decoding
-) -> BlockTable:
+def label_block(layers: Layers, box: Box, raster: Raster, decoding: Decoding) -> BlockTable:
     """Label one block alone and keep what the joined volume will need of it.
 
     A component that does not reach a face another block adjoins is whole: what can be said of it
     here is said here, and what will never become an instance is dropped.
 
     Args:
-        channels: (c, z, y, x) uint8 prediction of the block.
+        layers: The uint8 prediction of the block, layer by layer.
         box: Where the block lies in the volume.
         raster: Numbering of the volume.
         decoding: The decoder.
     """
-    planes = tuple(channels)
+    found = scan_layers(layers, raster, decoding)
     connectivity = 6 if decoding.seed is not None else 26
-    pieces = _label(scan_rule(planes, box, raster, decoding.foreground), box, raster, connectivity)
+    pieces = _label(found.runs, box, raster, connectivity)
     if decoding.seed is None:
-        return connected_table(pieces, planes[0], box, raster, decoding)
-    return _seeded_table(pieces, planes, box, raster, decoding)
+        return connected_table(pieces, found.value, raster, decoding)
+    return _seeded_table(pieces, found, box, raster, decoding)
 
 
 def _label(runs: Runs, box: Box, raster: Raster, connectivity: int) -> Labelled:
@@ -300,19 +286,26 @@ def _label(runs: Runs, box: Box, raster: Raster, connectivity: int) -> Labelled:
 
 
 def connected_table(
-    pieces: Labelled, mask: NDArray[np.uint8], box: Box, raster: Raster, decoding: Decoding
+    pieces: Labelled, value: NDArray[np.uint8], raster: Raster, decoding: Decoding
 ) -> BlockTable:
     """Table of a block whose pieces are instances, or parts of instances.
 
     Args:
         pieces: The pieces of the block.
-        mask: (z, y, x) uint8 whose sum over an instance is its confidence.
-        box: Where the block lies in the volume.
+        value: What is summed over an instance for its confidence: of each voxel, run by run.
         raster: Numbering of the volume.
         decoding: The decoder.
     """
     small = small_at_once(pieces, decoding)
-    return plain_table(pieces.keep(~small), mask, box, raster, int(small.sum()))
+    return plain_table(*keep_valued(pieces, value, ~small), raster, int(small.sum()))
+
+
+def keep_valued(
+    pieces: Labelled, value: NDArray[np.uint8], wanted: NDArray[np.bool_]
+) -> tuple[Labelled, NDArray[np.uint8]]:
+    """Only some of the pieces (`Labelled.keep`), and the values of their voxels."""
+    its = select_values(pieces.runs.length, wanted[pieces.label], value)
+    return pieces.keep(wanted), its
 
 
 def small_at_once(pieces: Labelled, decoding: Decoding) -> NDArray[np.bool_]:
@@ -323,10 +316,10 @@ def small_at_once(pieces: Labelled, decoding: Decoding) -> NDArray[np.bool_]:
 
 
 def plain_table(
-    pieces: Labelled, mask: NDArray[np.uint8], box: Box, raster: Raster, removed: int
+    pieces: Labelled, value: NDArray[np.uint8], raster: Raster, removed: int
 ) -> BlockTable:
     """Table of a block without seeds."""
-    return _table(pieces, mask, box, raster, None, removed)
+    return _table(pieces, value, raster, None, removed)
 
 
 class Share(NamedTuple):
@@ -349,14 +342,9 @@ class _Seeds:
 
 
 def _seeded_table(
-    pieces: Labelled,
-    planes: tuple[NDArray[np.uint8], ...],
-    box: Box,
-    raster: Raster,
-    decoding: Decoding,
+    pieces: Labelled, scanned: Scanned, box: Box, raster: Raster, decoding: Decoding
 ) -> BlockTable:
-    rule = decoding.seed or decoding.foreground
-    seeds = _label(scan_rule(planes, box, raster, rule), box, raster, 26)
+    seeds = _label(scanned.seeds, box, raster, 26)
     voxels = np.bincount(seeds.label, seeds.runs.length, seeds.n)
     seeds = seeds.keep(seeds.leaves | (voxels >= decoding.min_seed_size))
     common, in_piece, in_seed = intersect(pieces.runs, seeds.runs)
@@ -367,15 +355,14 @@ def _seeded_table(
     wanted = pieces.leaves | seeded
     number = np.cumsum(wanted) - 1
     share = Share(common, number[piece], seed)
-    face = seeds.face
     found = _Seeds(
         np.bincount(seeds.label, seeds.runs.length, seeds.n).astype(np.int64),
         _first_of(seeds),
-        np.stack([seeds.runs.start[face], seeds.runs.length[face], seeds.label[face]]),
+        seeds.on_face,
         _unique_pairs(share.piece, seed, seeds.n),
         share,
     )
-    return _table(pieces.keep(wanted), planes[0], box, raster, found, 0)
+    return _table(*keep_valued(pieces, scanned.value, wanted), raster, found, 0)
 
 
 def _first_of(found: Labelled) -> Ints:
@@ -384,20 +371,30 @@ def _first_of(found: Labelled) -> Ints:
     return first
 
 
-def _unique_pairs(a: Ints, b: Ints, n: int) -> Ints:
-    key = np.unique(a * max(n, 1) + b)
-    return np.stack(np.divmod(key, max(n, 1)), axis=1)
+def _unique_pairs(piece: Ints, seed: Ints, seeds: int) -> Ints:
+    first = _is_new(piece, seed, np.full(seeds, -1, np.int64))
+    key = np.unique(piece[first] * max(seeds, 1) + seed[first])
+    return np.stack(np.divmod(key, max(seeds, 1)), axis=1)
+
+
+@njit(nogil=True, cache=True)
+def _is_new(piece, seed, last):  # type: ignore[no-untyped-def]
+    """Which pairs have another piece than the pair of the same seed before."""
+    new = np.empty(piece.size, np.bool_)
+    for i in range(piece.size):
+        new[i] = last[seed[i]] != piece[i]
+        last[seed[i]] = piece[i]
+    return new
 
 
 def _table(
     pieces: Labelled,
-    mask: NDArray[np.uint8],
-    box: Box,
+    value: NDArray[np.uint8],
     raster: Raster,
     seeds: _Seeds | None,
     removed: int,
 ) -> BlockTable:
-    mass = mass_in(pieces.runs, mask, box, raster)
+    mass = mass_of(pieces.runs.length, value)
     statistics = measure_runs(pieces.runs, pieces.label, pieces.n, mass, raster)
     valued = np.zeros(pieces.n, bool)
     if seeds is None:
@@ -413,13 +410,13 @@ def _table(
         pieces.runs.length,
         pieces.label,
         *statistics,
-        np.flatnonzero(pieces.face),
+        pieces.on_face,
         seeds.voxels,
         seeds.first,
         seeds.face,
         seeds.pairs,
         valued,
-        values_of(pieces.runs.take(valued[pieces.label]), mask, box, raster),
+        select_values(pieces.runs.length, valued[pieces.label], value),
         np.stack([share_runs.start, share_runs.length, seeds.share.seed[shared]]),
         seeds.share.piece[shared],
         np.array([removed], np.int64),

@@ -20,7 +20,7 @@ from cristae.segmentation.components import (
     no_statistics,
 )
 from cristae.segmentation.runs import Ints, Runs
-from cristae.segmentation.scratch import Job, load_table, save_arrays
+from cristae.segmentation.scratch import Job, load_table, save_arrays, shapes_of
 
 NOBODY = -1
 PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 250, 50, 130, 120
@@ -44,8 +44,8 @@ class Plan:
 
     Three arrays are left for the tasks in ``plan``: ``target`` holds for every piece of every
     block its instance, `NOBODY`, or -2 - k where it is part of contested piece k; ``seed`` for
-    every seed its instance or `NOBODY`; ``base`` the first piece and the first seed of each block
-    in those, and the end.
+    every seed its instance or `NOBODY`; ``base`` (blocks + 1, 2) the first piece and the first seed
+    of each block in those, and the end.
     """
 
     instances: int
@@ -61,7 +61,8 @@ def joining_bytes(job: Job) -> int:
     needed = 0
     for i in range(len(job.blocks)):
         sizes = ("voxels", "seed_voxels", "face", "seed_face", "cross")
-        piece, seed, face, seed_face, cross = (a.shape[-1] for a in load_table(job, i, *sizes))
+        shapes = shapes_of(job.path(f"label-{i}"), *sizes)
+        piece, seed, face, seed_face, cross = (shape[-1] for shape in shapes)
         needed += PIECE_BYTES * piece + SEED_BYTES * seed
         needed += FACE_BYTES * (face + seed_face) + CROSS_BYTES * cross
     return needed
@@ -75,25 +76,26 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
         budget: Memory over which a contested piece is cut; None to cut none.
     """
     count = len(job.blocks)
-    names = (*Statistics._fields, "removed", "start", "share_piece", "contacts")
+    names = (*Statistics._fields, "removed", "contacts")
     tables = [load_table(job, i, *names) for i in range(count)]
-    runs, shares = (np.array([table[k].size for table in tables]) for k in (6, 7))
+    sizes = [shapes_of(job.path(f"label-{i}"), "start", "share_piece") for i in range(count)]
+    runs, shares = np.array(sizes, np.int64)[..., 0].T
     piece_base = _bases([len(table[0]) for table in tables])
     piece, n_pieces = _join_pieces(job, piece_base)
     statistics, contacts = no_statistics(n_pieces), np.zeros(n_pieces, np.int64)
     for i, table in enumerate(tables):
         part = Statistics(*table[:5])
         add_statistics(statistics, part, piece[piece_base[i] : piece_base[i + 1]])
-        np.add.at(contacts, piece[piece_base[i] : piece_base[i + 1]], table[8])
+        np.add.at(contacts, piece[piece_base[i] : piece_base[i + 1]], table[6])
     removed = sum(int(table[5][0]) for table in tables)
-    here = np.concatenate([np.stack([table[0], table[8]]) for table in tables], axis=1)
+    here = np.concatenate([np.stack([table[0], table[6]]) for table in tables], axis=1)
     del tables
     if job.decoding.seed is None:
         target, instances = _piece_targets(statistics.first, contacts)
         seed, seed_base = np.zeros(0, np.int64), np.zeros(count + 1, np.int64)
     else:
         target, instances, seed, seed_base = _seed_targets(job, piece, n_pieces, piece_base)
-    base = np.stack([piece_base, seed_base])
+    base = np.stack([piece_base, seed_base], axis=1)
     save_arrays(job.path("plan"), {"target": target[piece], "seed": seed, "base": base})
     owned = np.flatnonzero(target >= 0)
     totals = no_statistics(instances)
@@ -120,9 +122,9 @@ def _bases(counts: Sequence[int]) -> Ints:
 def _join_pieces(job: Job, base: Ints) -> tuple[Ints, int]:
     faces, owners = [], []
     for i in range(len(job.blocks)):
-        start, length, piece, face = load_table(job, i, "start", "length", "piece", "face")
-        faces.append(Runs(start[face], length[face]))
-        owners.append(piece[face].astype(np.int64) + base[i])
+        (face,) = load_table(job, i, "face")
+        faces.append(Runs(face[0], face[1].astype(np.int32)))
+        owners.append(face[2] + base[i])
     if job.decoding.affinity is not None:
         cross = [load_table(job, i, "cross")[0] for i in range(len(job.blocks))]
         return join_by_edges(faces, owners, cross, int(base[-1]))

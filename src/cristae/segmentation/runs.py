@@ -103,21 +103,33 @@ def scan_rule(
         rule: (above, below, beyond): a voxel passes with mask > above, contour < below and
             distance > beyond; above from 0 on. A channel whose bound all values pass is not read.
     """
+    prepared = prepare_rule(channels, rule)
+    if prepared is None:
+        return no_runs()
+    corner = raster.place(*box.start)
+    return Runs(*_scan(*prepared, corner, raster.plane, raster.row))
+
+
+def prepare_rule(
+    channels: tuple[NDArray[np.uint8], ...], rule: Triple
+) -> tuple[Any, Any, Any] | None:
+    """Three channels, uint8 bounds, and which of contour and distance are read.
+
+    None where no value passes. A channel that is not read is the mask again.
+    """
     above, below, beyond = rule
     if above >= 255 or below <= 0 or beyond >= 255:
-        return no_runs()
+        return None
     mask = np.ascontiguousarray(channels[0])
     contour = np.ascontiguousarray(channels[1]) if below < 256 else mask
     distance = np.ascontiguousarray(channels[2]) if beyond >= 0 else mask
-    corner = raster.place(*box.start)
-    uses = (below < 256, beyond >= 0)
     bounds = (np.uint8(above), np.uint8(min(below, 255)), np.uint8(max(beyond, 0)))
-    start, length = _scan(mask, contour, distance, bounds, uses, corner, raster.plane, raster.row)
-    return Runs(start, length)
+    return (mask, contour, distance), bounds, (below < 256, beyond >= 0)
 
 
 @njit(nogil=True, cache=True)
-def _scan(mask, contour, distance, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-def]
+def _scan(lines, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-def]
+    mask, contour, distance = lines
     nz, ny, nx = mask.shape
     above, below, beyond = bounds
     use_contour, use_distance = uses
@@ -140,8 +152,7 @@ def _scan(mask, contour, distance, bounds, uses, corner, plane, row):  # type: i
                 for x in range(nx):
                     passes[x] &= line[x] > beyond
             if n + nx // 2 + 1 > start.size:
-                start = _grown(start, n)
-                length = _grown(length, n)
+                start, length = grown(start, n + nx), grown(length, n + nx)
             n = _scan_row(passes, words, corner + z * plane + y * row, start, length, n)
     return start[:n].copy(), length[:n].copy()
 
@@ -176,9 +187,10 @@ def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True)
-def _grown(array, n):  # type: ignore[no-untyped-def]
-    larger = np.empty(2 * array.size, array.dtype)
-    larger[:n] = array[:n]
+def grown(array, least):  # type: ignore[no-untyped-def]
+    """A copy with twice the room, and room for at least so many."""
+    larger = np.empty(max(2 * array.size, least), array.dtype)
+    larger[: array.size] = array
     return larger
 
 
@@ -364,24 +376,33 @@ def _paint(start, length, value, array, corner, plane, row):  # type: ignore[no-
         z -= corner[0]
         y -= corner[1]
         if 0 <= z < nz and 0 <= y < ny:
-            for k in range(max(0, x), min(nx, x + length[i])):
-                array[z, y, k] = value[i]
+            low, high = max(0, x), min(nx, x + length[i])
+            name = value[i]
+            if low < high:
+                line = array[z, y, low:high]
+                for k in range(line.size):
+                    line[k] = name
 
 
 def on_faces(runs: Runs, box: Box, raster: Raster) -> NDArray[np.bool_]:
     """Which runs of a block lie on a face of it where another block may go on with them."""
-    z, y, x = raster.locate(runs.start)
-    touches = np.zeros(runs.start.size, bool)
-    for place, axis in ((y, 1),) if raster.planar else ((z, 0), (y, 1)):
-        if box.start[axis] > 0:
-            touches |= place == box.start[axis]
-        if box.stop[axis] < raster.shape[axis]:
-            touches |= place == box.stop[axis] - 1
-    if box.start[2] > 0:
-        touches |= x == box.start[2]
-    if box.stop[2] < raster.shape[2]:
-        touches |= x + runs.length == box.stop[2]
+    low = np.where(np.array(box.start) > 0, box.start, -1)
+    last = np.where(np.array(box.stop) < raster.shape, np.array(box.stop) - 1, -1)
+    if raster.planar:
+        low[0] = last[0] = -1
+    touches = np.empty(runs.start.size, bool)
+    _find_faces(runs.start, runs.length, low, last, raster.plane, raster.row, touches)
     return touches
+
+
+@njit(nogil=True, cache=True)
+def _find_faces(start, length, low, last, plane, row, touches):  # type: ignore[no-untyped-def]
+    for i in range(start.size):
+        z = start[i] // plane
+        y = (start[i] - z * plane) // row
+        x = start[i] - z * plane - y * row
+        before = z == low[0] or y == low[1] or x == low[2]
+        touches[i] = before or z == last[0] or y == last[1] or x + length[i] - 1 == last[2]
 
 
 def runs_meet(runs: Runs, inside: Box, box: Box, raster: Raster) -> NDArray[np.bool_]:

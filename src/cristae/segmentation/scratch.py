@@ -21,10 +21,12 @@ tables anew, while the shards it has written stay. A file that is there and whol
 
 import json
 import math
+import os
 import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,16 @@ class Job:
     def name(self) -> str:
         """The block shape as messages and files say it."""
         return shape_name(self.block_shape)
+
+    def block(self, index: int) -> Box:
+        """The block of an index."""
+        _, ny, nx = (
+            -(-n // step) for n, step in zip(self.prediction.shape, self.block_shape, strict=True)
+        )
+        place = (index // (ny * nx), index // nx % ny, index % nx)
+        z, y, x = (k * step for k, step in zip(place, self.block_shape, strict=True))
+        block = Box((z, y, x), (z, y, x)).grow((0, 0, 0), self.block_shape)
+        return block.clip(self.prediction.box)
 
     def index_of(self, block: Box) -> int:
         """Index of a block."""
@@ -126,15 +138,26 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def load_arrays(path: Path, *names: str) -> list[Array]:
-    """Some of the arrays of a file, mapped: read where they are touched."""
-    entries, _, start, raw = _open(path)
-    arrays = []
-    for name in names:
-        dtype, shape, offset = entries[name]
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        piece = raw[start + offset : start + offset + size]
-        arrays.append(piece.view(dtype).reshape(shape))
-    return arrays
+    """Some of the arrays of a file, read into memory."""
+    with path.open("rb") as file:
+        entries, _, begin = _read_header(file)
+        return [_read(file, begin, *entries[name]) for name in names]
+
+
+def load_rows(path: Path, name: str, first: int, stop: int) -> Array:
+    """Rows first..stop-1 of an array of a file."""
+    with path.open("rb") as file:
+        entries, _, begin = _read_header(file)
+        dtype, (_, *rest), offset = entries[name]
+        offset += first * math.prod(rest) * np.dtype(dtype).itemsize
+        return _read(file, begin, dtype, [stop - first, *rest], offset)
+
+
+def shapes_of(path: Path, *names: str) -> list[list[int]]:
+    """Shapes of some of the arrays of a file; none is read."""
+    with path.open("rb") as file:
+        entries, _, _ = _read_header(file)
+    return [entries[name][1] for name in names]
 
 
 def load_table(job: Job, index: int, *names: str) -> list[Array]:
@@ -146,24 +169,39 @@ def is_whole(path: Path) -> bool:
     """Whether a file is there and holds what was written."""
     if not path.is_file() or path.stat().st_size < ALIGN:
         return False
+    found = 0
     try:
-        entries, check, _, _ = _open(path)
-        arrays = load_arrays(path, *entries)
+        with path.open("rb") as file:
+            entries, check, begin = _read_header(file)
+            for entry in entries.values():
+                found = zlib.crc32(_bytes(_read(file, begin, *entry)), found)
     except ValueError:  # a torn header, or less than it names
         return False
-    found = 0
-    for array in arrays:
-        found = zlib.crc32(_bytes(array), found)
     return found == check
 
 
-def _open(path: Path) -> tuple[dict[str, tuple[str, list[int], int]], int, int, Array]:
-    """(type, shape and offset of each array, check sum, first byte of the arrays, all bytes)."""
-    raw = np.asarray(np.memmap(path, np.uint8, mode="c"))
-    size = int.from_bytes(raw[:8].tobytes(), "little")
-    header = json.loads(raw[ALIGN : ALIGN + size].tobytes())
+def _read_header(file: BufferedReader) -> tuple[dict[str, tuple[str, list[int], int]], int, int]:
+    """(type, shape and offset of each array, check sum, first byte of the arrays)."""
+    size = int.from_bytes(file.read(ALIGN)[:8], "little")
+    _check_room(file, ALIGN + size)
+    header = json.loads(file.read(size))
     entries = {name: (dtype, shape, offset) for name, dtype, shape, offset in header["arrays"]}
-    return entries, header["check"], ALIGN + size, raw
+    return entries, header["check"], ALIGN + size
+
+
+def _read(file: BufferedReader, begin: int, dtype: str, shape: list[int], offset: int) -> Array:
+    _check_room(file, begin + offset + math.prod(shape) * np.dtype(dtype).itemsize)
+    array = np.empty(shape, dtype)
+    if array.size:
+        file.seek(begin + offset)
+        file.readinto(_bytes(array))
+    return array
+
+
+def _check_room(file: BufferedReader, stop: int) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if stop > size:
+        raise ValueError(f"{file.name}: {size} bytes found, expected {stop} or more")
 
 
 def _bytes(array: Array) -> memoryview:

@@ -50,15 +50,7 @@ from cristae.segmentation.scratch import (
     save_arrays,
     shape_name,
 )
-from cristae.segmentation.steps import (
-    drop_canvas,
-    flood_step,
-    label_step,
-    layers,
-    sample_density,
-    slab_step,
-    write_step,
-)
+from cristae.segmentation.steps import flood_step, label_step, sample_density
 from cristae.segmentation.tables import (
     RUN_COLUMNS,
     read_instances_table,
@@ -66,6 +58,7 @@ from cristae.segmentation.tables import (
     write_instances_table,
     write_runs_table,
 )
+from cristae.segmentation.writing import drop_canvas, layers, slab_step, write_step
 from cristae.volumes.pyramid import build_pyramid, pyramid_memory
 from cristae.volumes.sources.ome_zarr import CHUNK, Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import Volume
@@ -297,7 +290,7 @@ def _promise_writing(
 def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
     if not plan.batches:
         return
-    worst = max(plan.batches, key=lambda batch: batch.largest)
+    worst = max(plan.batches, key=lambda batch: batch.bytes)
     floods = sorted(batch.bytes for batch in plan.batches)
     needed = FIXED_BYTES + sum(floods[-_workers_that_fit(plan, resources) :])
     try:
@@ -306,9 +299,9 @@ def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
         low, high = worst.box
         box = ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
         raise MemoryLimitError(
-            f"{error}; the largest piece that holds several seeds has {worst.largest} voxels in "
-            f"box {box}. Higher thresholds need less; allow_approximate (--allow-approximate) cuts "
-            "such a piece along the blocks, smaller blocks into smaller parts"
+            f"{error}; the largest piece that has to be decoded whole has {worst.largest} voxels "
+            f"in box {box}. Higher thresholds need less; allow_approximate (--allow-approximate) "
+            "cuts such a piece along the blocks, smaller blocks into smaller parts"
         ) from error
 
 
@@ -369,12 +362,10 @@ def _quantisation(prediction: Volume, decoding: Decoding) -> str:
 
 
 def _write_tables(job: Job, out: Path, columns: Mapping[str, Any]) -> None:
-    starts = [np.zeros(1, np.int64)]
-    for i, layer in enumerate(layers(job)):
-        (z,) = load_arrays(job.path(f"runs-{i}"), "z")
-        count = np.bincount(z - layer.start[0], minlength=layer.shape[0])
-        starts.append(starts[-1][-1] + np.cumsum(count))
-    write_runs_table(out, _layer_columns(job), np.concatenate(starts), columns["id"].dtype)
+    files = [job.path(f"runs-{i}") for i in range(len(layers(job)))]
+    count = np.concatenate([load_arrays(file, "count")[0] for file in files])
+    starts = np.append(0, np.cumsum(count))
+    write_runs_table(out, _layer_columns(job), starts, columns["id"].dtype)
     write_instances_table(out, columns)
 
 

@@ -3,15 +3,15 @@
 Every task depends only on the job and its item, so it may be done again, anywhere, at any time.
 """
 
-import threading
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cristae.grid import Box, Triple
+from cristae.grid import Box
 from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.components import (
@@ -21,7 +21,7 @@ from cristae.segmentation.components import (
     mass_of,
     measure_runs,
 )
-from cristae.segmentation.decoders import quantise
+from cristae.segmentation.decoders import Levels, quantise
 from cristae.segmentation.flood import flood, labelled_runs
 from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.runs import (
@@ -29,28 +29,41 @@ from cristae.segmentation.runs import (
     Raster,
     Runs,
     join_owners,
-    merge_ends,
     no_runs,
     number_roots,
-    paint_into,
     runs_meet,
     runs_of_plane,
     scan_rule,
 )
+from cristae.segmentation.scanning import copy_values
 from cristae.segmentation.scratch import (
     Job,
     load_arrays,
+    load_rows,
     load_table,
     save_arrays,
 )
-from cristae.volumes.volume import Array, Volume
+
+LAYER = 32
+"""Planes read at a time, or as many as a chunk has."""
 
 
-def read_channels(job: Job, box: Box) -> NDArray[np.uint8]:
+def read_channels(job: Job, box: Box) -> Levels:
     """The channels the decoder reads, as (c, z, y, x) uint8."""
     array = job.prediction.read(box)
     array = array[None] if array.ndim == 3 else array[: job.decoding.channels]
     return quantise(array, f"{job.prediction.name}, box {box}")
+
+
+def read_layers(job: Job, box: Box) -> Iterator[tuple[Box, Levels]]:
+    """The channels of a box, in layers of whole chunks: the box of each, and (c, z, y, x) uint8."""
+    chunk = job.prediction.chunk_shape[0]
+    step = -(-LAYER // chunk) * chunk
+    (first, *_), stop = box.start, box.stop[0]
+    cuts = [first, *range((first // step + 1) * step, stop, step), stop]
+    for low, high in pairwise(cuts):
+        layer = Box((low, *box.start[1:]), (high, *box.stop[1:]))
+        yield layer, read_channels(job, layer)
 
 
 def label_step(job: Job, index: int, box: Box) -> None:
@@ -58,7 +71,7 @@ def label_step(job: Job, index: int, box: Box) -> None:
     if job.decoding.affinity is not None:
         table = label_affinities(read_edges(job, box), box, job.raster, job.decoding)
     else:
-        table = label_block(read_channels(job, box), box, job.raster, job.decoding)
+        table = label_block(read_layers(job, box), box, job.raster, job.decoding)
     save_arrays(job.path(f"label-{index}"), table._asdict())
 
 
@@ -121,7 +134,10 @@ def flood_step(job: Job, k: int, batch: Batch) -> None:
     """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
     found, block = contested_runs(job, batch)
     instances, name = np.unique(found.share_seed, return_inverse=True)
-    results = _flood_pieces(found, name.astype(np.int32) + 1, batch, job)
+    order, runs, value, bounds = in_raster_order(found, len(batch.pieces), 1)
+    found = found._replace(value=value)  # the only copy from here on
+    pieces = (order, runs, bounds)
+    results = _flood_pieces(found, pieces, name.astype(np.int32) + 1, batch, job)
     labels = max((int(result.label.max(initial=-1)) + 1 for result in results), default=0)
     instances = np.append(instances, ~np.arange(max(0, labels - instances.size)))
     save_decoded(job, k, batch, results, instances, block)
@@ -170,9 +186,7 @@ def save_decoded(
 def _contested_in(job: Job, index: int, batch: Batch) -> Contested:
     names = ("start", "length", "piece", "valued", "value", "share", "share_piece")
     start, length, piece, valued, value, share, share_piece = load_table(job, index, *names)
-    target, seed, base = load_arrays(job.path("plan"), "target", "seed", "base")
-    target = target[base[0, index] : base[0, index + 1]]
-    seed = seed[base[1, index] : base[1, index + 1]]
+    target, seed = targets_of(job, index)
     members = np.sort(np.array(batch.pieces))
     number = -2 - target
     position = np.minimum(np.searchsorted(members, number), members.size - 1)
@@ -190,6 +204,13 @@ def _contested_in(job: Job, index: int, batch: Batch) -> Contested:
         position[share_piece[seeds]],
         share_seed[seeds],
     )
+
+
+def targets_of(job: Job, index: int) -> tuple[Ints, Ints]:
+    """What each piece, and what each seed of a block becomes (`Plan`)."""
+    plan = job.path("plan")
+    base = load_rows(plan, "base", index, index + 2)
+    return load_rows(plan, "target", *base[:, 0]), load_rows(plan, "seed", *base[:, 1])
 
 
 def _select(
@@ -217,26 +238,28 @@ def _copy_values(length, piece, position, valued, value, out):  # type: ignore[n
     for i in range(length.size):
         p = piece[i]
         if position[p] >= 0:
-            for k in range(length[i]):
-                out[at + k] = value[begin + k]
+            copy_values(value[begin : begin + length[i]], out[at : at + length[i]])
             at += length[i]
         if valued[p]:
             begin += length[i]
 
 
 def _flood_pieces(
-    found: Contested, name: NDArray[np.int32], batch: Batch, job: Job
+    found: Contested,
+    pieces: tuple[Ints, Runs, list[list[int]]],
+    name: NDArray[np.int32],
+    batch: Batch,
+    job: Job,
 ) -> list[Decoded]:
-    pieces, most = len(batch.pieces), int(name.max(initial=0))
-    order, runs, value, bounds = in_raster_order(found, pieces, 1)
+    (order, runs, bounds), most = pieces, int(name.max(initial=0))
     seed_order = np.lexsort((found.share_start, found.share_piece))
     seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
     name = name[seed_order]
-    seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(pieces + 1))
+    seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(len(bounds) + 1))
     results = []
     for p, (low, high, first, last) in enumerate(bounds):
         its = slice(seed_first[p], seed_first[p + 1])
-        here, piece = value[first:last], runs.take(slice(low, high))
+        here, piece = found.value[first:last], runs.take(slice(low, high))
         label = flood(piece, here, seeds.take(its), name[its], job.raster)
         if batch.cut:
             label_unreached(piece, label, most, job.raster)
@@ -293,9 +316,9 @@ def _reorder(length, order, value, out):  # type: ignore[no-untyped-def]
         first[i + 1] = first[i] + length[i]
     at = 0
     for i in order:
-        for k in range(first[i], first[i + 1]):
-            out[at] = value[k]
-            at += 1
+        its = value[first[i] : first[i + 1]]
+        copy_values(its, out[at : at + its.size])
+        at += its.size
 
 
 def widen_step(job: Job, index: int, box: Box) -> None:
@@ -333,10 +356,9 @@ def widen_step(job: Job, index: int, box: Box) -> None:
 def _own_runs(job: Job, box: Box) -> tuple[Runs, Ints]:
     """Runs of the blocks that share voxels with a box, and the instance of each; no floods."""
     parts, names = [no_runs()], [np.zeros(0, np.int64)]
-    target, base = load_arrays(job.path("plan"), "target", "base")
     for index, block in job.blocks_in(box):
         start, length, piece = load_table(job, index, "start", "length", "piece")
-        instance = target[base[0, index] : base[0, index + 1]][piece]
+        instance = targets_of(job, index)[0][piece]
         own = (instance >= 0) & runs_meet(Runs(start, length), block, box, job.raster)
         parts.append(Runs(start[own], length[own]))
         names.append(instance[own])
@@ -361,13 +383,12 @@ def instance_runs(job: Job, index: int) -> tuple[Runs, Ints]:
     if job.decoding.reach != (0, 0):
         wide = load_arrays(job.path(f"wide-{index}"), "start", "length", "label", "instances")
         return Runs(wide[0], wide[1]), wide[3][wide[2]]
-    runs, instance = _own_runs(job, job.blocks[index])
+    runs, instance = _own_runs(job, job.block(index))
     starts, lengths, names = [runs.start], [runs.length], [instance]
     spans, fresh = load_arrays(job.path("spans"), "spans", "fresh")
     low, high = np.searchsorted(spans[:, 0], [index, index + 1])
     for _, k, first, last in spans[low:high].tolist():
-        (rows,) = load_arrays(job.path(f"flood-{k}"), "rows")
-        rows = rows[first:last]
+        rows = load_rows(job.path(f"flood-{k}"), "rows", first, last)
         starts.append(rows[:, 0])
         lengths.append(rows[:, 1].astype(np.int32))
         names.append(np.where(rows[:, 2] < 0, fresh[k] + ~rows[:, 2], rows[:, 2]))
@@ -387,70 +408,7 @@ def runs_around(job: Job, box: Box) -> tuple[Runs, Ints]:
     return runs.take(order), np.concatenate(names)[order]
 
 
-def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
-    """Runs of a block after everything, in any order, and the final number of each."""
-    (number,) = load_arrays(job.path("number"), "number")
-    runs, instance = instance_runs(job, index)
-    name = number[instance]
-    return runs.take(name > 0), name[name > 0]
-
-
-def write_step(job: Job, labels: Volume, box: Box) -> int:
-    """Write one shard of the labels; a shard without instances is left out. Gives its runs."""
-    parts = [final_runs(job, index) for index, _ in job.blocks_in(box)]
-    count = sum(name.size for _, name in parts)
-    if count:
-        array = _take_canvas(box.shape, labels.dtype)
-        for runs, name in parts:
-            paint_into(array, runs, name, box, job.raster)
-        labels.write(box, array)
-        for runs, name in parts:
-            paint_into(array, runs, np.zeros_like(name), box, job.raster)
-        _CANVASES.array = array
-    return count
-
-
-_CANVASES = threading.local()
-"""The last array of zeros of each thread: clean pages cost more than painting a few voxels."""
-
-
-def _take_canvas(shape: Triple, dtype: np.dtype[Any]) -> Array:
-    canvas: Array | None = _CANVASES.__dict__.pop("array", None)
-    if canvas is None or canvas.shape != shape or canvas.dtype != dtype:
-        return np.zeros(shape, dtype)
-    return canvas
-
-
-def drop_canvas() -> None:
-    """Give back what `write_step` keeps for this thread."""
-    _CANVASES.__dict__.clear()
-
-
-def slab_step(job: Job, layer: int, slab: Box) -> None:
-    """Gather the final runs of one layer of blocks, whole again along x."""
-    parts = [final_runs(job, index) for index, _ in job.blocks_in(slab)]
-    start = np.concatenate([runs.start for runs, _ in parts])
-    order = np.argsort(start, kind="stable")
-    length = np.concatenate([runs.length for runs, _ in parts])[order]
-    name = np.concatenate([name for _, name in parts])[order]
-    runs, name = merge_ends(Runs(start[order], length), name)
-    z, y, x = job.raster.locate(runs.start)
-    columns: dict[str, Any] = {"z": z, "y": y, "x0": x, "x1": x + runs.length}
-    narrow = {key: column.astype(np.int32) for key, column in columns.items()}
-    save_arrays(job.path(f"runs-{layer}"), {**narrow, "id": name})
-
-
 def statistics_of(job: Job, file: str) -> tuple[Ints, Statistics]:
     """Instances of a flood's or a widening's file, and their statistics."""
     instances, *fields = load_arrays(job.path(file), "instances", *Statistics._fields)
     return instances, Statistics(*fields)
-
-
-def layers(job: Job) -> list[Box]:
-    """The layers of blocks along z, each over the whole plane."""
-    shape: Triple = job.prediction.shape
-    step = job.block_shape[0]
-    return [
-        Box((z, 0, 0), (min(z + step, shape[0]), shape[1], shape[2]))
-        for z in range(0, shape[0], step)
-    ]

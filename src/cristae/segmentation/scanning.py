@@ -1,0 +1,181 @@
+"""Scanning: the voxels of a block that matter, found while its layers are read one by one.
+
+A block is read in layers of whole chunks, so that no array of the block's size is ever held::
+
+    layer 0   ...=====....   ->   runs of the foreground, the mask value of each of their voxels,
+    layer 1   ..=========.        and runs of the seeds; those of the layers follow one another
+
+Seeds whose rule is nowhere looser than the foreground's lie inside it, and are sought only there.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cristae.grid import Box, Triple
+from cristae.segmentation.decoders import Decoding, Levels
+from cristae.segmentation.runs import Raster, Runs, grown, no_runs, prepare_rule, scan_rule
+
+Layers = Iterable[tuple[Box, Levels]]
+"""Boxes one behind the other along z, and the (c, z, y, x) channels of each."""
+
+
+class Scanned(NamedTuple):
+    """What was found in a block.
+
+    Attributes:
+        runs: Runs of the foreground.
+        value: Mask value of each of their voxels, one run after the other.
+        seeds: Runs of the seed mask, none on the connected path.
+    """
+
+    runs: Runs
+    value: NDArray[np.uint8]
+    seeds: Runs
+
+
+def scan_layers(layers: Layers, raster: Raster, decoding: Decoding) -> Scanned:
+    """Scan a block layer by layer.
+
+    Args:
+        layers: The block.
+        raster: Numbering of the volume.
+        decoding: The decoder.
+    """
+    parts = [_scan_layer(tuple(channels), box, raster, decoding) for box, channels in layers]
+    runs, values, seeds = zip(*parts, strict=True)
+    return Scanned(_chained(runs), np.concatenate(values), _chained(seeds))
+
+
+def _scan_layer(
+    planes: tuple[Levels, ...], box: Box, raster: Raster, decoding: Decoding
+) -> Scanned:
+    runs = scan_rule(planes, box, raster, decoding.foreground)
+    value = values_of(runs, planes[0], box, raster)
+    rule = decoding.seed
+    if rule is None:
+        return Scanned(runs, value, no_runs())
+    if is_within(rule, decoding.foreground):
+        return Scanned(runs, value, scan_within(runs, planes, box, raster, rule))
+    return Scanned(runs, value, scan_rule(planes, box, raster, rule))
+
+
+def _chained(parts: Iterable[Runs]) -> Runs:
+    return Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def is_within(rule: Triple, other: Triple) -> bool:
+    """Whether every voxel that passes a rule (above, below, beyond) passes another, too."""
+    return rule[0] >= other[0] and rule[1] <= other[1] and rule[2] >= other[2]
+
+
+def scan_within(
+    runs: Runs, channels: tuple[Levels, ...], box: Box, raster: Raster, rule: Triple
+) -> Runs:
+    """Runs of the voxels of other runs that pass a rule (`scan_rule`).
+
+    Args:
+        runs: Runs of the block, in raster order.
+        channels: Mask, and where the rule asks for them contour and distance; (z, y, x) uint8.
+        box: Where the block lies in the volume.
+        raster: Numbering of the volume.
+        rule: (above, below, beyond).
+    """
+    prepared = prepare_rule(channels, rule)
+    if prepared is None:
+        return no_runs()
+    place = (raster.place(*box.start), raster.plane, raster.row)
+    return Runs(*_scan_within(*runs, *prepared, place))
+
+
+@njit(nogil=True, cache=True)
+def _scan_within(all_start, all_length, lines, bounds, uses, place):  # type: ignore[no-untyped-def]
+    above, below, beyond = bounds
+    use_contour, use_distance = uses
+    corner, plane, row = place
+    start = np.empty(1024 + all_start.size, np.int64)
+    length = np.empty(1024 + all_start.size, np.int32)
+    n = 0
+    for i in range(all_start.size):
+        rest = all_start[i] - corner
+        z = rest // plane
+        rest -= z * plane
+        y = rest // row
+        x, extent = rest - y * row, all_length[i]
+        mask, contour, distance = lines[0][z, y], lines[1][z, y], lines[2][z, y]
+        if n + extent // 2 + 1 > start.size:
+            start, length = grown(start, n + extent), grown(length, n + extent)
+        first = -1
+        for k in range(x, x + extent):
+            passes = mask[k] > above
+            if use_contour:
+                passes &= contour[k] < below
+            if use_distance:
+                passes &= distance[k] > beyond
+            if passes and first < 0:
+                first = k
+            elif first >= 0 and not passes:
+                start[n], length[n] = all_start[i] + first - x, k - first
+                n += 1
+                first = -1
+        if first >= 0:
+            start[n], length[n] = all_start[i] + first - x, x + extent - first
+            n += 1
+    return start[:n].copy(), length[:n].copy()
+
+
+def values_of(runs: Runs, mask: Levels, box: Box, raster: Raster) -> NDArray[np.uint8]:
+    """Mask value of each voxel of runs that lie in a block, one run after the other."""
+    value = np.empty(int(runs.length.sum(dtype=np.int64)), np.uint8)
+    corner = raster.place(*box.start)
+    _gather(runs.start, runs.length, mask, corner, raster.plane, raster.row, value)
+    return value
+
+
+@njit(nogil=True, cache=True)
+def _gather(start, length, mask, corner, plane, row, value):  # type: ignore[no-untyped-def]
+    at = 0
+    for i in range(start.size):
+        z = (start[i] - corner) // plane
+        y = (start[i] - corner - z * plane) // row
+        x = start[i] - corner - z * plane - y * row
+        copy_values(mask[z, y, x : x + length[i]], value[at : at + length[i]])
+        at += length[i]
+
+
+def select_values(
+    length: NDArray[Any], wanted: NDArray[np.bool_], value: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Values of some of the runs, given those of all, one run after the other.
+
+    Args:
+        length: Values of each run.
+        wanted: Which runs.
+        value: All their values.
+    """
+    out = np.empty(int(length[wanted].sum(dtype=np.int64)), np.uint8)
+    _select(length, wanted, value, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _select(length, wanted, value, out):  # type: ignore[no-untyped-def]
+    at = begin = stop = 0
+    for i in range(length.size):
+        if wanted[i]:
+            stop += length[i]
+        if not wanted[i] or i + 1 == length.size:  # stretches of wanted runs are one
+            copy_values(value[begin:stop], out[at : at + stop - begin])
+            at += stop - begin
+            stop += 0 if wanted[i] else length[i]
+            begin = stop
+
+
+@njit(nogil=True, cache=True)
+def copy_values(source, out):  # type: ignore[no-untyped-def]
+    """Copy one array into another of its size, both one-dimensional."""
+    for k in range(out.size):
+        out[k] = source[k]
