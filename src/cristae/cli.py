@@ -5,6 +5,7 @@ Stages are imported inside the commands, so that ``cristae --help`` is quick.
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -178,6 +179,9 @@ def train(
     start_from: Annotated[
         str | None, typer.Option("--from", metavar="MODEL", help="start from these weights")
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU, that share each batch")
+    ] = None,
     settings: Set = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
@@ -194,8 +198,11 @@ def train(
     run_config = load_config(RunConfig, config, settings or [])
     if run_config.train is None:
         raise ConfigError(f"{config}: train is null, expected how to train")
+    train_config = run_config.train
+    if devices is not None:
+        train_config = replace(train_config, devices=devices)
     train_model(
-        run_config.train,
+        train_config,
         run_config.volumes,
         out or RunFolder(Path(run_config.out)).model,
         start_from=start_from,
@@ -213,6 +220,9 @@ def import_config(
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="of MitoEM: train on its splits; may be repeated"),
     ] = None,
+    network: Annotated[
+        Literal["own", "pytc"], typer.Option(help="cristae's network, or the recipe's")
+    ] = "own",
     out: Annotated[
         Path | None, typer.Option(metavar="OUT.yaml", help="write it there, not on the screen")
     ] = None,
@@ -227,7 +237,7 @@ def import_config(
     from cristae.engine.files import write_atomic
     from cristae.training.import_config import import_pytc_config
 
-    imported = import_pytc_config(configs, data or ())
+    imported = import_pytc_config(configs, data or (), network)
     text = yaml.safe_dump(imported.tree, sort_keys=False, default_flow_style=None)
     for line in imported.not_carried:
         typer.echo(f"not carried over: {line}", err=True)
@@ -726,8 +736,6 @@ def _integers(option: str, text: str | None) -> tuple[int, int, int] | None:
 
 def _start_logging(quiet: bool, verbose: bool) -> None:
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("cristae")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
+    from cristae.engine.progress import log_to_stderr
+
+    log_to_stderr(level)

@@ -158,7 +158,8 @@ def _index(node: Any, part: str, key: str) -> int:
 
 
 def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    # a part in angle brackets names which of several classes a value was read as, not a key
+    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("<"))
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         return f"{where}: no such key (found value {error['input']!r})"
     return f"{where}: {error['msg']} (found {error['input']!r})"

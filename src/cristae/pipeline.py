@@ -32,6 +32,7 @@ from cristae.measurement.measure import measure_instances
 from cristae.networks.model import Model, load_model
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.presentation.report import ReportData, write_report
+from cristae.presentation.training import read_training
 from cristae.runfolder import RunFolder, SampleFolder
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.training.train import TrainConfig, train_model
@@ -130,27 +131,32 @@ def run(config: RunConfig, running: Running | None = None) -> Path:
 
 
 def report_run(root: str | Path) -> Path:
-    """Write the report of a run folder, also while the run is half done.
+    """Write the report of a run folder, also while the run or its training is half done.
 
     Args:
-        root: The run folder.
+        root: The run folder, or the folder a model is trained in.
 
     Returns:
         Path of the report.
 
     Raises:
-        ConfigError: Not a run folder, or one without instances yet.
+        ConfigError: Not a run folder, or one without instances or a training yet.
     """
     folder = RunFolder(Path(root))
-    if not folder.config.is_file():
+    training = read_training(folder.training_table, folder.training_panels)
+    if not folder.config.is_file() and training is None:
         raise ConfigError(f"{root}: not a run folder (no {folder.config.name})")
     names = folder.samples()
-    if not names:
+    if not names and training is None:
         raise ConfigError(f"{root}: no instances to report yet")
     data = [_report_data(name, folder.sample(name)) for name in names]
     provenance = read_json(folder.provenance) or {}
     return write_report(
-        data, folder.report, title=folder.root.resolve().name, provenance=provenance
+        data,
+        folder.report,
+        title=folder.root.resolve().name,
+        provenance=provenance,
+        training=training,
     )
 
 

@@ -28,9 +28,8 @@ from cristae.grid import Box
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
 from cristae.networks.inference import Precision
-from cristae.networks.model import Model, load_model
+from cristae.networks.model import Model, fresh_network, load_model
 from cristae.networks.runner import model_runner, network_contract, sample_shape
-from cristae.networks.unet import build_network
 from cristae.pipeline import RunConfig
 from cristae.prediction.request import Request
 from cristae.prediction.resample import working_factors
@@ -185,7 +184,7 @@ def _fresh(train: TrainConfig | None) -> Model:
         raise ValueError("a run without a model trains one")
     return Model(
         network_config=train.network,
-        state_dict=build_network(train.network).state_dict(),
+        state_dict=fresh_network(train.network).state_dict(),
         channels=train.network.channels,
         working_voxel_size_nm=train.working_voxel_size_nm,
         intensity=train.intensity,

@@ -6,6 +6,8 @@
       run.yaml           what was asked for
       provenance.json    what was used: versions, inputs, times
       model.pt           the model trained, where the run trains one
+      model.csv          its losses and scores, one row every few steps
+      model.panels.npz   example sections with what it makes of them
       scores.json        all samples pooled
       report.html
       NAME/              one folder a sample
@@ -88,6 +90,16 @@ class RunFolder:
     def model(self) -> Path:
         """The model the run trains."""
         return self.root / "model.pt"
+
+    @property
+    def training_table(self) -> Path:
+        """Losses and scores of its training."""
+        return self.model.with_suffix(".csv")
+
+    @property
+    def training_panels(self) -> Path:
+        """Example sections of its training."""
+        return self.model.with_suffix(".panels.npz")
 
     @property
     def scores(self) -> Path:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cristae.cli import app
 from cristae.configuration import from_plain, to_plain
 from cristae.errors import ConfigError, InputError
+from cristae.networks.pytc_config import read_pytc_config
 from cristae.pipeline import RunConfig
 from cristae.training.config import TrainConfig
 from cristae.training.import_config import import_pytc_config
@@ -222,3 +223,20 @@ def test_command_writes_what_trains(write, tmp_path, monkeypatch):
     model = train_model(small, config.volumes, tmp_path / "model.pt", threads=1)
     assert model.card["trained_on"] == "train_0"
     assert model.decoder == "bc_watershed"
+
+
+def test_the_recipes_own_network(write):
+    """Network, windows and patch as they stand; its layers are no longer listed as left out."""
+    paths = write(override(*RECIPES["bcd"]))
+    imported = import_pytc_config(paths, network="pytc")
+    found = from_plain(RunConfig, imported.tree, "imported").train
+    setup = read_pytc_config(paths)
+    assert (found.network, found.windows) == (setup.network, setup.windows)
+    assert found.network.outputs == ("sigmoid", "sigmoid", "tanh")
+    assert found.patch == (17, 225, 225)
+    own = import_pytc_config(paths)
+    left = {line.split(":")[0] for line in own.not_carried} - {
+        line.split(":")[0] for line in imported.not_carried
+    }
+    assert {"MODEL.ARCHITECTURE", "MODEL.NORM_MODE", "INFERENCE.STRIDE", "MODEL.INPUT_SIZE"} <= left
+    assert "MODEL.OUTPUT_ACT" not in left

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cristae.training.augment import GeometryConfig, draw_warp
+from cristae.training.geometry import GeometryConfig, draw_warp
 from cristae.training.sampling import (
     SamplingConfig,
     fixed_patches,

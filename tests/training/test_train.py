@@ -14,16 +14,17 @@ import torch
 from cristae.errors import ConfigError, InputError, OutputExistsError
 from cristae.networks.model import load_model, model_network
 from cristae.networks.unet import UNetConfig
-from cristae.training import train
-from cristae.training.augment import GeometryConfig, GreyConfig
+from cristae.training import loop
+from cristae.training.augment import PYTC
 from cristae.training.config import (
-    PYTC,
     TrainConfig,
     check_train_config,
     learning_rate,
     recorded_settings,
 )
 from cristae.training.defects import DefectsConfig
+from cristae.training.geometry import GeometryConfig
+from cristae.training.grey import GreyConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.paste import PasteConfig
 from cristae.training.sampling import fixed_patches, prepare_source, read_patch
@@ -94,7 +95,7 @@ class KilledError(Exception):
 
 def train_killed_at(step, monkeypatch, *args, **kwargs):
     """Train, and die just before the checkpoint of a step."""
-    whole = train.save_state
+    whole = loop.save_state
 
     def dying(state, path):
         if state.step == step:
@@ -102,7 +103,7 @@ def train_killed_at(step, monkeypatch, *args, **kwargs):
         whole(state, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "save_state", dying)
+        patched.setattr(loop, "save_state", dying)
         with pytest.raises(KilledError):
             train_model(*args, **kwargs)
 
@@ -312,11 +313,16 @@ def test_board_where_tensorboard_is_installed(samples, tmp_path, monkeypatch):
 
     class Writer:
         def __init__(self, folder, purge_step):
-            self.folder, self.purge_step, self.scalars, self.open = folder, purge_step, [], True
+            self.folder, self.purge_step, self.open = folder, purge_step, True
+            self.scalars, self.pictures = [], []
             boards.append(self)
 
         def add_scalar(self, tag, value, step):
             self.scalars.append((tag, step, value))
+
+        def add_image(self, tag, picture, step, dataformats):
+            assert (picture.ndim, picture.dtype, dataformats) == (2, np.uint8, "HW")
+            self.pictures.append((tag, step, picture.shape))
 
         def close(self):
             self.open = False
@@ -337,6 +343,8 @@ def test_board_where_tensorboard_is_installed(samples, tmp_path, monkeypatch):
     tags = {tag for tag, step, _ in boards[1].scalars if step == 2}
     assert {"loss", "learning_rate", "validation_iou"} <= tags
     assert "by_sample" not in tags
+    # a section of the validation sample: image, and mask and contour as they are and as found
+    assert boards[1].pictures == [("panel/validation", 2, (32, 5 * 32))]
 
 
 def test_settings_are_checked_all_at_once(samples, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 from cristae.networks.unet import UNetConfig
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
-from cristae.training.augment import GeometryConfig, GreyConfig
 from cristae.training.config import TrainConfig
+from cristae.training.geometry import GeometryConfig
+from cristae.training.grey import GreyConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.targets import TargetsConfig
 from cristae.training.train import train_model

@@ -28,8 +28,8 @@ _SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 class Advance(Protocol):
     """Called with the amount of work just finished."""
 
-    def __call__(self, amount: float) -> None:
-        """Count an amount as finished."""
+    def __call__(self, amount: float, note: str = "") -> None:
+        """Count an amount as finished; a note, such as a loss, is shown beside it."""
 
 
 @contextmanager
@@ -61,6 +61,14 @@ def rate_text(amount: float, seconds: float, unit: str) -> str:
     return f"{rate:.3g} {unit}/s"
 
 
+def log_to_stderr(level: int) -> None:
+    """Write what is logged from this level on to standard error, plainly."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(level)
+
+
 class _LogLines:
     """Logs rate and time left at most every `LOG_EVERY_S` seconds."""
 
@@ -69,7 +77,7 @@ class _LogLines:
         self.before = self.now = done
         self.start = self.last = time.monotonic()
 
-    def __call__(self, amount: float) -> None:
+    def __call__(self, amount: float, note: str = "") -> None:
         self.now += amount
         moment = time.monotonic()
         if moment - self.last < LOG_EVERY_S:
@@ -79,7 +87,8 @@ class _LogLines:
         left = (self.total - self.now) * seconds / max(fresh, 1e-9)
         share = 100 * self.now / max(self.total, 1e-9)
         rate = rate_text(fresh, seconds, self.unit)
-        log.info("%s: %.0f %%, %s, %.0f s left", self.description, share, rate, left)
+        noted = f", {note}" if note else ""
+        log.info("%s: %.0f %%, %s, %.0f s left%s", self.description, share, rate, left, noted)
 
 
 class _RateColumn(ProgressColumn):
@@ -101,7 +110,8 @@ def _live(description: str, total: float, unit: str, done: float) -> Iterator[Ad
         task = progress.add_task(description, total=total, unit=unit, before=done)
         progress.update(task, completed=done)
 
-        def advance(amount: float) -> None:
-            progress.update(task, advance=amount)
+        def advance(amount: float, note: str = "") -> None:
+            text = f"{description} {note}" if note else description
+            progress.update(task, advance=amount, description=text)
 
         yield advance

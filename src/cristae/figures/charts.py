@@ -118,6 +118,32 @@ def size_histogram(
     return _svg(figure, name)
 
 
+def progress_chart(curves: Mapping[str, Curve], *, share: bool, name: str) -> str:
+    """Figures of a training over its steps.
+
+    Args:
+        curves: What each is called -> (steps, values), steps rising from 1, no value below 0.
+        share: Whether values lie in [0, 1], all of which is then shown.
+        name: Starts the ids inside the SVG.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    figure, axes = _chart(5.0, 3.0)
+    for i, (text, (steps, values)) in enumerate(curves.items()):
+        dots = "o" if len(steps) < 40 else ""
+        colour, dash = _SERIES[i % len(_SERIES)], ("-", "--")[i % 2]
+        axes.plot(steps, values, marker=dots, ms=4, lw=1.8, label=text, color=colour, ls=dash)
+    last = max(float(steps[-1]) for steps, _ in curves.values())
+    highest = max(float(values.max()) for _, values in curves.values())
+    axes.set(xlabel="step", xlim=(0, 1.03 * last))
+    axes.set_ylim(0, 1.04 if share else 1.08 * highest or 1)
+    axes.grid(True, color=_GRID, lw=0.8)
+    if len(curves) > 1:
+        axes.legend(loc="best", frameon=False, labelcolor=_INK, fontsize=11)
+    return _svg(figure, name)
+
+
 def _power(exponent: float) -> str:
     """Ten to a power, in figures from 0.001 to 1000 and as a power beyond."""
     if -3 <= exponent <= 3:

@@ -125,7 +125,7 @@ def model_network(model: Model) -> Network:
         InputError: Weights that do not fit the network; all misfits at once.
     """
     raise_faults("model", _misfits(model.network_config, model.state_dict))
-    network = _build(model.network_config)
+    network = fresh_network(model.network_config)
     network.load_state_dict(dict(model.state_dict))
     return network.eval()
 
@@ -343,14 +343,15 @@ def _kind(config: NetworkConfig) -> str:
     return next(name for name, cls in _KINDS.items() if isinstance(config, cls))
 
 
-def _build(config: NetworkConfig) -> Network:
+def fresh_network(config: NetworkConfig) -> Network:
+    """A network of either kind with fresh weights."""
     return build_network(config) if isinstance(config, UNetConfig) else build_pytc_network(config)
 
 
 def _misfits(config: NetworkConfig, state: Mapping[str, Tensor]) -> list[str]:
     """Tensors that are missing, unknown, of another shape, or not finite."""
     with torch.device("meta"):
-        expected = _build(config).state_dict()
+        expected = fresh_network(config).state_dict()
     faults = [f"{name}: not in the file" for name in expected if name not in state]
     faults += [f"{name}: not in the network" for name in state if name not in expected]
     for name in expected.keys() & state.keys():

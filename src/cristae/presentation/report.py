@@ -26,6 +26,7 @@ from cristae.presentation.data import ReportData
 from cristae.presentation.errors import SegmentationError, choose, find_errors
 from cristae.presentation.pictures import Stack, grey_window, more_sections, three_planes, views
 from cristae.presentation.sampling import focus, thin_out, voxel_size_of
+from cristae.presentation.training import TrainingData, training_page
 
 __all__ = ["ReportData", "write_report"]
 
@@ -40,15 +41,21 @@ CURVES_AT = (0.5, 0.75)
 
 
 def write_report(
-    samples: Sequence[ReportData], out: Path, *, title: str, provenance: Mapping[str, Any]
+    samples: Sequence[ReportData],
+    out: Path,
+    *,
+    title: str,
+    provenance: Mapping[str, Any],
+    training: TrainingData | None = None,
 ) -> Path:
-    """Write the report of one or several samples.
+    """Write the report of one or several samples, of a training, or of both.
 
     Args:
-        samples: What to show, at least one, with names that differ.
+        samples: What to show, with names that differ; at least one where there is no training.
         out: The HTML file; replaced when it exists, at once.
         title: Heading of the report.
         provenance: What was run, as a tree of plain values; every entry becomes a row.
+        training: What a training run has written so far.
 
     Returns:
         ``out``.
@@ -57,7 +64,7 @@ def write_report(
         InputError: No samples, names that are not unique, or volumes of one sample that differ
             in voxel size; all faults at once.
     """
-    _check(samples)
+    _check(samples, training)
     prefixes = _prefixes([data.name for data in samples])
     pages = [
         _sample(data, prefix, len(samples)) for data, prefix in zip(samples, prefixes, strict=True)
@@ -68,6 +75,7 @@ def write_report(
         .render(
             title=title,
             samples=pages,
+            training=None if training is None else training_page(training),
             overview=texts.overview(samples) if len(samples) > 1 else None,
             provenance=texts.flatten(provenance),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -78,8 +86,8 @@ def write_report(
     return out
 
 
-def _check(samples: Sequence[ReportData]) -> None:
-    faults = [] if samples else ["no samples, expected at least one"]
+def _check(samples: Sequence[ReportData], training: TrainingData | None) -> None:
+    faults = [] if samples or training else ["no samples, expected at least one"]
     names = [data.name for data in samples]
     faults += [
         f"sample {n!r} appears twice" for n in sorted({n for n in names if names.count(n) > 1})

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cristae.training.augment import apply_grey, draw_grey
 from cristae.training.config import TrainConfig, augmentations_of
 from cristae.training.defects import apply_defects, draw_defects
+from cristae.training.grey import apply_grey, draw_grey
 from cristae.training.paste import paste_touching
 from cristae.training.sampling import (
     DEFECTS,

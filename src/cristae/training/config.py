@@ -1,15 +1,22 @@
 """Settings of a training run, their check, and the learning rate they mean."""
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
+from cristae.networks.model import NetworkConfig
+from cristae.networks.pytc import PytcConfig, check_pytc_config
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
-from cristae.training.augment import GeometryConfig, GreyConfig
-from cristae.training.defects import DefectsConfig, defects_faults
+from cristae.networks.windows import WindowRecipe, recipe_faults
+from cristae.training.augment import PYTC, Augmentations, augmentation_faults
+from cristae.training.defects import DefectsConfig
+from cristae.training.geometry import GeometryConfig
+from cristae.training.grey import GreyConfig
 from cristae.training.losses import LossConfig
 from cristae.training.paste import PasteConfig
 from cristae.training.sampling import SamplingConfig
@@ -23,7 +30,7 @@ from cristae.volumes.intensity import RULES
 
 Schedule = Literal["cosine", "warmup_cosine", "warmup_multistep"]
 
-RUNNING_KEYS = ("steps", "checkpoint_every", "cache_gib")
+RUNNING_KEYS = ("steps", "checkpoint_every", "cache_gib", "devices")
 """Settings that say how far and how a run goes, not what it is."""
 
 SILENT_KEYS = (
@@ -53,56 +60,27 @@ SILENT_KEYS = (
     "validate_ap_every",
     "validate_ap_box",
     "validate_ap_boxes",
+    "windows",
+    "precision",
+    "replay",
+    "tune",
 )
 """Settings that a record names only where they are not the default."""
 
 
-@dataclass(frozen=True)
-class Augmentations:
-    """All that is changed about a patch."""
-
-    geometry: GeometryConfig = field(default_factory=GeometryConfig)
-    grey: GreyConfig = field(default_factory=GreyConfig)
-    defects: DefectsConfig = field(default_factory=DefectsConfig)
-    paste: PasteConfig = field(default_factory=PasteConfig)
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-PYTC = Augmentations(
-    GeometryConfig(
-        turn=0.0,  # by quarters only
-        scale=(1.0, 1.0),
-        stretch=0.0,
-        elastic=0.75,
-        elastic_sigma_px=4.0,
-        elastic_alpha_px=16.0,
-        shift=0.5,
-        shift_px=16,
-        shift_turns=0.5,
-        thick_sections=0.0,
-        rescale=0.5,
-        rescale_range=(0.8, 1.25),
-        lost=0.5,
-        lost_sections=2,
-    ),
-    GreyConfig(
-        tone=0.75,
-        contrast=0.15,
-        brightness=0.15,
-        gamma=1.0,
-        blur=0.0,
-        sharpen=0.0,
-        noise=0.0,
-        clouds=0.0,
-        sections=0.0,
-        missing=0.0,
-        holes=0.0,
-        noisy_boxes=0.0,
-        contrast_about=0.0,
-    ),
-    DefectsConfig(lost_parts=0.9, motion_blur=0.5, cut_blur=0.5, cut_noise=0.75),
-    PasteConfig(share=0.0),
-)
-"""The augmentation of PyTorch Connectomics v1, with its values for MitoEM."""
+def _kind_of(network: Any) -> str:
+    """Which network a value stands for; only one of PyTorch Connectomics has an architecture."""
+    named = isinstance(network, dict) and "architecture" in network
+    return "<pytc>" if named or isinstance(network, PytcConfig) else "<unet>"
+
+
+Network = Annotated[
+    Annotated[UNetConfig, Tag("<unet>")] | Annotated[PytcConfig, Tag("<pytc>")],
+    Discriminator(_kind_of),
+]
 
 
 @config_dataclass
@@ -146,6 +124,12 @@ class TrainConfig:
         calibration_batches: Batches that batch normalisation statistics are taken over.
         checkpoint_every: Steps between checkpoints; at most so many are lost.
         cache_gib: Memory for samples; those that do not fit are read from disk, patch by patch.
+        devices: Processes that share each batch, one a GPU, or of the CPU's cores; they end with
+            the weights of one process, up to rounding.
+        replay: Share of patches from the volumes that the model started from has learned from, so
+            that it does not forget them; of a fine-tuning only.
+        tune: At the end, search the decoder's thresholds on the boxes that ``validate_ap_box`` and
+            ``validate_ap_boxes`` say, and store the best ones in the model.
         decoder: Decoder that the model asks for.
         thresholds: Its thresholds, where they differ from the decoder's defaults.
         card: Facts for the model's card (data, licences, where it fails).
@@ -166,7 +150,9 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip_norm: float | None = 1.0
     ema_decay: float = 0.998
-    network: UNetConfig = field(default_factory=UNetConfig)
+    network: Network = field(default_factory=UNetConfig)
+    windows: WindowRecipe | None = None
+    precision: Precision = "auto"
     working_voxel_size_nm: tuple[float | None, float | None, float | None] = (None, 8.0, 8.0)
     intensity: str = "window"
     targets: TargetsConfig = field(default_factory=TargetsConfig)
@@ -185,6 +171,9 @@ class TrainConfig:
     calibration_batches: int = 16
     checkpoint_every: int = 250
     cache_gib: float = 2.0
+    devices: int = 1
+    replay: float = 0.0
+    tune: bool = False
     decoder: str = "bc_watershed"
     thresholds: dict[str, int | float] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
@@ -197,14 +186,47 @@ def augmentations_of(config: TrainConfig) -> Augmentations:
     return Augmentations(config.geometry, config.grey, config.defects, config.paste)
 
 
+def windows_of(config: TrainConfig) -> WindowRecipe | None:
+    """The windows that the model is to be run on; None of cristae's own network.
+
+    By default those of a patch, in steps of half of one, after half of one of padding.
+    """
+    if isinstance(config.network, UNetConfig) or config.windows is not None:
+        return config.windows
+    z, y, x = (max(1, n // 2) for n in config.patch)
+    return WindowRecipe(config.patch, (z, y, x), (z, y, x))
+
+
+def patch_lattice(network: NetworkConfig) -> Triple:
+    """What the extents (z, y, x) of a network's patches have to be multiples of."""
+    return network_context(network).lattice if isinstance(network, UNetConfig) else (1, 1, 1)
+
+
 def check_train_config(config: TrainConfig) -> None:
     """Raise one ConfigError that lists every fault of a configuration."""
-    check_unet_config(config.network)
+    if isinstance(config.network, UNetConfig):
+        check_unet_config(config.network)
+    else:
+        check_pytc_config(config.network)
     check_channels(config.network.channels)
-    lattice = network_context(config.network).lattice
+    faults = _number_faults(config) + _schedule_faults(config) + _patch_faults(config)
+    faults += _network_faults(config) + _target_faults(config)
+    faults += augmentation_faults(
+        Augmentations(config.geometry, config.grey, config.defects, config.paste)
+    )
+    if config.augmentation != "own":
+        faults += [
+            f"{f.name}: given beside augmentation {config.augmentation}, expected one of them"
+            for f in fields(Augmentations)
+            if getattr(config, f.name) != getattr(Augmentations(), f.name)
+        ]
+    raise_faults("train", faults, ConfigError)
+
+
+def _number_faults(config: TrainConfig) -> list[str]:
     positive = ["steps", "batch", "learning_rate", "clip_norm", "gamma", "validate_every"]
     positive += ["validation_patches", "calibration_batches", "checkpoint_every"]
-    positive += ["validate_ap_boxes"]
+    positive += ["validate_ap_boxes", "devices"]
     faults = [
         f"{name} {getattr(config, name)}: expected more than 0"
         for name in positive
@@ -216,6 +238,18 @@ def check_train_config(config: TrainConfig) -> None:
         for name in shares
         if not 0 <= getattr(config, name) <= 1
     ]
+    if not 0 <= config.replay < 1:
+        faults.append(f"replay {config.replay}: expected a number in [0, 1)")
+    if config.devices > 0 and config.batch % config.devices:
+        faults.append(
+            f"batch {config.batch}: expected a multiple of devices, {config.devices}, which share "
+            "it equally"
+        )
+    return faults
+
+
+def _schedule_faults(config: TrainConfig) -> list[str]:
+    faults = []
     if config.warmup_steps < 0:
         faults.append(f"warmup_steps {config.warmup_steps}: expected at least 0")
     if bool(config.milestones) != (config.schedule == "warmup_multistep"):
@@ -225,17 +259,23 @@ def check_train_config(config: TrainConfig) -> None:
         )
     if list(config.milestones) != sorted(set(config.milestones)):
         faults.append(f"milestones {config.milestones}: expected rising steps")
-    for name in ("patch", "validate_ap_box") if config.validate_ap_every else ("patch",):
-        extents = getattr(config, name)
-        if any(n < 1 or n % step for n, step in zip(extents, lattice, strict=True)):
-            faults.append(f"{name} {extents}: expected multiples of the network's {lattice}")
     if config.validate_ap_every < 0 or config.validate_ap_every % max(1, config.validate_every):
         faults.append(
             f"validate_ap_every {config.validate_ap_every}: expected 0 or a multiple of "
             f"validate_every, {config.validate_every}"
         )
-    if config.network.in_channels != 1:
-        faults.append(f"network.in_channels {config.network.in_channels}: expected 1")
+    return faults
+
+
+def _patch_faults(config: TrainConfig) -> list[str]:
+    """Whether what is cut out of the volumes fits the network."""
+    faults = []
+    lattice = patch_lattice(config.network)
+    decodes = config.validate_ap_every or config.tune
+    for name in ("patch", "validate_ap_box") if decodes else ("patch",):
+        extents = getattr(config, name)
+        if any(n < 1 or n % step for n, step in zip(extents, lattice, strict=True)):
+            faults.append(f"{name} {extents}: expected multiples of the network's {lattice}")
     if config.working_voxel_size_nm[0] is not None:
         faults.append(
             f"working_voxel_size_nm {config.working_voxel_size_nm}: expected null along z; "
@@ -245,35 +285,25 @@ def check_train_config(config: TrainConfig) -> None:
         faults.append(f"working_voxel_size_nm {config.working_voxel_size_nm}: expected above 0")
     if config.intensity not in RULES:
         faults.append(f"intensity {config.intensity!r}: expected one of {', '.join(RULES)}")
+    return faults
+
+
+def _network_faults(config: TrainConfig) -> list[str]:
+    faults = []
+    if config.network.in_channels != 1:
+        faults.append(f"network.in_channels {config.network.in_channels}: expected 1")
+    if config.windows is not None:
+        if isinstance(config.network, UNetConfig):
+            faults.append(
+                f"windows {to_plain(config.windows)}: expected with a network of PyTorch "
+                "Connectomics only (`network.architecture`)"
+            )
+        faults += [f"windows: {fault}" for fault in recipe_faults(config.windows)]
     if len(config.loss.channels) not in (0, len(config.network.channels)):
         faults.append(
             f"loss.channels {config.loss.channels}: expected a weight for each of "
             f"{config.network.channels}, or none"
         )
-    faults += _target_faults(config)
-    faults += _augmentation_faults(config)
-    raise_faults("train", faults, ConfigError)
-
-
-def _augmentation_faults(config: TrainConfig) -> list[str]:
-    faults = defects_faults(config.defects)
-    for name, pair in (
-        ("scale", config.geometry.scale),
-        ("rescale_range", config.geometry.rescale_range),
-    ):
-        if not 0 < pair[0] <= pair[1]:
-            faults.append(f"geometry.{name} {pair}: expected 0 < low <= high")
-    if min(config.geometry.lost_sections, config.geometry.elastic_sigma_px) < 0:
-        faults.append(
-            f"geometry.lost_sections {config.geometry.lost_sections}, elastic_sigma_px "
-            f"{config.geometry.elastic_sigma_px}: expected at least 0"
-        )
-    if config.augmentation != "own":
-        faults += [
-            f"{f.name}: given beside augmentation {config.augmentation}, expected one of them"
-            for f in fields(Augmentations)
-            if getattr(config, f.name) != getattr(Augmentations(), f.name)
-        ]
     return faults
 
 

@@ -1,22 +1,22 @@
 """Configurations of PyTorch Connectomics v1 (YACS YAML) turned into runs of cristae.
 
 Targets, losses, optimiser, schedule, batch, patch, augmentation and volumes are carried over. The
-network is cristae's own, with the recipe's widths: so the patch is rounded down to its lattice, and
-whatever is said of another network's layers or windows is listed as not carried over. What no file
-names has PyTorch Connectomics v1's default.
+network is the recipe's where that is asked for. Else it is cristae's own, with the recipe's widths:
+so the patch is rounded down to its lattice, and whatever is said of another network's layers or
+windows is listed as not carried over. What no file names has PyTorch Connectomics v1's default.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cristae.configuration import from_plain, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.networks.pytc_config import PytcSetup, read_pytc_config, read_pytc_keys
-from cristae.networks.unet import total_stride
-from cristae.training.augment import GeometryConfig
-from cristae.training.config import PYTC, TrainConfig, check_train_config
+from cristae.training.augment import PYTC
+from cristae.training.config import TrainConfig, check_train_config, patch_lattice
+from cristae.training.geometry import GeometryConfig
 from cristae.training.targets import target_of
 from cristae.volumes.mitoem import mitoem_samples
 
@@ -99,7 +99,9 @@ class ImportedConfig:
 
 
 def import_pytc_config(
-    paths: Sequence[str | Path], data: Sequence[str | Path] = ()
+    paths: Sequence[str | Path],
+    data: Sequence[str | Path] = (),
+    network: Literal["own", "pytc"] = "own",
 ) -> ImportedConfig:
     """Turn the configuration files of a recipe into one of cristae.
 
@@ -107,6 +109,8 @@ def import_pytc_config(
         paths: YAML files; later ones override earlier ones key by key.
         data: Folders of the MitoEM data set, whose labelled splits take the place of the recipe's
             volumes.
+        network: Whether cristae's own network is trained, with the recipe's widths, or the
+            recipe's, with its windows.
 
     Raises:
         InputError: ``data`` that is not laid out as MitoEM is.
@@ -123,16 +127,10 @@ def import_pytc_config(
     losses = _losses(values, setup, faults)
     volumes = _volumes(values, faults) if not data else _splits(data)
     raise_faults(name, faults, ConfigError)
-    depth = len(values["MODEL.FILTERS"])
-    network = {
-        "channels": list(setup.network.channels),
-        "widths": list(values["MODEL.FILTERS"]),
-        "strides": [[1, 2, 2] for _ in range(depth - 1)],
-        "z_kernel_levels": list(range(1, depth)),
-    }
+    kept = network == "pytc"
     train: dict[str, Any] = {
         **solver,
-        "network": network,
+        **(_recipe_network(setup) if kept else _own_network(values, setup)),
         "working_voxel_size_nm": [None, None, None],
         "intensity": "uint8",
         "sampling": {"uniform": 1.0, "foreground": 0.0, "instance": 0.0},
@@ -145,7 +143,22 @@ def import_pytc_config(
     check_train_config(from_plain(TrainConfig, train, name))
     tree = {"out": values["DATASET.OUTPUT_PATH"], "volumes": volumes, "train": train}
     lines += [f"{key}: volumes are those of --data" for key in given if data and key in _VOLUMES]
-    return ImportedConfig(tree, (*lines, *_not_carried(given, setup)))
+    return ImportedConfig(tree, (*lines, *_not_carried(given, setup, kept)))
+
+
+def _own_network(values: Mapping[str, Any], setup: PytcSetup) -> dict[str, Any]:
+    depth = len(values["MODEL.FILTERS"])
+    network = {
+        "channels": list(setup.network.channels),
+        "widths": list(values["MODEL.FILTERS"]),
+        "strides": [[1, 2, 2] for _ in range(depth - 1)],
+        "z_kernel_levels": list(range(1, depth)),
+    }
+    return {"network": network}
+
+
+def _recipe_network(setup: PytcSetup) -> dict[str, Any]:
+    return {"network": to_plain(setup.network), "windows": to_plain(setup.windows)}
 
 
 def _solver(values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
@@ -258,7 +271,7 @@ def _augmentation(values: Mapping[str, Any]) -> dict[str, Any]:
 def _patch(size: Sequence[int], train: Mapping[str, Any]) -> tuple[list[int], list[str]]:
     """The largest patch on the network's lattice, and what there is to say about it."""
     network = from_plain(TrainConfig, {"network": train["network"]}, "network").network
-    lattice = total_stride(network)
+    lattice = patch_lattice(network)
     patch = [max(step, n // step * step) for n, step in zip(size, lattice, strict=True)]
     if patch == list(size):
         return patch, []
@@ -305,12 +318,18 @@ def _names(value: Any) -> list[str]:
     return value.split("@") if isinstance(value, str) else [str(one) for one in value]
 
 
-def _not_carried(given: Mapping[str, Any], setup: PytcSetup) -> list[str]:
-    """Every key given that has no part in the training, with the reason."""
+def _not_carried(given: Mapping[str, Any], setup: PytcSetup, kept: bool) -> list[str]:
+    """Every key given that has no part in the training, with the reason.
+
+    Args:
+        given: All keys.
+        setup: What prediction takes of them.
+        kept: Whether the recipe's network and windows are, too.
+    """
     reasons = dict(line.split(": ", 1) for line in setup.not_carried)
     lines = []
     for key in given:
-        if key in _DEFAULTS:
+        if key in _DEFAULTS or (kept and key not in reasons):
             continue
         if key in _OF_THE_NETWORK:
             reason = "the network is cristae's own"

@@ -1,13 +1,20 @@
 """How much memory a training run takes, told before it starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from cristae.engine.blockwise import GIB
 from cristae.grid import Triple
+from cristae.networks.model import NetworkConfig, fresh_network
+from cristae.networks.pytc import PytcConfig
 from cristae.networks.unet import UNetConfig
 from cristae.training.batches import PREFETCH
-from cristae.training.config import TrainConfig, augmentations_of
+from cristae.training.config import TrainConfig, augmentations_of, patch_lattice
 from cristae.training.sampling import INDEX_SHAPE, working_factors
 from cristae.volumes.dataset import OpenedSample, fit_in_memory, held_bytes, is_by_planes
 from cristae.volumes.sources.pages import CACHE_BYTES
@@ -28,6 +35,41 @@ OWN_BYTES = 32 << 20
 """What the arithmetic libraries allocate at their first use, measured."""
 
 
+def smaller_patch(patch: Triple, lattice: Triple) -> Triple | None:
+    """The patch a lattice step shorter along its longest axis; None where there is none."""
+    steps = [n // step for n, step in zip(patch, lattice, strict=True)]
+    axis = steps.index(max(steps))
+    if steps[axis] <= 1:
+        return None
+    z, y, x = (n - (lattice[i] if i == axis else 0) for i, n in enumerate(patch))
+    return z, y, x
+
+
+def fitting_text(config: TrainConfig, room: float, bytes_of: Callable[[TrainConfig], int]) -> str:
+    """Which smaller patch and batch fit into some memory, in words.
+
+    The batch shrinks first, as that changes least what the network sees.
+
+    Args:
+        config: Settings that do not fit.
+        room: Bytes there are.
+        bytes_of: Bytes that settings take.
+    """
+    lattice = patch_lattice(config.network)
+    batch, patch = config.batch - config.devices, config.patch
+    while True:
+        if batch < config.devices:
+            smaller = smaller_patch(patch, lattice)
+            if smaller is None:
+                return "not even the smallest patch fits; a smaller network would (network.widths)"
+            batch, patch = config.devices, smaller
+        needed = bytes_of(replace(config, batch=batch, patch=patch))
+        if needed <= room:
+            fits = f"patch {list(patch)} with batch {batch} fits"
+            return f"{fits}, at {needed / GIB:.2f} GiB of {room / GIB:.2f}"
+        batch -= config.devices
+
+
 def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
     """Upper estimate of the memory of a run, imports apart.
 
@@ -43,7 +85,7 @@ def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
         + max(
             config.batch * step_bytes(config.network, config.patch),
             forward_bytes(config.network, config.validate_ap_box)
-            if config.validate_ap_every
+            if config.validate_ap_every or config.tune
             else 0,
         )
         + max((_patch_bytes(config, one) for one in opened), default=0)
@@ -51,8 +93,32 @@ def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
     )
 
 
-def step_bytes(network: UNetConfig, patch: Triple) -> int:
-    """Memory that one patch takes in a step: what the forward pass keeps, and the backward pass.
+def step_bytes(network: NetworkConfig, patch: Triple) -> int:
+    """Memory that one patch takes in a step: what the forward pass keeps, and the backward pass."""
+    if isinstance(network, UNetConfig):
+        kept = _kept_bytes(network, patch)
+    else:
+        kept = _recorded_bytes(network, patch)
+    voxels = patch[0] * patch[1] * patch[2]
+    ends = (LOSS_TENSORS * len(network.channels) + 3 * (PREFETCH + 1)) * voxels * FLOAT
+    return int(kept * (1 + BACKWARD_SHARE)) + ends
+
+
+def _recorded_bytes(network: NetworkConfig, patch: Triple) -> int:
+    """What a forward pass keeps for the backward one, of a network without numbers."""
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor
+        return tensor
+
+    with torch.device("meta"), saved_tensors_hooks(note, lambda tensor: tensor):
+        fresh_network(network)(torch.empty((1, network.in_channels, *patch)))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _kept_bytes(network: UNetConfig, patch: Triple) -> int:
+    """What a forward pass of cristae's own network keeps for the backward one.
 
     A convolution with its normalisation keeps two tensors. Each level has two blocks of two or
     three of them (the deepest one block), and those that lead to and from the next level.
@@ -66,23 +132,20 @@ def step_bytes(network: UNetConfig, patch: Triple) -> int:
         convolutions = (3 if level in network.z_kernel_levels else 2) * (1 if level == last else 2)
         tensors = 2 * convolutions + 2 + (0 if level == 0 else 2) + (0 if level == last else 1)
         kept += tensors * width * z * y * x * FLOAT
-    voxels = patch[0] * patch[1] * patch[2]
-    ends = (LOSS_TENSORS * len(network.channels) + 3 * (PREFETCH + 1)) * voxels * FLOAT
-    return int(kept * (1 + BACKWARD_SHARE)) + ends
+    return kept
 
 
-def _decoded_bytes(config: TrainConfig) -> int:
-    """Validation by instances: a box seen at once."""
-    box = config.validate_ap_box
-    return forward_bytes(config.network, box) if config.validate_ap_every else 0
-
-
-def forward_bytes(network: UNetConfig, box: Triple) -> int:
+def forward_bytes(network: NetworkConfig, box: Triple) -> int:
     """Memory that a box takes in a forward pass without gradients: skips, and a block at work."""
     voxels = box[0] * box[1] * box[2]
-    positions = voxels / network.stem**2
+    if isinstance(network, PytcConfig):
+        stem: int = 1
+        strides = [(2 if isotropic else 1, 2, 2) for isotropic in network.levels[1:]]
+    else:
+        stem, strides = network.stem, list(network.strides)
+    positions = voxels / stem**2
     kept, largest = 0.0, 0.0
-    for width, stride in zip(network.widths, ((1, 1, 1), *network.strides), strict=True):
+    for width, stride in zip(network.widths, ((1, 1, 1), *strides), strict=True):
         positions /= stride[0] * stride[1] * stride[2]
         kept += width * positions
         largest = max(largest, 4 * width * positions)

@@ -27,6 +27,7 @@ from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, total_stride
 from cristae.segmentation.decoders import DECODERS
 from cristae.training.config import TrainConfig
+from cristae.training.memory import smaller_patch
 from cristae.volumes.fingerprint import ENOUGH, Fingerprint
 
 ACROSS_PX = 40
@@ -214,16 +215,14 @@ def _fitted(
     line = ""
     while bytes_of(replace(config, batch=_least_batch(config, given))) > device.room_bytes:
         patch = config.patch
-        steps = [n // step for n, step in zip(patch, lattice, strict=True)]
-        axis = int(np.argmax(steps))
-        if "patch" in given or steps[axis] <= 1:
+        smaller = smaller_patch(patch, lattice)
+        if "patch" in given or smaller is None:
             needed = bytes_of(replace(config, batch=1)) / GIB
             raise MemoryLimitError(
                 f"plan: patch {patch} needs {needed:.2f} GiB, {device.room_bytes / GIB:.2f} GiB "
                 f"are there on {device.name}"
             )
-        smaller = [n - (lattice[i] if i == axis else 0) for i, n in enumerate(patch)]
-        config = replace(config, patch=(smaller[0], smaller[1], smaller[2]))
+        config = replace(config, patch=smaller)
         line = f"as large as {device.room_bytes / GIB:.2f} GiB on {device.name} allow"
     return config, line
 

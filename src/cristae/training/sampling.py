@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cristae.configuration import config_dataclass
 from cristae.grid import Box, Triple, tile
-from cristae.training.augment import GeometryConfig, Warp, draw_warp, warp_patch
+from cristae.training.geometry import GeometryConfig, Warp, draw_warp, warp_patch
 from cristae.volumes.dataset import OpenedSample, compact_ids, voxel_size_of
 from cristae.volumes.intensity import IntensityStatistics, normalise, sample_intensity
 from cristae.volumes.volume import Volume, read_reflected

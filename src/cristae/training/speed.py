@@ -11,14 +11,13 @@ import torch
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import GIB, available_memory
 from cristae.engine.executors import Resources
-from cristae.networks.model import Model
-from cristae.networks.unet import build_network
-from cristae.training.batches import Batch, make_batch
+from cristae.networks.model import Model, fresh_network
+from cristae.training.batches import make_batch
 from cristae.training.config import TrainConfig
-from cristae.training.losses import combined_loss
 from cristae.training.proposal import Device
 from cristae.training.sampling import Source
-from cristae.training.targets import TargetsConfig, make_targets, seam_weight
+from cristae.training.step import batch_loss, sigmoid_logits
+from cristae.training.targets import TargetsConfig, make_targets
 from cristae.volumes.dataset import compact_ids
 from cristae.volumes.volume import Array, Volume, array_volume
 
@@ -81,7 +80,7 @@ def measure_step(
     """
     device = torch.device(kind)
     torch.set_num_threads(threads)
-    network = build_network(config.network).to(device).train()
+    network = fresh_network(config.network).to(device).train()
     times = [_timed(network, config, sources, device, i) for i in range(repeats + 1)][1:]
     supply, forward, backward = (sum(part) / repeats for part in zip(*times, strict=True))
     patch = config.patch[0] * config.patch[1] * config.patch[2]
@@ -125,25 +124,14 @@ def _timed(
     finally:
         torch.set_num_threads(threads)
     moments.append(_now(device))
-    loss = _loss(network, batch, config)
+    logits = sigmoid_logits(network(batch.image), config.network)
+    loss, _ = batch_loss(logits, batch, config)
     moments.append(_now(device))
     loss.backward()  # type: ignore[no-untyped-call]
     moments.append(_now(device))
     network.zero_grad(set_to_none=True)
     supply, forward, backward = (b - a for a, b in pairwise(moments))
     return supply, forward, backward
-
-
-def _loss(network: torch.nn.Module, batch: Batch, config: TrainConfig) -> torch.Tensor:
-    channels, target = config.network.channels, batch.target
-    if target is None:
-        target = make_targets(batch.labels, channels, config.targets)
-    seam = config.loss.seam
-    weight = seam_weight(batch.labels, seam).expand_as(target) if seam else None
-    logits = network(batch.image)
-    return combined_loss(
-        logits, target, config.loss, channels=channels, valid=batch.valid, weight=weight
-    )[0]
 
 
 def _now(device: torch.device) -> float:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from cristae.engine.files import write_atomic
-from cristae.networks.model import Model
-from cristae.networks.unet import build_network
+from cristae.networks.model import Model, fresh_network
+from cristae.networks.unet import UNet
 from cristae.training.config import TrainConfig
+from cristae.training.panels import Panel
 
 COLUMNS = (
     "step",
@@ -47,14 +49,18 @@ class State:
         network: The weights being trained.
         average: A network whose weights are their moving average.
         optimizer: AdamW with its moments, or SGD with its momentum.
+        scaler: Keeps gradients of half precision within its range; does nothing otherwise.
         best: Best foreground IoU on the validation samples so far; -1 before the first.
+        best_precision: Best average precision of decoded instances so far; -1 before the first.
     """
 
     step: int
     network: nn.Module
     average: nn.Module
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     best: float = -1.0
+    best_precision: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,11 @@ class Files:
         return self.model.with_suffix(".csv")
 
     @property
+    def panels(self) -> Path:
+        """Example sections with what the network makes of them."""
+        return self.model.with_suffix(".panels.npz")
+
+    @property
     def board(self) -> Path:
         """The same for TensorBoard, where it is installed."""
         return self.model.with_suffix(".tensorboard")
@@ -89,6 +100,9 @@ class Board(Protocol):
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
         """One figure of a step."""
+
+    def add_image(self, tag: str, img_tensor: Any, global_step: int, *, dataformats: str) -> Any:
+        """One picture of a step."""
 
     def close(self) -> Any:
         """Put everything on disk."""
@@ -129,6 +143,12 @@ class Table:
         if len(self.rows) % WRITE_EVERY == 1 or "validation_iou" in figures:
             self.write()
 
+    def show(self, panel: Panel, step: int) -> None:
+        """Put pictures side by side on the board."""
+        if self.board is not None:
+            wide = np.concatenate(list(panel.pictures), axis=1)
+            self.board.add_image(f"panel/{panel.sample}", wide, step, dataformats="HW")
+
     def close(self) -> None:
         """Close the board; the CSV is written by `write`."""
         if self.board is not None:
@@ -143,14 +163,21 @@ class Table:
         write_atomic(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
-def first_state(config: TrainConfig, start: Model | None, device: torch.device) -> State:
+def first_state(
+    config: TrainConfig,
+    start: Model | None,
+    device: torch.device,
+    reduced: torch.dtype | None = None,
+) -> State:
     """The state before the first step: weights from the seed, or those of a model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network: nn.Module = build_network(config.network)
+        network: nn.Module = fresh_network(config.network)
     if start is not None:
         network.load_state_dict(start.state_dict)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device)
+    if isinstance(network, UNet):  # all its convolutions are in two dimensions
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.dim() > 1]
     plain = [p for p in network.parameters() if p.dim() <= 1]
     groups = [
@@ -163,7 +190,8 @@ def first_state(config: TrainConfig, start: Model | None, device: torch.device) 
     else:
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     average = copy.deepcopy(network).requires_grad_(False)
-    return State(0, network, average, optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=reduced == torch.float16)
+    return State(0, network, average, optimizer, scaler)
 
 
 def restore_state(state: State, path: Path, device: torch.device) -> None:
@@ -172,7 +200,9 @@ def restore_state(state: State, path: Path, device: torch.device) -> None:
     state.network.load_state_dict(tree["network"])
     state.average.load_state_dict(tree["average"])
     state.optimizer.load_state_dict(tree["optimizer"])
+    state.scaler.load_state_dict(tree.get("scaler", {}))
     state.step, state.best = tree["step"], tree["best"]
+    state.best_precision = tree.get("best_precision", -1.0)
 
 
 @torch.no_grad()
@@ -192,5 +222,7 @@ def save_state(state: State, path: Path) -> None:
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        "best_precision": state.best_precision,
+        "scaler": state.scaler.state_dict(),
     }
     write_atomic(path, lambda file: torch.save(tree, file))

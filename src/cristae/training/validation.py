@@ -1,10 +1,11 @@
-"""Validation by instances: boxes of held-out samples, decoded and scored."""
+"""Validation: loss and foreground of fixed patches; instances of boxes, decoded and scored."""
 
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,56 @@ from torch import nn
 from cristae.engine.executors import Resources
 from cristae.engine.progress import log
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
+from cristae.evaluation.tune import TuneConfig, tune_decoder, tuned_config
 from cristae.networks.channels import affinity_offsets
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.segment import segment_volume
+from cristae.training.batches import stack_patches
 from cristae.training.config import TrainConfig
 from cristae.training.sampling import Source, fixed_patches, read_patch
+from cristae.training.step import batch_loss, overlap, sigmoid_logits
 from cristae.volumes.volume import Array, Volume, array_volume
+
+TUNED_FOR = "ap_75"
+"""What thresholds are chosen by: a name of `cristae.evaluation.tune.SCORES`."""
 
 
 @torch.no_grad()
+def validate(
+    network: nn.Module, sources: Sequence[Source], config: TrainConfig, device: torch.device
+) -> dict[str, Any]:
+    """Mean loss over fixed patches; foreground IoU pooled in a sample, mean over samples.
+
+    Args:
+        network: In evaluation mode.
+        sources: Validation samples.
+        config: Settings of the run.
+        device: Where the network is.
+
+    Returns:
+        ``validation_loss``, ``validation_iou`` and, as text, ``by_sample``; empty without samples.
+    """
+    losses: list[float] = []
+    counts = torch.zeros((len(sources), 2), dtype=torch.int64)  # in both, in either
+    for plan in fixed_patches(
+        sources, config.validation_patches, config.patch, config.working_voxel_size_nm
+    ):
+        image, ids, mask = read_patch(sources[plan.source], plan, config.patch, config.intensity)
+        batch = stack_patches(image[None].to(device), [ids], [mask], config)
+        logits = sigmoid_logits(network(batch.image), config.network)
+        losses.append(float(batch_loss(logits, batch, config)[0]))
+        counts[plan.source] += overlap(logits, batch, config)
+    if not losses:
+        return {}
+    ious = (counts[:, 0] / counts[:, 1].clamp(min=1)).tolist()
+    names = [source.opened.sample.name for source in sources]
+    return {
+        "validation_loss": sum(losses) / len(losses),
+        "validation_iou": sum(ious) / len(ious),
+        "by_sample": " ".join(f"{n}={v:.4f}" for n, v in zip(names, ious, strict=True)),
+    }
+
+
 def decoded_precision(
     network: nn.Module, sources: Sequence[Source], config: TrainConfig, device: torch.device
 ) -> float | None:
@@ -42,19 +84,53 @@ def decoded_precision(
         The precision; None where no box holds a true instance.
     """
     tables = []
-    box = config.validate_ap_box
     scoring = EvaluateConfig(relabel=True)
-    for plan in fixed_patches(sources, config.validate_ap_boxes, box, config.working_voxel_size_nm):
-        image, ids, mask = read_patch(sources[plan.source], plan, box, config.intensity)
-        probability = torch.sigmoid(network(image[None, None].to(device)))[0]
-        levels = (255 * probability).round().to(torch.uint8).cpu().numpy()
-        found, true = decode_levels(levels, config), ids.numpy()
-        if mask is not None:
-            known = mask.numpy() > 0
+    for levels, true, known in _predicted_boxes(network, sources, config, device):
+        found = decode_levels(levels, config)
+        if known is not None:
             found, true = found * known, true * known
         scores = score_instances(found, true, config=scoring)
         tables += [scores.tables] if scores.tables is not None else []
     return pool_scores(tables, scoring).average_precision_coco["75"] if tables else None
+
+
+def tuned_thresholds(
+    network: nn.Module, sources: Sequence[Source], config: TrainConfig, device: torch.device
+) -> tuple[dict[str, Any], float] | None:
+    """The decoder's parameters that are best on the boxes of `decoded_precision`.
+
+    The grid is that of `cristae tune`. The boxes are searched as one prediction, one behind the
+    other along z, with an empty section between; voxels whose labels are not known are empty.
+
+    Args:
+        network: In evaluation mode.
+        sources: Validation samples.
+        config: Settings of the run.
+        device: Where the network is.
+
+    Returns:
+        Parameters and the average precision at an IoU of .75 they reach; None where no box holds
+        a true instance.
+    """
+    predictions, truths, highest = [], [], 0
+    for levels, ids, known in _predicted_boxes(network, sources, config, device):
+        true = ids.astype(np.int64)
+        if known is not None:
+            levels, true = levels * known, true * known
+        predictions.append(np.pad(levels, ((0, 0), (0, 1), (0, 0), (0, 0))))
+        truths.append(np.pad(np.where(true > 0, true + highest, 0), ((0, 1), (0, 0), (0, 0))))
+        highest = int(truths[-1].max(initial=highest))
+    if not highest:
+        return None
+    truth = array_volume(np.concatenate(truths).astype(np.uint32), name="truth", kind="labels")
+    return _best_parameters(np.concatenate(predictions, axis=1), truth, config)
+
+
+def check_tuning(config: TrainConfig) -> None:
+    """Raise a ConfigError where there is no grid for the run's decoder."""
+    levels = np.zeros((len(config.network.channels), 1, 1, 1), np.uint8)
+    truth = array_volume(np.ones((1, 1, 1), np.uint32), name="truth", kind="labels")
+    _best_parameters(levels, truth, config)
 
 
 def decode_levels(levels: Array, config: TrainConfig) -> Array:
@@ -77,6 +153,44 @@ def check_decoder(config: TrainConfig) -> None:
     """Raise a ConfigError where the run's decoder cannot decode its network's channels."""
     levels = np.zeros((len(config.network.channels), 1, 1, 1), np.uint8)
     resolve(SegmentConfig(), _prediction(levels, config))
+
+
+@torch.no_grad()
+def probabilities(
+    network: nn.Module, image: torch.Tensor, config: TrainConfig, device: torch.device
+) -> Array:
+    """What a prediction would hold of one patch (z, y, x): uint8 (c, z, y, x)."""
+    logits = network(image[None, None].to(device))
+    probability = torch.sigmoid(sigmoid_logits(logits, config.network))[0]
+    levels: Array = (255 * probability).round().to(torch.uint8).cpu().numpy()
+    return levels
+
+
+def _predicted_boxes(
+    network: nn.Module, sources: Sequence[Source], config: TrainConfig, device: torch.device
+) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Prediction uint8 (c, z, y, x), true ids (z, y, x) and where these are known, of each box."""
+    box = config.validate_ap_box
+    for plan in fixed_patches(sources, config.validate_ap_boxes, box, config.working_voxel_size_nm):
+        image, ids, mask = read_patch(sources[plan.source], plan, box, config.intensity)
+        levels = probabilities(network, image, config, device)
+        yield levels, ids.numpy(), None if mask is None else mask.numpy() > 0
+
+
+def _best_parameters(
+    levels: Array, truth: Volume, config: TrainConfig
+) -> tuple[dict[str, Any], float]:
+    with _quietly():
+        tuning = tune_decoder(
+            _prediction(levels, config),
+            truth,
+            config=TuneConfig(score=TUNED_FOR),
+            resources=Resources(torch.get_num_threads()),
+        )
+    best = tuning.settings[tuning.best or 0]
+    parameters = tuned_config(best)
+    del parameters["decoder"]
+    return parameters, float(best.value or 0)
 
 
 @contextmanager

@@ -1,0 +1,183 @@
+"""The best model, tuned thresholds, networks of PyTorch Connectomics, and what memory allows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cristae.engine import blockwise
+from cristae.errors import ConfigError, MemoryLimitError
+from cristae.networks.model import load_model
+from cristae.networks.pytc import PytcConfig
+from cristae.networks.windows import WindowRecipe
+from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.segmentation.segment import segment_volume
+from cristae.training import loop, train
+from cristae.training.config import TrainConfig, check_train_config, windows_of
+from cristae.training.geometry import GeometryConfig
+from cristae.training.losses import LossConfig, TargetLoss
+from cristae.training.memory import fitting_text, step_bytes
+from cristae.training.state import Files
+from cristae.training.step import sigmoid_logits
+from cristae.training.train import train_model
+from cristae.volumes.volume import array_volume
+
+from .conftest import toy_arrays
+from .test_train import SIZE, STILL, config, samples, train_killed_at  # noqa: F401  (a fixture)
+
+PYTC_NETWORK = PytcConfig(
+    channels=("mask", "contour"),
+    outputs=("sigmoid", "sigmoid"),
+    widths=(8, 8),
+    isotropy=(False, False),
+)
+ALL = {
+    "network": PYTC_NETWORK,
+    "steps": 3,
+    "validate_every": 1,
+    "validate_ap_every": 1,
+    "validate_ap_box": (8, 48, 48),
+    "validate_ap_boxes": 1,
+    "tune": True,
+    "thresholds": {"min_size": 20, "min_seed_size": 4},
+    "replay": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def base(samples, tmp_path_factory):  # noqa: F811
+    path = tmp_path_factory.mktemp("base") / "base.pt"
+    train_model(config(steps=1, network=PYTC_NETWORK), samples, path, threads=1)
+    return path
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_killed_and_resumed_with_everything_on(samples, base, tmp_path, monkeypatch, step):  # noqa: F811
+    """Another network, fine-tuned with replay, best by instances, thresholds tuned at the end."""
+    made, paths = config(**ALL), [tmp_path / "whole.pt", tmp_path / "cut.pt"]
+    train_model(made, samples, paths[0], start_from=base, threads=1)
+    train_killed_at(step, monkeypatch, made, samples, paths[1], start_from=base, threads=1)
+    cut = train_model(made, samples, paths[1], start_from=base, threads=1)
+    for kind in ("model", "best"):
+        first, second = (getattr(Files(path), kind) for path in paths)
+        assert first.exists() == second.exists()
+        assert not first.exists() or first.read_bytes() == second.read_bytes()
+    assert cut.card["earlier_thresholds"] == [
+        {"decoder": "bc_watershed", "thresholds": {"min_size": 20, "min_seed_size": 4}}
+    ]
+    assert cut.thresholds["min_size"] == 20
+    assert {"seed_threshold", "contour_threshold"} <= set(cut.thresholds)
+
+
+def test_a_network_of_pytc_learns_and_is_predicted_in_windows(samples, tmp_path):  # noqa: F811
+    made = config(
+        steps=60,
+        network=PYTC_NETWORK,
+        learning_rate=1e-2,
+        ema_decay=0.9,
+        grey=STILL,
+        geometry=GeometryConfig.still(),
+        validate_every=60,
+        checkpoint_every=60,
+        thresholds={"min_size": 20, "foreground_threshold": 0.5, "seed_threshold": 0.6},
+    )
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    assert float(model.card["validation_iou"]) > 0.8
+    image, labels = toy_arrays(seed=1)
+    prediction = predict_volume(
+        array_volume(image[:, :64, :64], voxel_size_nm=SIZE, kind="image"),
+        load_model(tmp_path / "model.pt"),
+        tmp_path / "prediction.zarr",
+        config=PredictConfig(precision="float32"),
+    )
+    assert prediction.attributes["windows"]["shape"] == [4, 32, 32]
+    found = segment_volume(prediction, tmp_path / "instances.zarr", pyramid=False).read()
+    true = labels[:, :64, :64] > 0
+    assert ((found > 0) & true).sum() > 0.75 * ((found > 0) | true).sum()
+
+
+def test_windows_and_outputs_of_pytc_networks():
+    made = TrainConfig(network=PYTC_NETWORK, patch=(5, 33, 32))
+    assert windows_of(made) == WindowRecipe((5, 33, 32), (2, 16, 16), (2, 16, 16))
+    own = WindowRecipe((4, 32, 32), (2, 16, 16))
+    assert windows_of(replace(made, windows=own)) == own
+    with pytest.raises(ConfigError, match=r"windows .* expected with a network of PyTorch"):
+        check_train_config(TrainConfig(windows=own))
+    # (1 + tanh l) / 2 is the sigmoid of 2 l
+    network = replace(PYTC_NETWORK, channels=("mask", "distance"), outputs=("sigmoid", "tanh"))
+    logits = torch.tensor([0.3, -0.7]).view(1, 2, 1, 1, 1)
+    found = torch.sigmoid(sigmoid_logits(logits, network)).flatten()
+    expected = torch.stack([torch.sigmoid(logits[0, 0]), (1 + torch.tanh(logits[0, 1])) / 2])
+    torch.testing.assert_close(found, expected.flatten())
+
+
+def test_the_best_is_best_by_instances(samples, tmp_path, monkeypatch):  # noqa: F811
+    """Precisions of .5, none, .7 and .6: the third is kept, whatever the foreground's IoU."""
+    said = iter([0.5, None, 0.7, 0.6])
+    monkeypatch.setattr(loop, "decoded_precision", lambda *_: next(said))
+    made = config(steps=4, validate_every=1, validate_ap_every=1, validate_ap_box=(4, 32, 32))
+    out = tmp_path / "model.pt"
+    model = train_model(made, samples, out, threads=1)
+    best = load_model(Files(out).best)
+    assert (best.card["steps"], best.card["validation_ap75"]) == ("3", "0.7")
+    assert model.card["steps"] == "4"
+
+
+def test_tuning_is_checked_before_the_first_step(samples, tmp_path):  # noqa: F811
+    made = config(tune=True, validate_ap_box=(4, 32, 32), decoder="bcd_watershed")
+    with pytest.raises(ConfigError, match="distance"):
+        train_model(made, samples, tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match=r"validate_ap_box \(4, 30, 32\)"):
+        train_model(replace(made, validate_ap_box=(4, 30, 32)), samples, tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_would_fit_is_said(samples, tmp_path, monkeypatch):  # noqa: F811
+    """Refused before the start, and where a step runs out: the batch shrinks first."""
+    made = config(batch=4, patch=(8, 64, 64))
+    single = step_bytes(made.network, made.patch)
+
+    def needed(one):
+        return one.batch * step_bytes(one.network, one.patch)
+
+    assert "patch [8, 64, 64] with batch 3 fits" in fitting_text(made, 3.5 * single, needed)
+    assert "patch [8, 60, 64] with batch 1 fits" in fitting_text(made, 0.98 * single, needed)
+    assert "not even the smallest" in fitting_text(made, 10, needed)
+    for module in (blockwise, train):
+        monkeypatch.setattr(module, "available_memory", lambda: 120 << 20)
+    with pytest.raises(MemoryLimitError, match=r"needs .* are free; patch .* with batch \d+ fits"):
+        train_model(replace(made, patch=(8, 96, 96), batch=16), samples, tmp_path / "a.pt")
+    monkeypatch.undo()
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop.Run, "_update", exhausted)
+    told = r"out of memory on cpu at patch .* with batch 4; patch \[8, 64, 64\] with batch 3"
+    with pytest.raises(MemoryLimitError, match=told):
+        train_model(made, samples, tmp_path / "b.pt", threads=1)
+
+
+def test_reduced_precision_needs_a_gpu(samples, tmp_path):  # noqa: F811
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="precision bfloat16: expected float32 or auto"):
+        train_model(config(precision="bfloat16"), samples, tmp_path / "model.pt")
+
+
+def test_panels_show_target_and_output(samples, tmp_path):  # noqa: F811
+    """Image, and mask, contour and distance as they are and as found, of the validation sample."""
+    made = config(
+        steps=1,
+        network=replace(config().network, channels=("mask", "contour", "distance")),
+        loss=LossConfig(targets={"distance": TargetLoss(mse=1.0)}),
+    )
+    train_model(made, samples, tmp_path / "model.pt", threads=1)
+    with np.load(Files(tmp_path / "model.pt").panels) as panels:
+        assert panels["titles"].tolist()[:3] == ["image", "mask, true", "mask, found"]
+        assert int(panels["step"]) == 1
+        shown = panels["panel_validation"]
+    assert shown.shape == (7, 32, 32)
+    assert set(np.unique(shown[1])) == {0, 255}
+    assert (shown[5] > 127)[shown[1] > 0].mean() > 0.9  # inside, distances are above 0

@@ -1,0 +1,109 @@
+"""Two processes train as one: the same weights, also after Ctrl-C; a lost process is told."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from cristae.configuration import to_plain
+from cristae.errors import ConfigError, InputError, WorkerError, raise_faults
+from cristae.training.config import TrainConfig, check_train_config
+from cristae.training.state import Files
+from cristae.training.team import Team, run_team
+from cristae.training.train import train_model
+
+from .test_train import STILL, TINY, samples  # noqa: F401  (a fixture)
+
+CRISTAE = (sys.executable, "-m", "cristae")
+
+
+def shared_config(**changes):
+    """A rate that does not depend on the number of steps, a mask, and a seam's weight."""
+    return TrainConfig(
+        **{
+            "steps": 100_000,
+            "batch": 4,
+            "patch": (4, 32, 32),
+            "optimizer": "sgd",
+            "learning_rate": 0.05,
+            "schedule": "warmup_multistep",
+            "milestones": (90_000,),
+            "warmup_steps": 1,
+            "network": TINY,
+            "intensity": "uint8",
+            "grey": STILL,
+            "validate_every": 1000,
+            "validation_patches": 1,
+            "calibration_batches": 1,
+            "checkpoint_every": 1,
+            **changes,
+        }
+    )
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
+    """Begun from the command line, ended by Ctrl-C, taken up again: as one process at once."""
+    out = tmp_path / "two.pt"
+    tree = {"volumes": [to_plain(s) for s in samples], "out": str(tmp_path)}
+    tree["train"] = to_plain(shared_config())
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    process = subprocess.Popen(
+        [*CRISTAE, "train", str(tmp_path / "run.yaml"), "--out", str(out), "--devices", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(Files(out).checkpoint, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "goes on from here" in said
+    assert not any(child.is_running() for child in children)
+    done = torch.load(Files(out).checkpoint, weights_only=True)["step"]
+    config = shared_config(steps=done + 2, devices=2)
+    two = train_model(config, samples, out, threads=2)
+    one = train_model(shared_config(steps=done + 2), samples, tmp_path / "one.pt", threads=1)
+    for name, tensor in one.state_dict.items():
+        torch.testing.assert_close(two.state_dict[name], tensor, rtol=0, atol=1e-5)
+    tables = [path.read_text().splitlines() for path in (Files(out).table, tmp_path / "one.csv")]
+    first, second = (dict(zip(t[0].split(","), t[-1].split(","), strict=True)) for t in tables)
+    for name in ("step", "loss", "bce", "dice", "gradient_norm", "validation_loss"):
+        assert float(first[name]) == pytest.approx(float(second[name]), rel=1e-4)
+
+
+def lose_one(team, fault):
+    """The last process fails, the others wait for it for ever."""
+    if fault:
+        raise_faults("a file", [fault])
+    if team.rank == team.count - 1:
+        os._exit(9)
+    torch.distributed.barrier()
+
+
+def test_a_lost_process_is_named():
+    with pytest.raises(WorkerError, match="process 1 of 2 ended without a word"):
+        run_team(lose_one, ("",), 2, threads=2)
+    with pytest.raises(InputError, match="a file: broken"):
+        run_team(lose_one, ("broken",), 1, threads=1)
+
+
+def test_shares_are_equal_and_cover_the_batch():
+    """Two steps of a batch of 6 by 3 processes: patches 0 to 11, each once."""
+    firsts = [Team(rank, 3).first_patch(step, 2) for step in range(2) for rank in range(3)]
+    assert firsts == [0, 2, 4, 6, 8, 10]
+    with pytest.raises(ConfigError, match="batch 4: expected a multiple of devices, 3"):
+        check_train_config(shared_config(devices=3))
