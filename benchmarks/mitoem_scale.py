@@ -6,9 +6,9 @@ long, some longer than eight blocks, many touching end to end or side by side, s
 all others from the first section to the last; and weaker tubes that are no mitochondria. It is
 segmented with the decoder ``mitoem``, and timed against
 
-- the floor: reading that prediction and writing those labels with nothing in between, same
-  chunks, same codec, same workers. Labels of some shards, spread over the volume, wait in memory
-  and are written in turn, so that nothing else is read.
+- the floor: reading that prediction and writing those labels with nothing in between, same boxes
+  read, same shards written, same codec, same workers. Labels of some shards, spread over the
+  volume, wait in memory and are written in turn, so that nothing else is read.
 
 Every run is a process of its own, after a small warm-up. Peak memory is that of all its processes
 together, imports included. Pyramids are timed apart. ``--small`` is a tenth of the volume;
@@ -36,14 +36,13 @@ import numpy as np
 import psutil
 from numba import njit
 
-from cristae.engine import blockwise
 from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.grid import tile
-from cristae.segmentation import segment
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from floor import copy_block, print_stages, timed
 
 SHAPE = (500, 4096, 4096)
 VOXEL_SIZE_NM = (30.0, 8.0, 8.0)
@@ -232,52 +231,24 @@ def make_prediction(path, shape, workers):
     }
 
 
+def drawn_before(folder):
+    """What a kept prediction holds, if it was drawn to its end."""
+    noted = folder / "drawn.json"
+    return json.loads(noted.read_text()) if noted.exists() else None
+
+
 # The runs; each in a process of its own.
 
 
 def run_ours(folder, out, workers):
     """Segment, and tell the seconds of every stage, in order."""
     prediction = open_ome_zarr(folder / "prediction.zarr")
-    stages = []
-    start = time.perf_counter()
-    with watched(stages):
-        config = SegmentConfig(decoder="mitoem")
-        segment_volume(prediction, out, config=config, resources=Resources(workers))
-    whole = time.perf_counter() - start
-    seconds = {}
-    for name, first, last in stages:
-        name = "pyramid" if name.startswith("pyramid") else name
-        seconds[name] = seconds.get(name, 0.0) + last - first
-    pyramid = seconds.pop("pyramid", 0.0)
-    seconds["between them"] = whole - pyramid - sum(seconds.values())
+    config = SegmentConfig(decoder="mitoem")
+    run = partial(segment_volume, prediction, out, config=config, resources=Resources(workers))
+    times = timed(run)
     summary = open_ome_zarr(out).attributes["record"]["summary"]
     found = {key: summary[key] for key in ("instances", "removed_small", "largest_component")}
-    times = {"seconds": whole - pyramid, "pyramid": pyramid, "stages": seconds}
     return times | found | {"bytes": folder_bytes(out / "0")}
-
-
-@contextmanager
-def watched(stages):
-    """Note (stage, start, end) of all work whose progress is shown."""
-
-    def make(real):
-        @contextmanager
-        def track(description, *args):
-            start = time.perf_counter()
-            with real(description, *args) as advance:
-                yield advance
-            stages.append((description, start, time.perf_counter()))
-
-        return track
-
-    before = [(module, module.track) for module in (segment, blockwise)]
-    for module, real in before:
-        module.track = make(real)
-    try:
-        yield
-    finally:
-        for module, real in before:
-            module.track = real
 
 
 def run_floor(folder, out, workers):
@@ -296,15 +267,14 @@ def run_floor(folder, out, workers):
         out, shape=labels.shape, dtype=labels.dtype, kind="labels", voxel_size_nm=VOXEL_SIZE_NM
     )
     work = ((box, next(waiting)) for box in shards)
-    for _ in run_tasks(partial(copy_block, prediction, copy), work, Resources(workers)):
+    for _ in run_tasks(partial(copy_shard, prediction, copy), work, Resources(workers)):
         pass
     return {"seconds": time.perf_counter() - start, "bytes": folder_bytes(out / "0")}
 
 
-def copy_block(prediction, copy, work):
+def copy_shard(prediction, copy, work):
     box, labels = work
-    prediction.read(box)
-    copy.write(box, labels[tuple(slice(n) for n in box.shape)])
+    copy_block(prediction, copy, box, labels[tuple(slice(n) for n in box.shape)])
 
 
 RUNS = {"ours": run_ours, "floor": run_floor}
@@ -370,7 +340,10 @@ def bench(scale, folder, workers):
     if not (folder / "small" / "prediction.zarr").exists():
         make_prediction(folder / "small" / "prediction.zarr", (60, 384, 384), workers)
         run_ours(folder / "small", folder / "small" / "out-ours.zarr", workers)
-    made = make_prediction(folder / "prediction.zarr", shape, workers)
+    made = drawn_before(folder)
+    if made is None:
+        made = make_prediction(folder / "prediction.zarr", shape, workers)
+        (folder / "drawn.json").write_text(json.dumps(made) + "\n")
     size = f"2x{'x'.join(map(str, shape))} uint8, {2 * voxels / GIB:.2f} GiB"
     on_disk = f"{2 * voxels / made['bytes']:.0f} times less on disk"
     print(f"\n{size}, {on_disk}, {100 * made['foreground']:.1f} % foreground")
@@ -387,8 +360,7 @@ def bench(scale, folder, workers):
     ratio = ours["seconds"] / floor["seconds"]
     print(f"ours / floor: {ratio:.2f} x the time (at most 2)")
     print(f"peak memory of all processes: {ours['peak'] / GIB:.2f} GiB (at most 4)")
-    for name, seconds in ours["stages"].items():
-        print(f"   {name:12} {seconds:8.2f} s   {100 * seconds / ours['seconds']:5.1f} %")
+    print_stages(ours)
     print(f"   pyramid, apart {ours['pyramid']:6.2f} s")
     figures = {"scale": scale, "shape": shape, "prediction": made, "ours": ours, "floor": floor}
     return figures | {"ratio": ratio}
@@ -421,7 +393,12 @@ def main():
     parser.add_argument("--of", type=float, default=1.0, help="the largest of --linear")
     parser.add_argument("--plot", type=Path, default=Path("mitoem_scale.svg"), help="or .png")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--keep", type=Path, default=None, help="leave all arrays in this folder")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=None,
+        help="leave all arrays here, and use the predictions that are",
+    )
     parser.add_argument("--json", type=Path, default=None, help="write what was found")
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

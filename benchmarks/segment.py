@@ -31,6 +31,7 @@ from cristae.grid import tile
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from floor import copy_block, print_stages, timed
 
 VOXELS_PER_INSTANCE = 52_000  # of the volume, so that 7 % are foreground
 
@@ -81,18 +82,16 @@ def make_prediction(path, shape):
 
 
 def run_ours(folder, out, workers):
-    """Seconds of the whole segmentation, Zarr to Zarr."""
+    """Seconds of the whole segmentation, Zarr to Zarr, and of its stages."""
     prediction = open_ome_zarr(folder / "prediction.zarr")
-    start = time.perf_counter()
     config = SegmentConfig(decoder="mitoem")
     resources = Resources(workers)
-    segment_volume(prediction, out, config=config, pyramid=False, resources=resources)
-    return time.perf_counter() - start
+    options = {"config": config, "pyramid": False, "resources": resources}
+    return timed(partial(segment_volume, prediction, out, **options))
 
 
-def copy_block(prediction, labels, out, box):
-    prediction.read(box)
-    out.write(box, labels[box.slices()])
+def copy_shard(prediction, copy, labels, box):
+    copy_block(prediction, copy, box, labels[box.slices()])
 
 
 def run_floor(folder, out, workers):
@@ -104,10 +103,10 @@ def run_floor(folder, out, workers):
         out, shape=prediction.shape, dtype=np.uint32, kind="labels", voxel_size_nm=None
     )
     shards = tile(copy.box, copy.shard_shape)
-    task = partial(copy_block, prediction, labels, copy)
+    task = partial(copy_shard, prediction, copy, labels)
     for _ in run_tasks(task, shards, Resources(workers)):
         pass
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start}
 
 
 def run_usual(folder, out, workers):
@@ -121,7 +120,7 @@ def run_usual(folder, out, workers):
     seeds = drop_small(label((mask > 216) & (contour < 153)), 32)
     labels = watershed(-mask.astype(np.float64), seeds, mask=mask > 204)
     drop_small(labels, 1024)
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start}
 
 
 def drop_small(labels, size):
@@ -142,9 +141,9 @@ def measure(name, folder, workers):
         run_usual(small, None, workers)
     before = resident()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    seconds = RUNS[name](folder, folder / f"out-{name}.zarr", workers)
+    found = RUNS[name](folder, folder / f"out-{name}.zarr", workers)
     held = open_ome_zarr(folder / "labels.zarr").box.size * 4 if name == "floor" else 0
-    return {"seconds": seconds, "peak": peak() - before - held}
+    return found | {"peak": peak() - before - held}
 
 
 def status(key):
@@ -201,6 +200,7 @@ def compare(folder, shape, options):
             f"{name:6} {voxels / found['seconds'] / 1e6:8.1f} Mvoxel/s   "
             f"peak {found['peak'] / voxels:6.2f} bytes a voxel"
         )
+    print_stages(best["ours"])
     ours, floor, usual = (best[name] for name in ("ours", "floor", "usual"))
     least, most = ("", "") if options.small else (" (at least 10)", " (at most 2)")
     print(f"ours / floor: {ours['seconds'] / floor['seconds']:.2f} x the time{most}")

@@ -11,6 +11,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def load():
     """Imports a benchmark by name, as its script would be."""
 
+    sys.path.append(str(BENCHMARKS))  # where a script finds those beside it
+
     def load_script(name):
         spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCHMARKS / f"{name}.py")
         module = importlib.util.module_from_spec(spec)

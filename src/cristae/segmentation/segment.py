@@ -50,7 +50,7 @@ from cristae.segmentation.scratch import (
     save_arrays,
     shape_name,
 )
-from cristae.segmentation.steps import flood_step, label_step, sample_density
+from cristae.segmentation.steps import flood_step, label_step, layer_depth, sample_density
 from cristae.segmentation.tables import (
     RUN_COLUMNS,
     read_instances_table,
@@ -69,7 +69,7 @@ LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
 EDGE_BYTES = 4
 """Memory of labelling by affinities, for each voxel of a block: its edges and their mean."""
 
-LAYER_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 180, 60, 100
+LAYER_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 75, 60, 100
 """Memory for each run that is gathered, painted, or widened or counted in a block (measured)."""
 
 SHARD_BYTES = 4.2
@@ -227,7 +227,12 @@ def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, worke
     runs, foreground = density
     tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
     edges = EDGE_BYTES if job.decoding.affinity else 0
-    labelling = int(block * (channels * (itemsize + (itemsize > 1)) + edges + tables))
+    if job.decoding.affinity or job.decoding.reach != (0, 0):  # whole blocks are read
+        read = block
+    else:
+        z, y, x = Box.of(job.block_shape).clip(volume.box).shape
+        read = min(z, layer_depth(volume)) * y * x
+    labelling = int(read * channels * (itemsize + (itemsize > 1)) + block * (edges + tables))
     shard = Box.of(layout.shard).clip(volume.box).size
     writing = int(shard * (SHARD_BYTES + SHARD_RUN_BYTES * runs))
     needed = workers * max(labelling, writing)
@@ -250,6 +255,8 @@ def _leave_files(
     todo: list[tuple[int, Box | Batch]] = list(enumerate(items))
     if resumed:
         todo = [(i, item) for i, item in todo if not is_whole(job.path(names[i]))]
+    if name == "flood":  # the largest first, so that no worker is left with one at the end
+        todo.sort(key=lambda pair: -pair[1].size)
     total = sum(item.size for item in items)
     before = total - sum(item.size for _, item in todo)
     with track(name, total, "voxels", before) as advance:

@@ -43,6 +43,7 @@ from cristae.segmentation.scratch import (
     load_table,
     save_arrays,
 )
+from cristae.volumes.volume import Volume
 
 LAYER = 32
 """Planes read at a time, or as many as a chunk has."""
@@ -56,14 +57,26 @@ def read_channels(job: Job, box: Box) -> Levels:
 
 
 def read_layers(job: Job, box: Box) -> Iterator[tuple[Box, Levels]]:
-    """The channels of a box, in layers of whole chunks: the box of each, and (c, z, y, x) uint8."""
-    chunk = job.prediction.chunk_shape[0]
-    step = -(-LAYER // chunk) * chunk
+    """The channels of a box, layer by layer: the box of each, and (c, z, y, x) uint8."""
+    for layer in layers_of(job.prediction, box):
+        yield layer, read_channels(job, layer)
+
+
+def layers_of(volume: Volume, box: Box) -> list[Box]:
+    """Cut a box into layers of whole chunks.
+
+    Arrays of that size are taken and given back without a page fault, those of whole shards not.
+    """
+    step = layer_depth(volume)
     (first, *_), stop = box.start, box.stop[0]
     cuts = [first, *range((first // step + 1) * step, stop, step), stop]
-    for low, high in pairwise(cuts):
-        layer = Box((low, *box.start[1:]), (high, *box.stop[1:]))
-        yield layer, read_channels(job, layer)
+    return [Box((low, *box.start[1:]), (high, *box.stop[1:])) for low, high in pairwise(cuts)]
+
+
+def layer_depth(volume: Volume) -> int:
+    """Planes of a layer."""
+    chunk = volume.chunk_shape[0]
+    return -(-LAYER // chunk) * chunk
 
 
 def label_step(job: Job, index: int, box: Box) -> None:
