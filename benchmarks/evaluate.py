@@ -6,15 +6,22 @@
    program itself cannot run here (it needs NumPy before 1.24); 25 s for this pair on a 2-core
    machine is carried over.
 2. The same pair from its HDF5 files, against reading the files.
-3. Simulated labels as OME-Zarr, against reading both volumes block by block; peak memory.
+3. Labels of 500x4096x4096 voxels as OME-Zarr, the size of a MitoEM test volume, against reading
+   both volumes block by block; from their run tables; peak memory. The volumes hold one pattern of
+   ellipsoids, shard by shard with ids of its own; they are measured in a process of its own.
 4. A table of 20,000 true and 25,000 predicted instances: all scores after the pass.
 
-``--small`` takes an eighth of the volume in 3 and a quarter of the table in 4.
+``--small`` takes a hundredth of the volume in 3 and a quarter of the table in 4. ``--keep DIR``
+leaves the volumes of 3, or takes those that are there; ``--only 3`` does one part.
 
-    python benchmarks/evaluate.py [--small] [--workers 2]
+    python benchmarks/evaluate.py [--small] [--workers 2] [--only 3] [--keep DIR]
 """
 
 import argparse
+import json
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,15 +33,23 @@ from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.evaluation.contingency import Compared, Instances, Overlaps, overlap_table
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances, scores_of_table
+from cristae.evaluation.label_runs import block_runs
 from cristae.evaluation.metrics import match
 from cristae.evaluation.tables import Place
 from cristae.grid import Box, tile
-from cristae.measurement.blocks import blocks_of
+from cristae.measurement.blocks import blocks_of, pieces_of
+from cristae.segmentation.runs import Raster
+from cristae.segmentation.tables import write_runs_table
 from cristae.volumes.sources import open_volume
 from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.volume import array_volume
 
 LUCCHI = Path(__file__).resolve().parents[2] / "shared" / "golden" / "lucchi"
 CARRIED_OVER_S = 25.0
+
+SHARD, CELL = (64, 512, 512), (32, 128, 128)
+SHIFTS = {"prediction": (0, 0, 0), "truth": (2, 5, -7)}
+"""How far the ellipsoids of each volume lie from the middle of their cells."""
 
 
 def timed(function, runs=3):
@@ -110,48 +125,123 @@ def bench_lucchi(resources):
           f"ratio {files / reading:.2f}")  # fmt: skip
 
 
-def blobs(box, shift):
-    """Labels of a lattice of ellipsoids, 6 % foreground as in MitoEM; any box of them."""
-    z, y, x = (np.arange(a, b) for a, b in zip(box.start, box.stop, strict=True))
-    cell = (16, 64, 64)
-    offsets = []
-    for axis, (index, side) in enumerate(zip((z, y, x), cell, strict=True)):
-        distance = ((index + shift) % side - side / 2) / (side * 0.24)
-        offsets.append((distance**2).reshape([-1 if a == axis else 1 for a in range(3)]))
-    rows = [(i + shift) // side for i, side in zip((z, y, x), cell, strict=True)]
-    ids = (rows[0][:, None, None] * 512 + rows[1][:, None]) * 512 + rows[2] + 1
-    return np.where(offsets[0] + offsets[1] + offsets[2] < 1, ids, 0).astype(np.uint32)
+def pattern(shift):
+    """Ids 1..n of ellipsoids in cells of (32, 128, 128), 6 % foreground as in MitoEM."""
+    offsets, rows = [], []
+    for side, length, move in zip(CELL, SHARD, shift, strict=True):
+        index = np.arange(length)
+        offsets.append((((index + move) % side - side / 2) / (side * 0.24)) ** 2)
+        rows.append(index // side)
+    across = [length // side for length, side in zip(SHARD, CELL, strict=True)]
+    z, y, x = np.ix_(*offsets)
+    cz, cy, cx = np.ix_(*rows)
+    ids = (cz * across[1] + cy) * across[2] + cx + 1
+    return np.where(z + y + x < 1, ids, 0).astype(np.uint32)
 
 
-def bench_zarr(shape, resources):
-    with tempfile.TemporaryDirectory() as folder:
-        volumes = []
-        for name, shift in (("prediction", 0), ("truth", 2)):
-            path = Path(folder) / f"{name}.zarr"
-            volume = create_ome_zarr(
-                path, shape=shape, dtype=np.uint32, kind="labels", voxel_size_nm=(30.0, 8.0, 8.0)
-            )
-            for box in tile(Box.of(shape), volume.shard_shape or volume.chunk_shape):
-                volume.write(box, blobs(box, shift))
-            volumes.append(open_volume(path))
+def shards_of(volume, count):
+    """(box, first id less one) of every shard; ``count`` ids each."""
+    return [(box, np.uint32(i * count)) for i, box in enumerate(tile(volume.box, SHARD))]
 
-        def read():
-            def one(block):
+
+def write_labels(path, shape, part):
+    volume = create_ome_zarr(
+        path, shape=shape, dtype=np.uint32, kind="labels", voxel_size_nm=(30.0, 8.0, 8.0)
+    )
+    count = int(part.max())
+
+    def one(item):
+        box, before = item
+        here = part[tuple(slice(n) for n in box.shape)]
+        volume.write(box, np.where(here > 0, here + before, np.uint32(0)))
+
+    for _ in run_tasks(one, shards_of(volume, count), Resources(2)):
+        pass
+
+
+def write_runs(path, part):
+    """The run table of what `write_labels` wrote."""
+    volume = open_volume(path)
+    place, length, name = block_runs(array_volume(part), Box.of(SHARD))
+    z, y, x = Raster(SHARD).locate(place)
+    layers, counts = {}, np.zeros(volume.shape[0], np.int64)
+    for box, before in shards_of(volume, int(part.max())):
+        inside = z < box.shape[0]
+        columns = {
+            "z": z + box.start[0],
+            "y": y + box.start[1],
+            "x0": x + box.start[2],
+            "x1": x + length + box.start[2],
+            "id": name + before,
+        }
+        columns = {key: column[inside] for key, column in columns.items()}
+        counts += np.bincount(columns["z"], minlength=volume.shape[0])
+        layers.setdefault(box.start[0], []).append(columns)
+
+    def layer(shards):
+        whole = {key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]}
+        order = np.lexsort((whole["x0"], whole["y"], whole["z"]))
+        return {key: column[order] for key, column in whole.items()}
+
+    planes = np.append(0, np.cumsum(counts))
+    write_runs_table(path, map(layer, layers.values()), planes, np.dtype(np.uint32))
+
+
+def measure_zarr(folder, workers):
+    """Times of reading and scoring the volumes in a folder, and what was found."""
+    paths = [folder / f"{name}.zarr" for name in SHIFTS]
+    resources = Resources(workers=workers)
+    volumes = [open_volume(path) for path in paths]
+
+    def read():
+        def one(block):
+            for piece in pieces_of(block, volumes):
                 for volume in volumes:
-                    volume.read(block)
+                    volume.read(piece)
 
-            for _ in run_tasks(one, blocks_of(volumes), resources):
-                pass
+        for _ in run_tasks(one, blocks_of(volumes), resources):
+            pass
 
-        quick = EvaluateConfig(bootstrap_samples=0)
-        score_instances(*volumes, config=quick, resources=resources)
-        reading, _ = timed(read)
-        scoring, table = timed(lambda: overlap_table(Compared(*volumes), resources=resources))
-        peak = peak_memory() / 2**30
-    rate = np.prod(shape) / scoring / 1e6
-    print(f"3. OME-Zarr {shape}, {len(table.truth)} true instances: {scoring:.2f} s,")
-    print(f"   {rate:.0f} Mvoxel/s; reading both {reading:.2f} s, ratio {scoring / reading:.2f}")
-    print(f"   peak memory of the whole process, imports and reading included: {peak:.2f} GiB")
+    quick = EvaluateConfig(bootstrap_samples=0, categories="none")
+    part = Box((0, 0, 0), (16, 128, 128))
+    score_instances(*(v.crop(part) for v in volumes), config=quick, resources=resources)
+    reading, _ = timed(read, 2)
+    config = EvaluateConfig(categories="none")
+    scoring, scores = timed(
+        lambda: score_instances(*volumes, config=config, resources=resources), 2
+    )
+    peak = peak_memory()
+    for path, shift in zip(paths, SHIFTS.values(), strict=True):
+        write_runs(path, pattern(shift))
+    by_runs, again = timed(lambda: score_instances(*volumes, config=config, resources=resources))
+    assert again == scores, "the run tables give other scores"
+    for path in paths:
+        shutil.rmtree(path / "runs")
+    instances = [len(scores.tables.truth["truth"]), len(scores.tables.prediction["instance"])]
+    return {
+        "shape": volumes[0].shape,
+        "instances": instances,
+        "reading": reading,
+        "scoring": scoring,
+        "runs": by_runs,
+        "peak": peak,
+    }
+
+
+def bench_zarr(shape, folder, workers):
+    for name, shift in SHIFTS.items():
+        path = folder / f"{name}.zarr"
+        if not path.exists():
+            write_labels(path, shape, pattern(shift))
+    measure = [sys.executable, __file__, "--measure", str(folder), "--workers", str(workers)]
+    found = json.loads(subprocess.run(measure, check=True, capture_output=True, text=True).stdout)
+    shape, (truths, predictions) = found["shape"], found["instances"]
+    reading, scoring = found["reading"], found["scoring"]
+    print(f"3. OME-Zarr {shape}, {truths} true and {predictions} predicted instances:")
+    print(f"   all scores with intervals {scoring:.2f} s, {np.prod(shape) / scoring / 1e6:.0f} "
+          f"Mvoxel/s; reading both {reading:.2f} s, ratio {scoring / reading:.2f}")  # fmt: skip
+    print(f"   from run tables {found['runs']:.2f} s, the same scores")
+    print(f"   peak memory of the process, imports included: {found['peak'] / 2**30:.2f} GiB")
 
 
 def bench_table(truths, predictions):
@@ -173,8 +263,8 @@ def bench_table(truths, predictions):
     table = Overlaps(found, true, pairs[:, 0], pairs[:, 1], shared)
     config = EvaluateConfig(without_border_cut=True)
     place = Place((30.0, 8.0, 8.0), (0.0, 0.0, 0.0))
-    categories = {i: ("small", "medium", "large")[i % 3] for i in range(1, truths + 1)}
-    seconds, _ = timed(lambda: scores_of_table(table, place, config, categories=categories), runs=1)
+    codes = np.arange(truths) % 3
+    seconds, _ = timed(lambda: scores_of_table(table, place, config, codes=codes), runs=1)
     print(f"4. {truths} true, {predictions} predicted, {len(pairs)} overlaps: all scores with "
           f"intervals, twice, in {seconds:.2f} s")  # fmt: skip
 
@@ -183,11 +273,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    resources = Resources(workers=arguments.workers)
-    bench_zarr((64, 1024, 1024) if arguments.small else (128, 2048, 2048), resources)
-    bench_lucchi(resources)
-    bench_table(*((5_000, 6_250) if arguments.small else (20_000, 25_000)))
+    parser.add_argument("--only", choices=("1", "3", "4"), help="1 with 2")
+    parser.add_argument("--keep", type=Path, help="folder of the volumes of 3")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure_zarr(options.measure, options.workers)))
+        return
+    if options.only in (None, "1"):
+        bench_lucchi(Resources(workers=options.workers))
+    if options.only in (None, "3"):
+        shape = (64, 1024, 1024) if options.small else (500, 4096, 4096)
+        with tempfile.TemporaryDirectory() as folder:
+            bench_zarr(shape, options.keep or Path(folder), options.workers)
+    if options.only in (None, "4"):
+        bench_table(*((5_000, 6_250) if options.small else (20_000, 25_000)))
 
 
 if __name__ == "__main__":

@@ -158,3 +158,6 @@ def test_evaluate_takes_masks_channels_parts_and_blocks(pair, tmp_path):
     text = cristae("evaluate", truth, tmp_path / "part.zarr", "--crop", *both, "-q")
     assert "1.000" in text
     assert "Ranked by size" not in text
+    (tmp_path / "ranks.csv").write_text("instance,score\n1,0.5\n")
+    text = cristae("evaluate", found, found, "--scores", tmp_path / "ranks.csv", "-q")
+    assert "Ranked by size" not in text

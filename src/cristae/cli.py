@@ -395,7 +395,8 @@ def evaluate(
     instances: Annotated[str, typer.Argument(help="the instances found")],
     truth: Annotated[str, typer.Argument(help="the true instances")],
     scores: Annotated[
-        str | None, typer.Option(help="prediction whose mean ranks the instances")
+        str | None,
+        typer.Option(help="prediction whose mean ranks the instances, or a table instance,score"),
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="OUT.json", help="write the scores")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="DIR", help="write the match tables")] = None,
@@ -434,16 +435,21 @@ def evaluate(
         EvaluateConfig,
         evaluate_volume,
         format_scores,
+        read_scores,
         score_instances,
         write_tables,
     )
 
     found, true = (_open_labels(source, voxel_size, roi) for source in (instances, truth))
+    ranking: Any = None
+    if scores:
+        is_table = Path(scores).suffix == ".csv"
+        ranking = read_scores(Path(scores)) if is_table else _open(scores, voxel_size, roi)
     given: dict[str, Any] = {} if scores_channel is None else {"score_channel": scores_channel}
     given |= {"categories": categories} if categories else {}
     given |= {name: True for name, on in (("relabel", relabel), ("crop", crop)) if on}
     options: dict[str, Any] = {
-        "scores": _open(scores, voxel_size, roi) if scores else None,
+        "scores": ranking,
         "mask": _open(mask, voxel_size, roi) if mask else None,
         "config": load_config(EvaluateConfig, given, settings or []),
         "block_shape": _integers("--block-shape", block_shape),

@@ -17,12 +17,14 @@ from cristae.evaluation.evaluate import (
     pool_scores,
     precision_recall_of,
     read_matches,
+    read_scores,
     score_instances,
     write_scores,
     write_tables,
 )
 from cristae.evaluation.scores import Scores
 from cristae.measurement import blocks
+from cristae.measurement.table import write_table
 from cristae.volumes.volume import array_volume
 
 SIZE = (30.0, 8.0, 8.0)
@@ -109,6 +111,34 @@ def test_ranking_by_table_equals_ranking_by_prediction(labels, serial):
     assert by_image.tables.prediction["score"].tolist() == pytest.approx(
         [means[i] / 255 for i in by_image.tables.prediction["instance"].tolist()]
     )
+
+
+def test_a_table_in_a_file_ranks_as_well(labels, serial, tmp_path):
+    found, true = volumes_of(labels)
+    ids = np.unique(found.read())[1:].astype(np.uint64)
+    write_table(tmp_path / "ranks.csv", {"instance": ids, "score": 1.0 / ids})
+    ranks = read_scores(tmp_path / "ranks.csv")
+    out, options = tmp_path / "scores.json", {"config": QUICK, "resources": serial}
+    scores = evaluate_volume(found, true, out, scores=ranks, **options)
+    assert scores.ranked_by == "score"
+    assert scores.tables.prediction["rank"].tolist() == list(range(1, len(ids) + 1))
+    with pytest.raises(OutputExistsError, match="scores"):
+        evaluate_volume(found, true, out, scores=ranks | {1: 0.0}, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("instance\n1\n", "no column score"),
+        ("instance,score\n1,.5\n1,.6\n", "instance 1 in 2 rows"),
+        ("instance,score\n1,nan\n", "score nan of instance 1"),
+        ("instance,score\n1,high\n", "column score"),
+    ],
+)
+def test_tables_that_cannot_rank(tmp_path, text, says):
+    (tmp_path / "ranks.csv").write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_scores(tmp_path / "ranks.csv")
 
 
 def test_instances_cut_by_the_border_can_be_left_out(serial):

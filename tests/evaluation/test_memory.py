@@ -50,6 +50,6 @@ BOX = bars("any", 0).box.clip(bars("any", 0).box.grow((-1, -500, -500)))
 
 
 def test_a_limit_that_is_too_low_is_refused():
-    resources = Resources(workers=2, memory_gib=0.05)
-    with pytest.raises(MemoryLimitError, match=r"evaluate: needs 0\.\d+ GiB.*0\.05 GiB"):
+    resources = Resources(workers=2, memory_gib=0.04)
+    with pytest.raises(MemoryLimitError, match=r"evaluate: needs 0\.\d+ GiB.*0\.04 GiB"):
         overlap_table(Compared(bars("found", 0), bars("true", 3)), resources=resources)

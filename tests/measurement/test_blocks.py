@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.measurement import blocks
-from cristae.measurement.blocks import blocks_of, memory_of, read_block
+from cristae.measurement.blocks import blocks_of, memory_of, pieces_of, read_block
 from cristae.volumes.volume import array_volume
 
 triples = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
@@ -49,6 +49,21 @@ def test_blocks_lie_on_the_grid_of_the_source(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_VOXELS", 256)
     part = volume_of((8, 8, 8), (4, 8, 8), corner=(3, 0, 0))
     assert [b.start[0] for b in blocks_of([part])] == [0, 1, 5]
+
+
+@given(triples, triples, st.integers(1, 40))
+def test_pieces_fill_a_block_and_cut_no_chunk(shape, chunk, most):
+    volume = volume_of(shape, chunk)
+    assert pieces_of(volume.box, [volume]) == [volume.box]  # in memory
+    volume = volume.with_(reader=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "PIECE_VOXELS", most)
+        pieces = pieces_of(volume.box, [volume])
+    filled = np.zeros(shape, int)
+    for piece in pieces:
+        filled[piece.slices()] += 1
+        assert all(a % min(c, n) == 0 for a, c, n in zip(piece.start, chunk, shape, strict=True))
+    assert (filled == 1).all()
 
 
 def test_memory_counts_a_block_a_worker():

@@ -24,6 +24,7 @@ from cristae.measurement.blocks import (
     TABLE_BYTES,
     blocks_of,
     memory_of,
+    pieces_of,
     read_block,
     tally_blocks,
 )
@@ -42,6 +43,7 @@ from cristae.measurement.tally import (
     check_extent,
     check_signs,
     collapse,
+    merge_tallies,
     tally_block,
     tally_runs,
 )
@@ -250,7 +252,8 @@ def overlap_table(
         volumes = list(placed.volumes.values())
         whole = Box.of(placed.prediction.shape)
         blocks = tile(whole, block_shape) if block_shape else blocks_of(volumes)
-        promise_memory("evaluate", memory_of(blocks, placed.bytes_per_voxel, resources), resources)
+        pieces = [piece for block in blocks for piece in pieces_of(block, volumes)]
+        promise_memory("evaluate", memory_of(pieces, placed.bytes_per_voxel, resources), resources)
     tally = tally_blocks(
         by_runs or _Pass(placed, box.start, compared.prediction.shape),
         blocks,
@@ -332,6 +335,10 @@ class _Pass:
     extent: Triple
 
     def __call__(self, block: Box) -> Tally:
+        pieces = pieces_of(block, list(self.compared.volumes.values()))
+        return merge_tallies(map(self._tally, pieces)) if len(pieces) > 1 else self._tally(block)
+
+    def _tally(self, block: Box) -> Tally:
         prediction, truth = self.compared.prediction, self.compared.truth
         first = as_labels(read_block(prediction, block), prediction.name, block)
         second = as_labels(read_block(truth, block), truth.name, block)

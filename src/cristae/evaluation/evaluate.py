@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import Ledger, fingerprint_of, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.cable import length_codes, truth_lengths
@@ -52,6 +52,7 @@ from cristae.evaluation.tables import (
     overlaps_of_tables,
     precision_recall_of,
     read_matches,
+    read_scores,
 )
 from cristae.evaluation.text import format_scores
 from cristae.evaluation.uncertainty import bootstrap_intervals
@@ -69,6 +70,7 @@ __all__ = [
     "pool_scores",
     "precision_recall_of",
     "read_matches",
+    "read_scores",
     "score_instances",
     "scores_of_table",
     "write_scores",
@@ -256,7 +258,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     truth: Volume,
     out_json: Path,
     *,
-    scores: Volume | None = None,
+    scores: Volume | Mapping[int, float] | None = None,
     mask: Volume | None = None,
     config: EvaluateConfig | None = None,
     csv_dir: Path | None = None,
@@ -273,7 +275,8 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
         instances: Predicted labels (z, y, x).
         truth: True labels of the same place.
         out_json: The scores file.
-        scores: Prediction whose mean within an instance ranks it; voxel counts by default.
+        scores: Prediction whose mean within an instance ranks it, or a table id -> score (an
+            instance without one ranks last); voxel counts by default.
         mask: Voxels where it is 0 are left out.
         config: How to score.
         csv_dir: Folder for the match tables, see `tables.write_matches`.
@@ -292,9 +295,13 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     config = EvaluateConfig() if config is None else config
     check_evaluate_config(config)
     resources = Resources() if resources is None else resources
-    volumes = _compared(instances, truth, scores, mask, config)
+    given = scores if isinstance(scores, Mapping) else None
+    image = None if isinstance(scores, Mapping) else scores
+    volumes = _compared(instances, truth, image, mask, config)
     place_volumes(volumes, config.crop, config.align)
     inputs = {role: volume.fingerprint for role, volume in volumes.volumes.items()}
+    if given is not None:
+        inputs["scores"] = fingerprint_of(sorted(given.items()))
     with open_ledger(
         out_json, stage="evaluate", inputs=inputs, settings=to_plain(config), overwrite=overwrite
     ) as ledger:
@@ -305,9 +312,8 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
             ledger.reopen()
         volumes = _relabelled(volumes, config, resources)
         table, lengths = _table(volumes, config, block_shape, resources, ledger)
-        result = scores_of_table(
-            table, _place_of(volumes), config, table.mean_scores, lengths=lengths
-        )
+        ranking = table.mean_scores if given is None else given_scores(table, given)
+        result = scores_of_table(table, _place_of(volumes), config, ranking, lengths=lengths)
         write_scores(result, out_json, csv_dir)
         ledger.finish(ranked_by=result.ranked_by)
     return result

@@ -176,6 +176,31 @@ def read_matches(folder: Path) -> MatchTables:
     return MatchTables(**tables)
 
 
+def read_scores(path: Path) -> dict[int, float]:
+    """Ranking scores of instances from a table with the columns ``instance`` and ``score``.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        InputError: Without these columns, an id twice, or a score that is no finite number.
+    """
+    table = read_table(path)
+    lacking = [f"no column {name}" for name in ("instance", "score") if name not in table]
+    raise_faults(str(path), lacking)
+    ids, scores = table["instance"], table["score"]
+    names, counts = np.unique(ids, return_counts=True)
+    faults = [
+        f"instance {name} in {n} rows, expected one"
+        for name, n in zip(names, counts, strict=True)
+        if n > 1
+    ]
+    faults += [
+        f"score {value} of instance {name}, expected a number"
+        for name, value in zip(ids[~np.isfinite(scores)], scores[~np.isfinite(scores)], strict=True)
+    ]
+    raise_faults(str(path), faults)
+    return dict(zip(ids.tolist(), scores.tolist(), strict=True))
+
+
 def overlaps_of_tables(tables: MatchTables) -> Overlaps:
     """The overlap table that the tables were made of; scores are kept as mean scores."""
     scores = tables.prediction.get("score")

@@ -19,8 +19,11 @@ from cristae.volumes.volume import Array, ArrayReader, Volume
 BLOCK_VOXELS = 1 << 23
 """Voxels a block grows to from whole chunks; 8 M keep two uint64 label blocks at 128 MiB."""
 
-TABLE_BYTES = 32 << 20
-"""Memory counted for the tally itself: a hundred thousand pairs, with a copy while merging."""
+PIECE_VOXELS = 1 << 21
+"""Voxels of a block that are looked at at a time."""
+
+TABLE_BYTES = 16 << 20
+"""Memory counted for the tally itself: fifty thousand pairs, with a copy while merging."""
 
 
 def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
@@ -31,6 +34,27 @@ def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
     then y, then z, up to `BLOCK_VOXELS`: long rows make long runs.
     """
     shape = volumes[0].shape
+    z, y, x = _grown(volumes, BLOCK_VOXELS)
+    whole = Box.of(shape).shift(volumes[0].corner)
+    grid = tile(snap(whole, (z, y, x)), (z, y, x))
+    return [b.clip(whole).relative_to(volumes[0].corner) for b in grid]
+
+
+def pieces_of(block: Box, volumes: Sequence[Volume]) -> list[Box]:
+    """Parts of a block of `blocks_of` to look at one after the other, in raster order.
+
+    They fit into the cache, and memory for them is used again: large arrays would be fetched from
+    the system and given back each time. Of arrays in memory nothing is copied, so the block is
+    one piece.
+    """
+    if all(isinstance(volume.reader, ArrayReader) for volume in volumes):
+        return [block]
+    return tile(block, _grown(volumes, PIECE_VOXELS))
+
+
+def _grown(volumes: Sequence[Volume], most: int) -> Triple:
+    """Whole chunks of all volumes, or of the largest, grown along x, then y, then z."""
+    shape = volumes[0].shape
     chunks = [[min(c, n) for c, n in zip(v.chunk_shape, shape, strict=True)] for v in volumes]
     unit = [
         min(math.lcm(*sides), n) for sides, n in zip(zip(*chunks, strict=True), shape, strict=True)
@@ -40,12 +64,10 @@ def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
     block = list(unit)
     for axis in (2, 1, 0):
         others = math.prod(block) // block[axis]
-        fitting = BLOCK_VOXELS // (others * unit[axis])
+        fitting = most // (others * unit[axis])
         block[axis] = max(block[axis], min(fitting * unit[axis], shape[axis]))
     z, y, x = block
-    whole = Box.of(shape).shift(volumes[0].corner)
-    grid = tile(snap(whole, (z, y, x)), (z, y, x))
-    return [b.clip(whole).relative_to(volumes[0].corner) for b in grid]
+    return z, y, x
 
 
 def read_block(volume: Volume, block: Box) -> Array:

@@ -36,8 +36,7 @@ FACTS = 12
 """Columns of the facts: voxels, box (z, y, x; half-open), raster index of the first voxel,
 coordinate sums (z, y, x), sum of weights. Coordinates count from voxel 0 of the volume."""
 
-_STEP = np.uint64(16)
-_ONE = np.uint64(1)
+_WIDE, _ONE = np.uint64(64), np.uint64(1)
 _NO_WEIGHTS = np.zeros((0, 1, 1, 1), np.uint8)
 _MERGE_ROWS = 1 << 16
 
@@ -336,22 +335,21 @@ def _scan_runs(first, second, extent):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _run_end(a, b, start):  # type: ignore[no-untyped-def]
-    """First x after ``start`` where the pair changes; 16 voxels a step while it does not.
+    """First x after ``start`` where the pair changes; 64 voxels a step while it does not.
 
-    Unsigned indices spare NumPy's test for negative ones and let the compiler use vectors:
-    2,000 Mvoxel/s against 960 voxel by voxel (uint32, 8 % foreground, one core of two).
+    Unsigned indices spare NumPy's test for negative ones and let the compiler use vectors.
     """
     va, vb = a[start], b[start]
     size = np.uint64(a.size)
     x = np.uint64(start) + _ONE
-    while x + _STEP <= size:
-        part_a, part_b = a[x : x + _STEP], b[x : x + _STEP]
-        differs = 0
-        for k in range(16):
-            differs |= (part_a[k] != va) | (part_b[k] != vb)
-        if differs:
+    while x + _WIDE <= size:
+        changed_a, changed_b = va ^ va, vb ^ vb
+        for k in range(64):
+            changed_a |= a[x + np.uint64(k)] ^ va
+            changed_b |= b[x + np.uint64(k)] ^ vb
+        if changed_a or changed_b:
             break
-        x += _STEP
+        x += _WIDE
     while x < size and a[x] == va and b[x] == vb:
         x += _ONE
     return np.int64(x)
