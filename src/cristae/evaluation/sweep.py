@@ -37,8 +37,8 @@ from cristae.evaluation.sweep_flood import (
 from cristae.grid import Box, Triple
 from cristae.measurement.blocks import blocks_of
 from cristae.segmentation.decoders import Decoding, quantise
-from cristae.segmentation.runs import Ints, Raster, Runs, intersect, label_runs, scan_rule
-from cristae.segmentation.scanning import values_of
+from cristae.segmentation.runs import Ints, Raster, Runs, intersect, label_runs
+from cristae.segmentation.scanning import scan_rule, values_of
 from cristae.volumes.volume import Volume
 
 Bytes = NDArray[np.uint8]

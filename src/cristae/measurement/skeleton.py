@@ -23,7 +23,8 @@ from scipy import ndimage
 
 from cristae.grid import Box
 from cristae.measurement.voxels import NO_FACES, Faces, Floats, Part, parts_of
-from cristae.segmentation.runs import Raster, scan
+from cristae.segmentation.runs import Raster
+from cristae.segmentation.scanning import scan
 from cristae.volumes.volume import Nanometres
 
 SCALE, CONST = 1.5, 300.0

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.progress import log
-from cristae.segmentation.components import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.resolve import NOBODY, Plan
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import Job, load_arrays, save_arrays
 from cristae.segmentation.small import contact_step, give_away
 from cristae.segmentation.stacking import join_slices, overlap_step
+from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.steps import statistics_of, widen_step
 
 INSTANCE_BYTES = 300

@@ -12,15 +12,10 @@ import numpy as np
 
 from cristae.segmentation.affinity import join_by_edges
 from cristae.segmentation.batches import Batch, Packer, Parts
-from cristae.segmentation.components import (
-    NOWHERE,
-    Statistics,
-    add_statistics,
-    join,
-    no_statistics,
-)
+from cristae.segmentation.components import join
 from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table, save_arrays, shapes_of
+from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 
 NOBODY = -1
 PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 250, 50, 130, 120

@@ -23,8 +23,6 @@ from cristae.grid import Box, Triple
 Ints = NDArray[np.int64]
 Lengths = NDArray[np.int32]
 
-ALL_SET = np.uint64(0x0101010101010101)
-
 
 @dataclass(frozen=True)
 class Raster:
@@ -78,120 +76,6 @@ class Runs(NamedTuple):
 def no_runs() -> Runs:
     """Runs of an empty mask."""
     return Runs(np.zeros(0, np.int64), np.zeros(0, np.int32))
-
-
-def scan(mask: NDArray[np.uint8], box: Box, raster: Raster) -> Runs:
-    """Runs of the voxels of a block that are not zero.
-
-    Args:
-        mask: (z, y, x) uint8 of 0 and 1.
-        box: Where the block lies in the volume.
-        raster: Numbering of the volume.
-    """
-    return scan_rule((mask,), box, raster, (0, 256, -1))
-
-
-def scan_rule(
-    channels: tuple[NDArray[np.uint8], ...], box: Box, raster: Raster, rule: Triple
-) -> Runs:
-    """Runs of the voxels of a block that pass a rule.
-
-    Args:
-        channels: Mask, and where the rule asks for them contour and distance; (z, y, x) uint8.
-        box: Where the block lies in the volume.
-        raster: Numbering of the volume.
-        rule: (above, below, beyond): a voxel passes with mask > above, contour < below and
-            distance > beyond; above from 0 on. A channel whose bound all values pass is not read.
-    """
-    prepared = prepare_rule(channels, rule)
-    if prepared is None:
-        return no_runs()
-    corner = raster.place(*box.start)
-    return Runs(*_scan(*prepared, corner, raster.plane, raster.row))
-
-
-def prepare_rule(
-    channels: tuple[NDArray[np.uint8], ...], rule: Triple
-) -> tuple[Any, Any, Any] | None:
-    """Three channels, uint8 bounds, and which of contour and distance are read.
-
-    None where no value passes. A channel that is not read is the mask again.
-    """
-    above, below, beyond = rule
-    if above >= 255 or below <= 0 or beyond >= 255:
-        return None
-    mask = np.ascontiguousarray(channels[0])
-    contour = np.ascontiguousarray(channels[1]) if below < 256 else mask
-    distance = np.ascontiguousarray(channels[2]) if beyond >= 0 else mask
-    bounds = (np.uint8(above), np.uint8(min(below, 255)), np.uint8(max(beyond, 0)))
-    return (mask, contour, distance), bounds, (below < 256, beyond >= 0)
-
-
-@njit(nogil=True, cache=True)
-def _scan(lines, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-def]
-    mask, contour, distance = lines
-    nz, ny, nx = mask.shape
-    above, below, beyond = bounds
-    use_contour, use_distance = uses
-    passes = np.zeros((nx + 8) // 8 * 8, np.uint8)
-    words = passes.view(np.uint64)
-    start = np.empty(max(1024, nx), np.int64)
-    length = np.empty(max(1024, nx), np.int32)
-    n = 0
-    for z in range(nz):
-        for y in range(ny):
-            line = mask[z, y]
-            for x in range(nx):
-                passes[x] = line[x] > above
-            if use_contour:
-                line = contour[z, y]
-                for x in range(nx):
-                    passes[x] &= line[x] < below
-            if use_distance:
-                line = distance[z, y]
-                for x in range(nx):
-                    passes[x] &= line[x] > beyond
-            if n + nx // 2 + 1 > start.size:
-                start, length = grown(start, n + nx), grown(length, n + nx)
-            n = _scan_row(passes, words, corner + z * plane + y * row, start, length, n)
-    return start[:n].copy(), length[:n].copy()
-
-
-@njit(nogil=True, cache=True)
-def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untyped-def]
-    inside = False
-    first = 0
-    for w in range(words.size):
-        word = words[w]
-        if word == 0:
-            if inside:
-                length[n] = 8 * w - first
-                n += 1
-                inside = False
-        elif word == ALL_SET:
-            if not inside:
-                first = 8 * w
-                start[n] = place + first
-                inside = True
-        else:
-            for x in range(8 * w, 8 * w + 8):
-                if passes[x] and not inside:
-                    first = x
-                    start[n] = place + x
-                    inside = True
-                elif inside and not passes[x]:
-                    length[n] = x - first
-                    n += 1
-                    inside = False
-    return n
-
-
-@njit(nogil=True, cache=True)
-def grown(array, least):  # type: ignore[no-untyped-def]
-    """A copy with twice the room, and room for at least so many."""
-    larger = np.empty(max(2 * array.size, least), array.dtype)
-    larger[: array.size] = array
-    return larger
 
 
 def neighbour_shifts(raster: Raster, connectivity: int) -> tuple[tuple[int, int], ...]:

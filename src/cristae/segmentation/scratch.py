@@ -33,7 +33,7 @@ import numpy as np
 
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.decoders import Decoding
-from cristae.segmentation.runs import Raster
+from cristae.segmentation.runs import Ints, Raster
 from cristae.volumes.volume import Array, Volume
 
 ALIGN = 64
@@ -163,6 +163,13 @@ def shapes_of(path: Path, *names: str) -> list[list[int]]:
 def load_table(job: Job, index: int, *names: str) -> list[Array]:
     """Some fields of the table of a block (`BlockTable`)."""
     return load_arrays(job.path(f"label-{index}"), *names)
+
+
+def targets_of(job: Job, index: int) -> tuple[Ints, Ints]:
+    """What each piece, and what each seed of a block becomes (`Plan`)."""
+    plan = job.path("plan")
+    base = load_rows(plan, "base", index, index + 2)
+    return load_rows(plan, "target", *base[:, 0]), load_rows(plan, "seed", *base[:, 1])
 
 
 def is_whole(path: Path) -> bool:

@@ -39,6 +39,7 @@ from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.batches import Batch
+from cristae.segmentation.contested import flood_step
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.instances import decide_instances
 from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
@@ -50,7 +51,7 @@ from cristae.segmentation.scratch import (
     save_arrays,
     shape_name,
 )
-from cristae.segmentation.steps import flood_step, label_step, layer_depth, sample_density
+from cristae.segmentation.steps import label_step, layer_depth, sample_density
 from cristae.segmentation.tables import (
     RUN_COLUMNS,
     read_instances_table,
@@ -81,7 +82,7 @@ SAMPLES = 8
 BUDGET_SHARE = 0.9
 """Share of the memory allowed that a component may take before it is cut."""
 
-FIXED_BYTES = 24 << 20
+FIXED_BYTES = 32 << 20
 """Memory that no size changes."""
 
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]

@@ -3,9 +3,8 @@
 Every task depends only on the job and its item, so it may be done again, anywhere, at any time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -13,36 +12,19 @@ from numpy.typing import NDArray
 
 from cristae.grid import Box
 from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
-from cristae.segmentation.batches import Batch
-from cristae.segmentation.components import (
-    Statistics,
-    label_block,
-    mass_in,
-    mass_of,
-    measure_runs,
-)
+from cristae.segmentation.components import label_block
 from cristae.segmentation.decoders import Levels, quantise
-from cristae.segmentation.flood import flood, labelled_runs
-from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.runs import (
-    Ints,
-    Raster,
-    Runs,
-    join_owners,
-    no_runs,
-    number_roots,
-    runs_meet,
-    runs_of_plane,
-    scan_rule,
-)
-from cristae.segmentation.scanning import copy_values
+from cristae.segmentation.runs import Ints, Runs, no_runs, runs_meet, runs_of_plane
+from cristae.segmentation.scanning import scan_rule
 from cristae.segmentation.scratch import (
     Job,
     load_arrays,
     load_rows,
     load_table,
     save_arrays,
+    targets_of,
 )
+from cristae.segmentation.statistics import Statistics, mass_in, measure_runs
 from cristae.volumes.volume import Volume
 
 LAYER = 32
@@ -107,231 +89,6 @@ def sample_density(job: Job, box: Box) -> tuple[float, float]:
     seeds = scan_rule(planes, box, job.raster, job.decoding.seed or job.decoding.foreground)
     count = pieces.start.size + seeds.start.size
     return count / box.size, float(pieces.length.sum()) / box.size
-
-
-class Contested(NamedTuple):
-    """Contested pieces in a block: runs, their values, and seeds inside them.
-
-    ``piece`` and ``share_piece`` count within the batch, ``share_seed`` are instances.
-    """
-
-    start: Ints
-    length: NDArray[np.int32]
-    piece: Ints
-    value: NDArray[np.uint8]
-    share_start: Ints
-    share_length: NDArray[np.int32]
-    share_piece: Ints
-    share_seed: Ints
-
-
-class Decoded(NamedTuple):
-    """A contested piece decoded, as runs of one label each.
-
-    Attributes:
-        start: Places of the runs.
-        length: Their lengths.
-        label: Label of each, from 0.
-        source: Index of the contested run each was cut from.
-        value: Value of each of their voxels.
-    """
-
-    start: Ints
-    length: NDArray[np.int32]
-    label: NDArray[np.int32]
-    source: Ints
-    value: NDArray[np.uint8]
-
-
-def flood_step(job: Job, k: int, batch: Batch) -> None:
-    """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
-    found, block = contested_runs(job, batch)
-    instances, name = np.unique(found.share_seed, return_inverse=True)
-    order, runs, value, bounds = in_raster_order(found, len(batch.pieces), 1)
-    found = found._replace(value=value)  # the only copy from here on
-    pieces = (order, runs, bounds)
-    results = _flood_pieces(found, pieces, name.astype(np.int32) + 1, batch, job)
-    labels = max((int(result.label.max(initial=-1)) + 1 for result in results), default=0)
-    instances = np.append(instances, ~np.arange(max(0, labels - instances.size)))
-    save_decoded(job, k, batch, results, instances, block)
-
-
-def contested_runs(job: Job, batch: Batch) -> tuple[Contested, Ints]:
-    """The contested pieces of a batch, and for each run which of the batch's blocks it lies in."""
-    parts = [_contested_in(job, index, batch) for index in batch.blocks]
-    block = np.repeat(np.arange(len(parts)), [part.start.size for part in parts])
-    return Contested(*(np.concatenate(field) for field in zip(*parts, strict=True))), block
-
-
-def save_decoded(
-    job: Job,
-    k: int,
-    batch: Batch,
-    results: Sequence[Decoded],
-    instances: Ints,
-    block: Ints,
-    removed: int = 0,
-) -> None:
-    """Leave the labelled runs of a batch by block, with statistics of its instances.
-
-    Args:
-        job: The segmentation.
-        k: Number of the batch.
-        batch: The batch.
-        results: Its pieces decoded; labels count over all of them.
-        instances: Instance of each label; ~i for the i-th that only this batch knows.
-        block: Which of the batch's blocks each contested run lies in.
-        removed: Whole instances that were dropped because they are small.
-    """
-    start, length, label, source, value = (np.concatenate(f) for f in zip(*results, strict=True))
-    runs = Runs(start, length)
-    mass = mass_of(length, value)
-    statistics = measure_runs(runs, label, instances.size, mass, job.raster)
-    order = np.argsort(block[source], kind="stable")
-    rows = np.stack([start, length, instances[label]], axis=1)[order]
-    first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
-    found_there = {"blocks": np.array(batch.blocks), "row": first, "rows": rows}
-    known = {"instances": instances, "removed": np.array([removed])}
-    arrays = {**found_there, **known, **statistics._asdict()}
-    save_arrays(job.path(f"flood-{k}"), arrays)
-
-
-def _contested_in(job: Job, index: int, batch: Batch) -> Contested:
-    names = ("start", "length", "piece", "valued", "value", "share", "share_piece")
-    start, length, piece, valued, value, share, share_piece = load_table(job, index, *names)
-    target, seed = targets_of(job, index)
-    members = np.sort(np.array(batch.pieces))
-    number = -2 - target
-    position = np.minimum(np.searchsorted(members, number), members.size - 1)
-    position = np.where(members[position] == number, position, -1)
-    width = 1 if job.decoding.affinity is None else 3
-    runs, its_piece, its_value = _select(start, length, piece, position, valued, value, width)
-    share_seed = seed[share[2]]
-    seeds = (position[share_piece] >= 0) & (share_seed != NOBODY)
-    return Contested(
-        *runs,
-        its_piece,
-        its_value,
-        share[0, seeds],
-        share[1, seeds].astype(np.int32),
-        position[share_piece[seeds]],
-        share_seed[seeds],
-    )
-
-
-def targets_of(job: Job, index: int) -> tuple[Ints, Ints]:
-    """What each piece, and what each seed of a block becomes (`Plan`)."""
-    plan = job.path("plan")
-    base = load_rows(plan, "base", index, index + 2)
-    return load_rows(plan, "target", *base[:, 0]), load_rows(plan, "seed", *base[:, 1])
-
-
-def _select(
-    start: Ints,
-    length: NDArray[np.int32],
-    piece: NDArray[np.int32],
-    position: Ints,
-    valued: NDArray[np.bool_],
-    value: NDArray[np.uint8],
-    width: int,
-) -> tuple[Runs, Ints, NDArray[np.uint8]]:
-    """Runs of pieces with a position from 0 on, the position of each, and their values.
-
-    A voxel has ``width`` values.
-    """
-    mine = np.flatnonzero(position[piece] >= 0)
-    its_value = np.empty(width * int(length[mine].sum(dtype=np.int64)), np.uint8)
-    _copy_values(length * np.int64(width), piece, position, valued, value, its_value)
-    return Runs(start[mine], length[mine]), position[piece[mine]], its_value
-
-
-@njit(nogil=True, cache=True)
-def _copy_values(length, piece, position, valued, value, out):  # type: ignore[no-untyped-def]
-    at = begin = 0
-    for i in range(length.size):
-        p = piece[i]
-        if position[p] >= 0:
-            copy_values(value[begin : begin + length[i]], out[at : at + length[i]])
-            at += length[i]
-        if valued[p]:
-            begin += length[i]
-
-
-def _flood_pieces(
-    found: Contested,
-    pieces: tuple[Ints, Runs, list[list[int]]],
-    name: NDArray[np.int32],
-    batch: Batch,
-    job: Job,
-) -> list[Decoded]:
-    (order, runs, bounds), most = pieces, int(name.max(initial=0))
-    seed_order = np.lexsort((found.share_start, found.share_piece))
-    seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
-    name = name[seed_order]
-    seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(len(bounds) + 1))
-    results = []
-    for p, (low, high, first, last) in enumerate(bounds):
-        its = slice(seed_first[p], seed_first[p + 1])
-        here, piece = found.value[first:last], runs.take(slice(low, high))
-        label = flood(piece, here, seeds.take(its), name[its], job.raster)
-        if batch.cut:
-            label_unreached(piece, label, most, job.raster)
-        cut, cut_name, source = labelled_runs(piece, label)
-        results.append(Decoded(*cut, cut_name - 1, order[low:high][source], here[label > 0]))
-    return results
-
-
-def label_unreached(piece: Runs, label: NDArray[np.int32], most: int, raster: Raster) -> None:
-    """Make the parts of a cut piece that no seed reaches labels of their own, in place.
-
-    Args:
-        piece: Runs in raster order.
-        label: Label of each voxel, 0 where its seed lies beyond the cut.
-        most: The new labels begin behind this one.
-        raster: Numbering of the volume.
-    """
-    rest, _, _ = labelled_runs(piece, (label == 0).astype(np.int32))
-    parent = np.arange(rest.start.size, dtype=np.int64)
-    join_owners(rest, np.arange(rest.start.size), parent, raster, 6)
-    part, _ = number_roots(parent)
-    label[label == 0] = np.repeat(part + (most + 1), rest.length)
-
-
-def in_raster_order(
-    found: Contested, pieces: int, width: int
-) -> tuple[Ints, Runs, NDArray[np.uint8], list[list[int]]]:
-    """Contested runs piece by piece, each in raster order.
-
-    Args:
-        found: The runs of a batch.
-        pieces: Number of pieces.
-        width: Values of a voxel.
-
-    Returns:
-        Where each run stood, the runs, the values of their voxels, and for each piece its first
-        run, the end of its runs, its first voxel and the end of its voxels.
-    """
-    order = np.lexsort((found.start, found.piece))
-    value = np.empty_like(found.value)
-    _reorder(found.length * np.int64(width), order, found.value, value)
-    runs = Runs(found.start[order], found.length[order])
-    first = np.searchsorted(found.piece[order], np.arange(pieces + 1))
-    voxel = np.append(0, np.cumsum(runs.length, dtype=np.int64))[first]
-    bounds = np.stack([first[:-1], first[1:], voxel[:-1], voxel[1:]], axis=1)
-    return order, runs, value, bounds.tolist()
-
-
-@njit(nogil=True, cache=True)
-def _reorder(length, order, value, out):  # type: ignore[no-untyped-def]
-    """Copy the stretches of values of runs into another order of the runs."""
-    first = np.zeros(length.size + 1, np.int64)
-    for i in range(length.size):
-        first[i + 1] = first[i] + length[i]
-    at = 0
-    for i in order:
-        its = value[first[i] : first[i + 1]]
-        copy_values(its, out[at : at + its.size])
-        at += its.size
 
 
 def widen_step(job: Job, index: int, box: Box) -> None:
