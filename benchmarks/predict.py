@@ -3,7 +3,8 @@
 One volume goes through one network three ways, each after a warm-up:
 
 - plain: float32 windows that overlap by half, batch normalisation as trained, the fastest of a few
-  batch sizes, windows blended with a tent, all in memory;
+  batch sizes and memory formats, windows blended with a tent, the volume mirrored a quarter of
+  a window beyond its borders, all in memory;
 - ours in float32, from Zarr to Zarr;
 - ours in bfloat16 (where the processor has it), from Zarr to Zarr.
 
@@ -18,7 +19,11 @@ weights, how well the instances of ours and of the plain one agree.
   of the whole volume in memory;
 - ours, from Zarr to Zarr, in float32 and in bfloat16.
 
-    python benchmarks/predict.py [--small] [--shape 64,512,512] [--threads 2] [--model NAME]
+``--plain-shape`` gives the plain way a part of the volume, from its corner, its seconds
+scaled by windows; the agreement is of our prediction of that part with the plain one.
+
+    python benchmarks/predict.py [--small] [--shape 64,512,512] [--plain-shape 16,512,512]
+                                 [--threads 2] [--model NAME]
     python benchmarks/predict.py --pytc [--small] [--threads 2]
 """
 
@@ -66,6 +71,10 @@ class Seconds:
         now = Seconds.now()
         return Seconds(now.clock - self.clock, now.processor - self.processor)
 
+    def scaled(self, factor):
+        """So many times the span."""
+        return Seconds(factor * self.clock, factor * self.processor)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,6 +83,7 @@ def main():
     )
     parser.add_argument("--pytc", action="store_true", help="PyTorch Connectomics' network")
     parser.add_argument("--shape", default="64,512,512")
+    parser.add_argument("--plain-shape", help="of the part the plain way gets; all by default")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--model", help="name or file; `general`, or random weights, by default")
     options = parser.parse_args()
@@ -87,7 +97,8 @@ def main():
     model, trained = get_model(options.model)
     describe(model, shape, options.threads, trained)
     with tempfile.TemporaryDirectory() as folder:
-        compare(Path(folder), model, trained, shape, Resources(workers=options.threads))
+        part = options.plain_shape and tuple(map(int, options.plain_shape.split(",")))
+        compare(Path(folder), model, trained, (shape, part or shape), options.threads)
 
 
 def get_model(name):
@@ -113,30 +124,43 @@ def describe(model, shape, threads, trained):
     )
 
 
-def compare(folder, model, trained, shape, resources):
+def compare(folder, model, trained, shapes, threads):
+    shape, part = shapes
+    resources = Resources(workers=threads)
     volume = make_volume(folder / "volume.zarr", shape, model)
-    plain, seconds = time_plain(volume, model)
-    report("plain float32, half-overlap", shape, seconds)
-    voxel = {"voxel_size_nm": volume.voxel_size_nm, "origin_nm": volume.origin_nm}
-    target = folder / "plain.zarr"
+    piece = volume.crop(type(volume.box).of(part).clip(volume.box))
+    plain, seconds = time_plain(piece, model)
+    report("plain float32, half-overlap", piece.shape, seconds)
+    whole, part = (len(plain_windows(one)[0]) for one in (shape, piece.shape))
+    rate = seconds.scaled(whole / part)
+    if part < whole:
+        print(f"plain: {part} of the {whole} windows of {shape}, its seconds scaled by them")
+        report("plain float32, as if the whole", shape, rate)
     stored = create_ome_zarr(
-        target, shape=shape, dtype=np.uint8, kind="prediction", channels=model.channels, **voxel
+        folder / "plain.zarr",
+        shape=piece.shape,
+        dtype=np.uint8,
+        kind="prediction",
+        channels=model.channels,
+        voxel_size_nm=volume.voxel_size_nm,
+        origin_nm=volume.origin_nm,
     )
     stored.write(stored.box, plain)
     predictions = {"plain": stored}
     for precision in ("float32", "bfloat16") if bfloat16_is_fast() else ("float32",):
         config = PredictConfig(precision=precision)
+        options = {"config": config, "resources": resources}
         corner = volume.crop(volume.box.clip(type(volume.box).of((4, 64, 64))))
-        predict_volume(
-            corner, model, folder / f"warm-{precision}.zarr", config=config, resources=resources
-        )
+        predict_volume(corner, model, folder / f"warm-{precision}.zarr", **options)
         start = Seconds.now()
-        predictions[precision] = predict_volume(
-            volume, model, folder / f"{precision}.zarr", config=config, resources=resources
-        )
+        whole = predict_volume(volume, model, folder / f"{precision}.zarr", **options)
         ours = start.since()
-        waste = predictions[precision].attributes["record"]["summary"]["voxels_computed_per_voxel"]
-        report(f"ours {precision}, {waste:.2f} voxels a voxel", shape, ours, seconds)
+        waste = whole.attributes["record"]["summary"]["voxels_computed_per_voxel"]
+        report(f"ours {precision}, {waste:.2f} voxels a voxel", shape, ours, rate)
+        predictions[precision] = whole
+        if piece.size < volume.size:
+            target = folder / f"{precision}-part.zarr"
+            predictions[precision] = predict_volume(piece, model, target, **options)
     deviations(predictions)
     if trained:
         agreement(folder, predictions, resources)
@@ -157,13 +181,17 @@ def time_plain(volume, model):
     """The plain prediction, uint8 (channels, z, y, x), and the seconds of its windows."""
     network = model_network(model)
     grey = normalise(volume.read(), sample_intensity(volume), model.intensity)
-    window = tuple(min(w, n // 16 * 16) for w, n in zip(WINDOW, grey.shape, strict=True))
-    window = (min(WINDOW[0], grey.shape[0]), *window[1:])
-    starts = [
-        sorted({*range(0, n - w, w // 2), n - w}) for n, w in zip(grey.shape, window, strict=True)
-    ]
-    corners = list(product(*starts))
-    batch = min((1, 2, 4), key=lambda size: time_batch(network, grey, corners[:size], window))
+    corners, window = plain_windows(grey.shape)
+    pads = [(w // 4, w // 4) for w in window]
+    grey = np.pad(grey, pads, mode="reflect")
+    best = None
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = network.to(memory_format=layout)
+        for size in (1, 2, 4):
+            taken = time_batch(network, grey, corners[:size], window)
+            best = min(best or (taken, size, layout), (taken, size, layout), key=lambda b: b[0])
+    _, batch, layout = best
+    network = network.to(memory_format=layout)
     ramps = [1 - np.abs((np.arange(w) + 0.5) / w * 2 - 1) for w in window]
     weight = np.einsum("i,j,k->ijk", *ramps).astype(np.float32)
     total = np.zeros((len(model.channels), *grey.shape), np.float32)
@@ -175,10 +203,24 @@ def time_plain(volume, model):
             place = tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
             total[(slice(None), *place)] += probability * weight
             norm[place] += weight
-    levels = np.rint(255 * total / norm).astype(np.uint8)
+    inside = tuple(slice(low, -low) for low, _ in pads)
+    levels = np.rint(255 * total / norm)[(slice(None), *inside)].astype(np.uint8)
     seconds = begun.since()
-    print(f"plain: {len(corners)} windows of {window}, batch {batch}")
+    print(f"plain: {len(corners)} windows of {window}, batch {batch}, {layout}")
     return levels, seconds
+
+
+def plain_windows(shape):
+    """Corners of the windows over a volume padded by a quarter window, and their extent."""
+    window = (
+        min(WINDOW[0], shape[0]),
+        *(min(w, n // 16 * 16) for w, n in zip(WINDOW[1:], shape[1:], strict=True)),
+    )
+    padded = [n + 2 * (w // 4) for n, w in zip(shape, window, strict=True)]
+    starts = [
+        sorted({*range(0, n - w, w // 2), n - w}) for n, w in zip(padded, window, strict=True)
+    ]
+    return list(product(*starts)), window
 
 
 def time_batch(network, grey, corners, window):

@@ -15,6 +15,7 @@ from cristae.errors import ConfigError, CristaeError, InputError, OutputExistsEr
 
 if TYPE_CHECKING:
     from cristae.engine.executors import Resources
+    from cristae.networks.model import Model
     from cristae.volumes.volume import Volume
 
 app = typer.Typer(
@@ -46,6 +47,10 @@ Index = Annotated[
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")
+]
+Ensemble = Annotated[
+    list[str] | None,
+    typer.Option("--ensemble", metavar="MODEL", help="one more model; outputs are combined"),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="tasks at a time; all cores by default")]
 Memory = Annotated[
@@ -311,12 +316,23 @@ def predict(
     truncate: Annotated[
         bool, typer.Option("--truncate", help="truncate 255 p as PyTC does, not round it")
     ] = False,
+    ensemble: Ensemble = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="where there is tissue; 0 elsewhere")
+    ] = None,
+    grid: Annotated[
+        Literal["source", "working"] | None,
+        typer.Option(help="voxels of the output: the source's (default) or the model's"),
+    ] = None,
+    skip_empty: Annotated[
+        bool, typer.Option("--skip-empty", help="leave out what a coarse pass sees nothing in")
+    ] = False,
     chunks: Annotated[
         Path | None, typer.Option(metavar="DIR", help="write PyTC's result_*.h5 files as well")
     ] = None,
     settings: Set = None,
     block_shape: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="voxels a network pass")
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels a pass; not for PyTC checkpoints")
     ] = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -327,23 +343,70 @@ def predict(
     """Run a volume of any size through a network."""
     _start_logging(quiet, verbose)
     from cristae.configuration import load_config
-    from cristae.networks.checkpoint import load_pytc_model
-    from cristae.networks.model import load_model
     from cristae.prediction.predict import PredictConfig, predict_volume
 
     given: dict[str, Any] = {"invert": True} if invert else {}
     given |= {"precision": precision} if precision else {}
     given |= {"truncate": True} if truncate else {}
+    given |= {"grid": grid} if grid else {}
+    given |= {"skip_empty": True} if skip_empty else {}
     predict_volume(
         _open(source, voxel_size, roi, root=root, index=index),
-        load_pytc_model(model, pytc_config) if pytc_config else load_model(model),
+        _load_models(model, ensemble, pytc_config),
         out,
         config=load_config(PredictConfig, given, settings or []),
+        mask=None if mask is None else _open(mask, None, roi),
         block_shape=_integers("--block-shape", block_shape),
         resources=_resources(workers, memory),
         overwrite=overwrite,
         chunks=chunks,
     )
+
+
+@app.command()
+def preview(
+    source: Source,
+    model: Annotated[
+        str, typer.Argument(help="a model file, a name that `models` lists, or a PyTC checkpoint")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="PAGE.html", help="the page to write")] = Path(
+        "preview.html"
+    ),
+    n: Annotated[int, typer.Option("--n", min=1, help="places to look at")] = 6,
+    pytc_config: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="YAML", help="of a PyTC checkpoint; may be repeated, later override"),
+    ] = None,
+    ensemble: Ensemble = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    root: Root = None,
+    index: Index = None,
+    invert: Annotated[bool, typer.Option("--invert", help="for bright membranes")] = False,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Look at a few places before a whole volume is predicted: one page, about a minute."""
+    _start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.prediction.predict import PredictConfig
+    from cristae.presentation.preview import preview_volume
+
+    given = {"invert": True} if invert else {}
+    page = preview_volume(
+        _open(source, voxel_size, roi, root=root, index=index),
+        _load_models(model, ensemble, pytc_config),
+        out,
+        places=n,
+        config=load_config(PredictConfig, given, settings or []),
+        resources=_resources(workers, memory),
+        overwrite=overwrite,
+    )
+    typer.echo(str(page))
 
 
 @app.command()
@@ -693,6 +756,16 @@ def _open(
     size = _numbers("--voxel-size", voxel_size)
     at = _elements(index)
     return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root, index=at)
+
+
+def _load_models(
+    model: str, others: list[str] | None, pytc_config: list[Path] | None
+) -> "list[Model]":
+    from cristae.networks.checkpoint import load_pytc_model
+    from cristae.networks.model import load_model
+
+    names = [model, *(others or [])]
+    return [load_pytc_model(n, pytc_config) if pytc_config else load_model(n) for n in names]
 
 
 def _open_labels(source: str, voxel_size: str | None, roi: str | None) -> "Volume":

@@ -16,25 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError
 from cristae.grid import Box
 from cristae.networks.channels import affinity_offsets
-from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
-from cristae.networks.inference import Precision
 from cristae.networks.model import Model, fresh_network, load_model
-from cristae.networks.runner import model_runner, network_contract, sample_shape
 from cristae.pipeline import RunConfig
-from cristae.prediction.request import Request
-from cristae.prediction.resample import working_factors
-from cristae.prediction.tiled import plan_tiles, tiling_bytes
-from cristae.prediction.windowed import plan_windows, sweep_bytes
+from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.segmentation.decoders import resolve
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.segment import labelling_bytes, sampled_density, segment_volume
@@ -201,17 +192,15 @@ def _use_costs(
     images = {s.name: _open_image(s) for s in config.volumes if s.group != "train"}
     if not images:
         return
-    precision = _precision(config, model)
-    rate = _prediction_rate(model, precision, resources)
+    precision = expected_precision(config.predict, model)
+    rate = network_rate(model, precision, resources)
     standing = _stand_in(config.train, model, opened)
     speed = None if standing is None else _segment_rate(standing, config, resources)
     for name, image in images.items():
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
-            memory, voxels = _prediction_work(
-                image, model, config, precision, Path(folder), resources
-            )
+        with _quiet():
+            work = prediction_work(image, model, config.predict, precision, resources)
         how = f"{rate / 1e6:.3g} Mvoxels/s on one tile, {precision}"
-        yield Cost(f"predict {name}", memory, voxels / rate, how)
+        yield Cost(f"predict {name}", work.memory_bytes, work.computed / rate, how)
         if standing is None or speed is None:
             yield Cost(f"segment {name}", 0, None, "memory and time need a labelled volume")
             continue
@@ -228,64 +217,6 @@ def _open_image(sample: Sample) -> Volume:
     return open_volume(
         sample.image or "", voxel_size_nm=sample.voxel_size_nm, roi=sample.roi, kind="image"
     )
-
-
-def _precision(config: RunConfig, model: Model) -> Precision:
-    wanted = config.predict.precision
-    if wanted is not None and wanted != "auto":
-        return wanted
-    reduced = network_contract(model).reduced_precision or wanted == "auto"
-    return "bfloat16" if reduced and bfloat16_is_fast() else "float32"
-
-
-def _prediction_rate(model: Model, precision: Precision, resources: Resources) -> float:
-    """Voxels a second through the network, on a tile of noise."""
-    contract = network_contract(model)
-    prepare_cpu(resources.workers, reuse=contract.windows is not None)
-    runner = model_runner(model, precision)
-    shape = sample_shape(contract)
-    image = np.random.default_rng(0).standard_normal(shape, np.float32)
-    core = Box.of(shape)
-    if contract.context is not None:
-        runner.probabilities(image, core)  # the first call also prepares kernels
-    seconds = _seconds(lambda: runner.probabilities(image, core))
-    return core.size / seconds
-
-
-def _prediction_work(
-    image: Volume,
-    model: Model,
-    config: RunConfig,
-    precision: Precision,
-    folder: Path,
-    resources: Resources,
-) -> tuple[int, float]:
-    """Memory promised, and voxels that go through the network."""
-    contract = network_contract(model)
-    windows = contract.windows
-    variants = config.predict.variants or (windows.variants if windows else 1)
-    request = Request(
-        source=image,
-        model=model,
-        contract=contract,
-        out=folder / "prediction.zarr",
-        factors=working_factors(image.voxel_size_nm, model.working_voxel_size_nm),
-        precision=precision,
-        variants=variants,
-        combine=config.predict.combine or "mean",
-        truncate=config.predict.truncate,
-        block_shape=None,
-        resources=resources,
-    )
-    with open_ledger(request.out, stage="plan", inputs={}, settings={}) as ledger:
-        if windows is not None:
-            sweep = plan_windows(request, windows, ledger)
-            return sweep_bytes(sweep, request), sweep.waste * image.size
-        if contract.context is None:
-            raise ValueError("a contract without windows has a context")
-        tiling = plan_tiles(request, contract.context, ledger)
-        computed = tiling.count() * Box.of(tiling.read).size * variants
-        return tiling_bytes(tiling, request), computed
 
 
 def _stand_in(

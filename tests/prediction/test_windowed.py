@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from cristae.grid import Box
 from cristae.networks.checkpoint import load_pytc_model
 from cristae.networks.model import Model, model_network, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
-from cristae.networks.windows import WindowRecipe, window_weight
-from cristae.prediction import windowed
+from cristae.networks.windows import WindowRecipe, window_axes, window_weight
+from cristae.prediction import regions, windowed
+from cristae.prediction import request as request_module
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.intensity import sample_intensity
 from cristae.volumes.sources import open_volume
@@ -292,7 +294,9 @@ def test_reduced_precision_is_taken_only_when_asked_for(pytc_model, texture, tmp
 
 
 def test_block_shapes_are_for_tiles(pytc_model, texture, tmp_path):
-    with pytest.raises(InputError, match=r"own windows, \(4, 16, 16\); expected none"):
+    with pytest.raises(
+        InputError, match=r"own windows, \(4, 16, 16\), which are its blocks; expected none"
+    ):
         predict_volume(
             open_volume(texture((3, 20, 20))),
             pytc_model,
@@ -340,6 +344,44 @@ def test_chunk_files_of_others_are_left_alone(pytc_model, texture, tmp_path):
     predict_volume(volume, pytc_model, tmp_path / "p.zarr", **ask, overwrite=True)
     assert len(list(folder.glob("*.h5"))) == 4
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_mask_leaves_out_windows_and_clears(
+    pytc_model, texture, tmp_path, small_shards, monkeypatch, memory
+):
+    if memory is not None:
+        monkeypatch.setattr(request_module, "MEMORY_MOST", memory)
+    volume = open_volume(texture((9, 40, 41)))
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[7:, 30:, 2:9] = 1  # the first layers of windows have nothing to do
+    whole = predict_volume(volume, pytc_model, tmp_path / "w.zarr", resources=ONE)
+    calls, probabilities = [], windowed.tile_probabilities
+    monkeypatch.setattr(
+        windowed, "tile_probabilities", lambda *a: (calls.append(0), probabilities(*a))[1]
+    )
+    monkeypatch.setattr(regions, "CELL", (1, 4, 4))
+    found = predict_volume(
+        volume, pytc_model, tmp_path / "m.zarr", mask=open_volume(mask), resources=ONE
+    )
+    assert np.array_equal(found.read(), whole.read() * mask)
+    assert found.read().any()
+    count = math.prod(len(axis.starts) for axis in window_axes(RECIPE, volume.shape))
+    assert 0 < len(calls) < count / 2
+
+
+def test_several_checkpoints_are_averaged(pytc_model, texture, tmp_path):
+    volume = open_volume(texture((4, 20, 20)))
+    torch.manual_seed(1)
+    state = build_pytc_network(pytc_model.network_config).state_dict()
+    models = [pytc_model, replace(pytc_model, state_dict=state)]
+    alone = [
+        predict_volume(volume, model, tmp_path / f"{i}.zarr", resources=ONE).read().astype(float)
+        for i, model in enumerate(models)
+    ]
+    both = predict_volume(volume, models, tmp_path / "both.zarr", resources=ONE).read()
+    assert np.abs(both - np.mean(alone, 0)).max() <= 1
+    assert np.abs(alone[0] - alone[1]).max() > 5
 
 
 @pytest.mark.parametrize(("norm", "limit"), [("bn", 1 << 40), ("bn", 0), ("gn", 1 << 40)])

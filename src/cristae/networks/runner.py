@@ -5,7 +5,9 @@ nothing else.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -155,15 +157,28 @@ def measure_deviation(
         image: (z, y, x) normalised tile of `sample_shape`, or another the network takes.
         precision: The reduced one.
     """
+    return compare_runners(partial(make_runner, network), image, precision)
+
+
+def compare_runners(
+    make: Callable[[Precision], Runner], image: NDArray[np.float32], precision: Precision
+) -> Deviation:
+    """How far what is run in a reduced precision is from float32 on one tile.
+
+    Args:
+        make: Makes a runner of a precision.
+        image: (z, y, x) normalised tile.
+        precision: The reduced one.
+    """
     core = Box.of((image.shape[0], image.shape[1], image.shape[2]))
-    exact = make_runner(network, "float32").probabilities(image, core)
-    rounded = make_runner(network, precision).probabilities(image, core)
+    exact = make("float32").probabilities(image, core)
+    rounded = make(precision).probabilities(image, core)
     difference = (exact - rounded).abs_()
     return Deviation(float(difference.max()), float(difference.mean()))
 
 
 def choose_precision(
-    network: UNet | PytcNetwork, image: NDArray[np.float32]
+    make: Callable[[Precision], Runner], image: NDArray[np.float32]
 ) -> tuple[Precision, Deviation | None]:
     """The precision to compute in where the user leaves it open.
 
@@ -171,7 +186,7 @@ def choose_precision(
     sample tile is not large; float32 otherwise.
 
     Args:
-        network: Trained network.
+        make: Makes a runner of a precision.
         image: (z, y, x) normalised sample tile of `sample_shape`.
 
     Returns:
@@ -179,5 +194,5 @@ def choose_precision(
     """
     if not bfloat16_is_fast():
         return "float32", None
-    deviation = measure_deviation(network, image)
+    deviation = compare_runners(make, image, "bfloat16")
     return ("float32" if deviation.large else "bfloat16"), deviation

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cristae.grid import Box
+from cristae.networks.ensemble import finish_fold, fold
 from cristae.networks.runner import Runner
 from cristae.networks.windows import Combine, Variants
 from cristae.prediction.resample import (
@@ -34,7 +35,7 @@ class ImageInput:
     """An image as a network sees it: normalised, on the working grid, endless.
 
     Attributes:
-        source: The image.
+        source: The image, or a level of its pyramid.
         statistics: Of its grey values.
         rule: Intensity rule of the model.
         invert: Whether its contrast is turned around.
@@ -135,18 +136,8 @@ def tile_probabilities(
         found = runner.probabilities(np.ascontiguousarray(turned), inside)
         found = found.transpose(2, 3) if transposed else found
         found = found.flip([axis + 1 for axis in axes]) if axes else found
-        if total is None:
-            total = found
-        elif combine == "mean":
-            total = total.add_(found)
-        else:
-            pick = torch.minimum if combine == "min" else torch.maximum
-            total = pick(total, found, out=total)
-    if total is None:
-        raise ValueError("no variant of a tile")
-    if combine == "mean" and variants > 1:
-        total = total.div_(variants)
-    probabilities: Floats = total.numpy()
+        total = fold(total, found, combine)
+    probabilities: Floats = finish_fold(total, variants, combine).numpy()
     return probabilities
 
 

@@ -15,7 +15,8 @@ from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine, Variants
-from cristae.prediction.resample import Factors
+from cristae.prediction.grids import Grids
+from cristae.prediction.regions import Region
 from cristae.volumes.sources.ome_zarr import Layout
 from cristae.volumes.volume import Volume
 
@@ -35,34 +36,46 @@ class Request:
 
     Attributes:
         source: The image.
-        model: The network and what it expects.
-        contract: How the network is run.
+        models: The networks and what they expect; what they agree on is the first one's.
+        contract: How the networks are run.
         out: The ``.zarr`` written.
-        factors: Working voxel size over the source's.
+        grids: The grids of image, network and output.
         precision: Of the network's arithmetic.
         variants: Test-time augmentation.
         combine: What is taken of the variants.
         truncate: Whether 255 p is truncated rather than rounded.
         block_shape: Core of a tile, where the user says it.
         resources: Threads and memory.
+        regions: Outside of any of them the output is 0.
     """
 
     source: Volume
-    model: Model
+    models: tuple[Model, ...]
     contract: Contract
     out: Path
-    factors: Factors
+    grids: Grids
     precision: Precision
     variants: Variants
     combine: Combine
     truncate: bool
     block_shape: Triple | None
     resources: Resources
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        """The first model, whose decoder and thresholds pass on."""
+        return self.models[0]
+
+    @property
+    def shape(self) -> Triple:
+        """Extent (z, y, x) of the output."""
+        return self.grids.shape
 
     @property
     def shard(self) -> Triple:
         """Extent of the output's write unit."""
-        return Layout().fitted(self.source.shape).shard
+        return Layout().fitted(self.shape).shard
 
     @property
     def memory_limit(self) -> float:

@@ -10,9 +10,11 @@ from cristae.engine.blockwise import GIB
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
 from cristae.grid import Box
-from cristae.networks.runner import Runner, runner_bytes
+from cristae.networks.ensemble import ensemble_bytes
+from cristae.networks.runner import Runner
 from cristae.networks.unet import Context
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
+from cristae.prediction.regions import Inside, inside_all, region_bytes
 from cristae.prediction.request import FIXED_BYTES, STEP, Request, write_shards
 from cristae.prediction.stream import Profile, stream
 from cristae.prediction.tiles import Tiling, choose_tiling, make_tiling
@@ -29,9 +31,12 @@ class Job:
     request: Request
     prediction: Volume
 
-    def read(self, tile: "Tile") -> NDArray[np.float32]:
-        """The image in a tile's read box, normalised."""
-        return self.image.read(self.tiling.read_box(tile.core))
+    def read(self, tile: "Tile") -> "Seen | None":
+        """The image in a tile's read box, and which voxels are wanted; None where none is."""
+        inside = inside_all(self.request.regions, tile.core)
+        if inside is not None and not inside.any():
+            return None
+        return Seen(self.image.read(self.tiling.read_box(tile.core)), inside)
 
     def levels(self, tile: "Tile", image: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The core's prediction: uint8 (channels, z, y, x)."""
@@ -43,6 +48,14 @@ class Job:
         )
         cores = to_source_grid(probabilities, working, tile.core, self.tiling.factors)
         return quantise(cores, request.truncate)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is read for a tile: the image (z, y, x), and which voxels of the core are wanted."""
+
+    image: NDArray[np.float32]
+    inside: Inside | None
 
 
 @dataclass(frozen=True)
@@ -61,17 +74,22 @@ def run_tiles(job: Job, ledger: Ledger) -> tuple[Profile, int, str]:
     missing = sum(shard.size for tile in tiles for shard in tile.missing)
     total = job.prediction.size
     buffers: list[NDArray[np.uint8]] = []
+    skipped = 0
 
     with track("predict", total, "voxels", total - missing) as advance:
 
-        def compute(
-            tile: Tile, image: NDArray[np.float32]
-        ) -> tuple[Tile, NDArray[np.uint8]] | None:
+        def compute(tile: Tile, seen: Seen | None) -> tuple[Tile, NDArray[np.uint8]] | None:
+            nonlocal skipped
             if tile.first:
                 shape = (len(job.prediction.channels or ()), *tile.group.shape)
                 buffers.append(np.zeros(shape, np.uint8))
-            inside = tile.core.relative_to(tile.group.start)
-            buffers[-1][(slice(None), *inside.slices())] = job.levels(tile, image)
+            skipped += seen is None
+            if seen is not None:
+                levels = job.levels(tile, seen.image)
+                if seen.inside is not None:
+                    levels *= seen.inside
+                place = tile.core.relative_to(tile.group.start)
+                buffers[-1][(slice(None), *place.slices())] = levels
             return (tile, buffers.pop()) if tile.missing else None
 
         def write(result: tuple[Tile, NDArray[np.uint8]]) -> None:
@@ -79,12 +97,15 @@ def run_tiles(job: Job, ledger: Ledger) -> tuple[Profile, int, str]:
             write_shards(job.prediction, tile.missing, (tile.group, levels), ledger, advance)
 
         profile = stream(tiles, job.read, compute, write)
-    return profile, missing, f"{len(tiles)} tiles"
+    what = f"{len(tiles)} tiles"
+    if job.request.regions:
+        what += f" ({skipped} of them empty by the mask or the coarse pass, not computed)"
+    return profile, missing, what
 
 
 def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     """Tiles as the user wants them, as an interrupted run had them, or as memory allows them."""
-    shape, factors, limit = request.source.shape, request.factors, request.memory_limit
+    shape, factors, limit = request.shape, request.grids.output_factors, request.memory_limit
     shard = request.shard
 
     def fits(tiling: Tiling) -> bool:
@@ -119,14 +140,15 @@ def tiling_bytes(tiling: Tiling, request: Request) -> int:
 
     Two tiles are read (one of them waits or is computed), one is computed, two groups are held.
     """
-    source = request.source
+    source, factors = request.grids.read, request.grids.read_factors
     channels = len(request.contract.channels)
-    read, resampled = math.prod(tiling.read), any(factor != 1 for factor in tiling.factors)
-    grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(tiling.read, tiling.factors, strict=True))
+    read, resampled = math.prod(tiling.read), any(factor != 1 for factor in factors)
+    grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(tiling.read, factors, strict=True))
     core, group = math.prod(tiling.core), math.prod(tiling.group)
     working = tiling.working_core(Box.of(tiling.core)).shape
     total = 2 * 4 * read + 2 * source.dtype.itemsize * grey
-    total += runner_bytes(request.model, tiling.read, working, request.precision)
+    total += ensemble_bytes(request.models, tiling.read, working, request.precision)
+    total += 2 * region_bytes(request.regions, tiling.core)
     total += channels * (core + 2 * group + math.prod(tiling.shard))
     if resampled:
         total += 4 * grey + channels * 8 * core

@@ -14,12 +14,9 @@ interruption the windows over the shards that are missing are computed again.
 """
 
 import math
-import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,50 +25,16 @@ from cristae.engine.blockwise import GIB
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import Advance, log, track
 from cristae.grid import Box, Triple, tile
-from cristae.networks.runner import Runner, runner_bytes
-from cristae.networks.windows import FLOOR, Axis, Floats, WindowRecipe, window_axes, window_weight
-from cristae.prediction.passes import ImageInput, quantise, tile_probabilities
+from cristae.networks.ensemble import ensemble_bytes
+from cristae.networks.runner import Runner
+from cristae.networks.windows import Floats, WindowRecipe, window_axes
+from cristae.prediction.passes import ImageInput, tile_probabilities
+from cristae.prediction.regions import Occupancy, inside_all, region_bytes
 from cristae.prediction.request import FIXED_BYTES, STEP, Request, write_shards
 from cristae.prediction.stream import Profile, stream
+from cristae.prediction.sums import Rows, Sums, Sweep
 from cristae.volumes.intensity import normalise
 from cristae.volumes.volume import Array, Volume, read_reflected, reflect
-
-Rows = list[tuple[Box, "Held"]]
-"""Finished rows of shards: their box and their levels (channels, z, y, x)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """How a volume is swept.
-
-    Attributes:
-        recipe: The windows.
-        axes: Where they lie along z, y and x.
-        shape: Extent (z, y, x) of the volume.
-        shard: Extent of the output's write unit.
-        channels: Number of outputs.
-        variants: Passes of the network a window.
-        folder: Where sums and shards wait; None for memory.
-    """
-
-    recipe: WindowRecipe
-    axes: tuple[Axis, Axis, Axis]
-    shape: Triple
-    shard: Triple
-    channels: int
-    variants: int
-    folder: Path | None
-
-    @property
-    def count(self) -> int:
-        """Number of windows."""
-        return math.prod(len(axis.starts) for axis in self.axes)
-
-    @property
-    def waste(self) -> float:
-        """Voxels computed in the network over voxels written, variants counted."""
-        computed = self.count * math.prod(self.recipe.shape) * self.variants
-        return computed / math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -87,114 +50,6 @@ class Row:
     box: Box
     columns: tuple[int, ...]
     finished: range
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """An array in memory, or in a file whose pages are given back when asked to."""
-
-    array: Array
-    file: Path | None = None
-    pages: mmap.mmap | None = None
-
-    @classmethod
-    def zeros(cls, shape: tuple[int, ...], dtype: Any, file: Path | None) -> "Held":
-        """An array of zeros."""
-        if file is None:
-            return cls(np.zeros(shape, dtype))
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        with file.open("wb+") as opened:
-            opened.truncate(size)
-            pages = mmap.mmap(opened.fileno(), size)
-        return cls(np.frombuffer(pages, dtype).reshape(shape), file, pages)
-
-    def release(self) -> None:
-        """Let go of the memory of a file's pages; their content stays in the file."""
-        if self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.pages.madvise(mmap.MADV_DONTNEED)
-
-    def remove(self) -> None:
-        """Remove the file, if there is one."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
-
-
-class Sums:
-    """Weighted sums of the sections that windows still come to, and the rows that are finished.
-
-    Args:
-        sweep: How the volume is swept.
-        missing: Shards to be written.
-        truncate: How probabilities become levels.
-    """
-
-    def __init__(self, sweep: Sweep, missing: list[Box], truncate: bool) -> None:
-        z, y, x = sweep.shape
-        self.sweep = sweep
-        self._truncate = truncate
-        self._depth = min(z, sweep.recipe.shape[0])
-        self._weight = window_weight(sweep.recipe)
-        shape = (sweep.channels, self._depth, y, x)
-        folder = sweep.folder
-        self._held = Held.zeros(shape, np.float32, None if folder is None else folder / "sums")
-        self._along = [axis.sums(0, n) for axis, n in zip(sweep.axes, sweep.shape, strict=True)]
-        self._wanted = {shard.start[0] // sweep.shard[0] for shard in missing}
-        self._rows: dict[int, Held] = {}
-
-    def add(self, corner: Triple, probabilities: Floats) -> None:
-        """Add a window's probabilities (channels, z, y, x), which are overwritten."""
-        window = Box(corner, corner).grow((0, 0, 0), self.sweep.recipe.shape)
-        part = window.clip(Box.of(self.sweep.shape))
-        inside = part.relative_to(corner)
-        weighted = np.multiply(probabilities, self._weight, out=probabilities)
-        weighted = weighted[(slice(None), *inside.slices())]
-        _, y, x = part.slices()
-        for number, section in enumerate(range(part.start[0], part.stop[0])):
-            self._held.array[:, section % self._depth, y, x] += weighted[:, number]
-
-    def release(self) -> None:
-        """Let go of memory that files stand behind."""
-        self._held.release()
-
-    def finish(self, sections: range) -> Rows:
-        """Finish sections; the rows of shards that end with one of them."""
-        done: Rows = []
-        depth = self.sweep.shard[0]
-        for section in sections:
-            number = section // depth
-            if number in self._wanted:
-                box = self._row_box(number)
-                row = self._row(number, box)
-                self._divide(section, row.array[:, section - box.start[0]])
-                row.release()
-                if section == box.stop[0] - 1:
-                    done.append((box, self._rows.pop(number)))
-            self._held.array[:, section % self._depth] = 0
-            self._held.release()
-        return done
-
-    def _divide(self, section: int, levels: NDArray[np.uint8]) -> None:
-        """One section's levels (channels, y, x) from its sums."""
-        (gz, nz), (gy, ny), (gx, nx) = self._along
-        step = self.sweep.shard[1]
-        for first in range(0, len(gy), step):
-            lines = slice(first, first + step)
-            weight = gz[section] * np.multiply.outer(gy[lines], gx)
-            weight += FLOOR * nz[section] * np.multiply.outer(ny[lines], nx)
-            sums = self._held.array[:, section % self._depth, lines]
-            levels[:, lines] = quantise(sums / weight.astype(np.float32), self._truncate)
-
-    def _row_box(self, number: int) -> Box:
-        z, y, x = self.sweep.shape
-        depth = self.sweep.shard[0]
-        return Box((number * depth, 0, 0), (min((number + 1) * depth, z), y, x))
-
-    def _row(self, number: int, box: Box) -> Held:
-        if number not in self._rows:
-            folder = self.sweep.folder
-            file = None if folder is None else folder / f"row{number}"
-            self._rows[number] = Held.zeros((self.sweep.channels, *box.shape), np.uint8, file)
-        return self._rows[number]
 
 
 class Strips:
@@ -241,8 +96,8 @@ class Strips:
 
 def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Sweep:
     """Where windows lie, and whether their sums wait in memory or on disk."""
-    axes = window_axes(recipe, request.source.shape)
-    channels, shape = len(request.contract.channels), request.source.shape
+    axes = window_axes(recipe, request.shape)
+    channels, shape = len(request.contract.channels), request.shape
     sweep = Sweep(recipe, axes, shape, request.shard, channels, request.variants, None)
     fits = sweep_bytes(sweep, request) <= request.memory_limit
     sweep = sweep if fits else replace(sweep, folder=ledger.scratch)
@@ -272,7 +127,8 @@ def run_windows(
     """Read, compute and write; how long that took, the voxels written, and a summary."""
     done = ledger.done(STEP)
     missing = [s for s in tile(Box.of(sweep.shape), sweep.shard) if str(s) not in done]
-    rows = _rows_to_do(sweep, missing)
+    occupied = Occupancy(request.regions, sweep.shape) if request.regions else None
+    rows = _rows_to_do(sweep, missing, occupied)
     windows = sum(len(row.columns) for row in rows)
     strips = Strips(image, keep=sweep.folder is None)
     sums = Sums(sweep, missing, request.truncate)
@@ -282,13 +138,19 @@ def run_windows(
             for box, held in finished:
                 for shard in missing:
                     if box.contains(shard):
+                        _clear_outside(request, shard, held.array[_place(shard, box)])
                         write_shards(prediction, (shard,), (box, held.array), ledger, _silent)
                         held.release()
                 held.remove()
 
         compute = _computing(sweep, sums, runner, request, advance)
-        profile = stream(rows, lambda row: strips.read(row.box), compute, write)
-    return profile, sum(shard.size for shard in missing), f"{windows} windows"
+        profile = stream(
+            rows, lambda row: strips.read(row.box) if row.columns else None, compute, write
+        )
+    what = f"{windows} windows"
+    if occupied is not None:
+        what += f" (of {sweep.count}; those without a voxel in the mask are not computed)"
+    return profile, sum(shard.size for shard in missing), what
 
 
 def sweep_bytes(sweep: Sweep, request: Request) -> int:
@@ -304,7 +166,9 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
     strip = wz * wy * (along_x.starts[-1] + wx - along_x.starts[0])
     window = math.prod(sweep.recipe.shape)
     total = strip * (2 * 4 + 2 * grey)
-    total += runner_bytes(request.model, sweep.recipe.shape, sweep.recipe.shape, request.precision)
+    extent = sweep.recipe.shape
+    total += ensemble_bytes(request.models, extent, extent, request.precision)
+    total += region_bytes(request.regions, sweep.shard)
     total += 4 * window * (1 + 2 * (request.variants > 1)) * (1 + sweep.channels)
     total += sweep.channels * 2 * math.prod(sweep.shard)
     if sweep.folder is None:
@@ -328,13 +192,15 @@ def scratch_bytes(sweep: Sweep) -> int:
 
 def _computing(
     sweep: Sweep, sums: Sums, runner: Runner, request: Request, advance: Advance
-) -> Callable[[Row, Floats], Rows | None]:
+) -> Callable[[Row, Floats | None], Rows | None]:
     """The function that takes a row of windows through the network and into the sums."""
     whole, extent = Box.of(sweep.recipe.shape), sweep.recipe.shape[2]
 
-    def compute(row: Row, strip: Floats) -> Rows | None:
+    def compute(row: Row, strip: Floats | None) -> Rows | None:
         z, y, x = row.box.start
         for column in row.columns:
+            if strip is None:
+                raise ValueError("windows without an image")
             window = strip[:, :, column - x : column - x + extent]
             found = tile_probabilities(runner, window, whole, request.variants, request.combine)
             sums.add((z, y, column), found)
@@ -345,8 +211,24 @@ def _computing(
     return compute
 
 
-def _rows_to_do(sweep: Sweep, missing: list[Box]) -> list[Row]:
-    """The rows of windows that missing shards need, in raster order."""
+def _place(shard: Box, box: Box) -> tuple[slice, ...]:
+    """Where a shard lies in the levels (channels, z, y, x) of a box."""
+    return (slice(None), *shard.relative_to(box.start).slices())
+
+
+def _clear_outside(request: Request, shard: Box, levels: NDArray[np.uint8]) -> None:
+    """Set what is in no region to 0, in place."""
+    inside = inside_all(request.regions, shard)
+    if inside is not None:
+        levels *= inside
+
+
+def _rows_to_do(sweep: Sweep, missing: list[Box], occupied: Occupancy | None) -> list[Row]:
+    """The rows of windows that missing shards need, in raster order.
+
+    Windows over nothing but voxels outside the mask are left out; a row without any still says
+    which sections are finished.
+    """
     wanted = np.zeros([-(-n // s) for n, s in zip(sweep.shape, sweep.shard, strict=True)], bool)
     for shard in missing:
         z, y, x = (a // s for a, s in zip(shard.start, sweep.shard, strict=True))
@@ -362,9 +244,17 @@ def _rows_to_do(sweep: Sweep, missing: list[Box]) -> list[Row]:
             for start, c in zip(sweep.axes[2].starts, xs, strict=True)
             if wanted[a, b, c].any()
         )
-        if columns:
+        if columns and occupied is not None:
+            corner = (sweep.axes[0].starts[iz], sweep.axes[1].starts[iy])
+            kept = tuple(x for x in columns if occupied.reaches(_window(sweep, (*corner, x))))
+            layers.setdefault(iz, []).append((iy, kept))
+        elif columns:
             layers.setdefault(iz, []).append((iy, columns))
     return list(_rows(sweep, layers))
+
+
+def _window(sweep: Sweep, corner: Triple) -> Box:
+    return Box(corner, corner).grow((0, 0, 0), sweep.recipe.shape)
 
 
 def _rows(sweep: Sweep, layers: dict[int, list[tuple[int, tuple[int, ...]]]]) -> Iterator[Row]:
@@ -378,10 +268,8 @@ def _rows(sweep: Sweep, layers: dict[int, list[tuple[int, tuple[int, ...]]]]) ->
         finished = range(max(z, 0), min(last, sweep.shape[0]))
         for number, (iy, columns) in enumerate(layers[iz]):
             y = along_y.starts[iy]
-            box = Box(
-                (z, y, columns[0]),
-                (z + along_z.extent, y + along_y.extent, columns[-1] + along_x.extent),
-            )
+            x0, x1 = (columns[0], columns[-1] + along_x.extent) if columns else (0, 0)
+            box = Box((z, y, x0), (z + along_z.extent, y + along_y.extent, x1))
             ends = number == len(layers[iz]) - 1
             yield Row(box, columns, finished if ends else range(0))
 
@@ -399,5 +287,5 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
             yield numbers[a], numbers[b - 1] + 1
 
 
-def _silent(amount: float) -> None:
+def _silent(amount: float, note: str = "") -> None:
     """Progress is counted in windows, not in voxels written."""

@@ -31,7 +31,8 @@ _LINE_SIGMAS_VX = (1.0, 1.5)
 _LINE_PERCENT = 95.0
 _INVERTED_BELOW = -0.02
 _PADDING_VX = 9
-_ATTRIBUTE = "intensity"
+INTENSITY_ATTRIBUTE = "intensity"
+"""Under which a volume carries its statistics."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def sample_intensity(volume: Volume) -> IntensityStatistics:
     Raises:
         InputError: What reading the volume raises.
     """
-    stored = volume.attributes.get(_ATTRIBUTE)
+    stored = volume.attributes.get(INTENSITY_ATTRIBUTE)
     if isinstance(stored, dict):
         return IntensityStatistics.from_dict(stored)
     boxes = sample_boxes(volume.shape)

@@ -5,8 +5,8 @@ Shards of zeros only are not stored. Inside a shard lie chunks, the read unit.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,65 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
         shard_shape=shard,
         attributes=ours,
         fingerprint=record_fingerprint(record) if record else _stat_fingerprint(path),
+    )
+
+
+def pyramid_levels(volume: Volume) -> list[tuple[Volume, Triple]]:
+    """The smaller levels of an image made by cristae, in the place of the volume.
+
+    Args:
+        volume: From `open_ome_zarr`, or a part of it.
+
+    Returns:
+        Each level with the voxels (z, y, x) of level 0 in one of its own; none for other sources,
+        and no level whose voxels do not begin and end where the volume does.
+    """
+    reader = volume.reader
+    if not isinstance(reader, ZarrReader) or reader.lead or Path(reader.path).name != "0":
+        return []
+    folder = Path(reader.path).parent
+    attributes = (read_json(folder / "zarr.json") or {}).get("attributes", {})
+    if "cristae" not in attributes:
+        return []
+    whole = read_json(Path(reader.path) / "zarr.json")["shape"][-3:]
+    first, *others = attributes["ome"]["multiscales"][0]["datasets"]
+    levels = []
+    for dataset in others:
+        z, y, x = (round(a / b) for a, b in zip(_scale_of(dataset), _scale_of(first), strict=True))
+        if _meets(volume, (z, y, x), whole):
+            levels.append((_level(volume, folder / dataset["path"], (z, y, x)), (z, y, x)))
+    return levels
+
+
+def _scale_of(dataset: Mapping[str, Any]) -> list[float]:
+    """Voxel size (z, y, x) that a level's metadata names."""
+    transforms = dataset["coordinateTransformations"]
+    return next(list(t["scale"]) for t in transforms if t["type"] == "scale")[-3:]
+
+
+def _meets(volume: Volume, step: Triple, whole: Sequence[int]) -> bool:
+    """Whether a volume begins and ends at voxel edges of a level."""
+    return all(
+        corner % n == 0 and ((corner + extent) % n == 0 or corner + extent == all_of_it)
+        for corner, extent, n, all_of_it in zip(
+            volume.corner, volume.shape, step, whole, strict=True
+        )
+    )
+
+
+def _level(volume: Volume, path: Path, step: Triple) -> Volume:
+    """The volume in a level ``step`` times coarser."""
+    metadata = path / "zarr.json"
+    chunk, shard = _chunks_of(read_json(metadata))
+    z, y, x = (-(-extent // n) for extent, n in zip(volume.shape, step, strict=True))
+    cz, cy, cx = (corner // n for corner, n in zip(volume.corner, step, strict=True))
+    return replace(
+        volume,
+        reader=ZarrReader(str(path), "zarr3", stamp_of(metadata)),
+        shape=(z, y, x),
+        corner=(cz, cy, cx),
+        chunk_shape=chunk,
+        shard_shape=shard,
     )
 
 

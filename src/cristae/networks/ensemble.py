@@ -1,0 +1,127 @@
+"""Several models as one: their outputs for a tile are combined before anything else is done.
+
+All members see the same tile, so they must agree on what a tile is: channels, intensity rule,
+working voxel size, and either all take any tile or all have the same windows.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cristae.grid import Box, Triple
+from cristae.networks.inference import Precision
+from cristae.networks.model import Model, Network
+from cristae.networks.runner import (
+    Contract,
+    Runner,
+    make_runner,
+    network_contract,
+    runner_bytes,
+)
+from cristae.networks.unet import Context
+from cristae.networks.windows import Combine
+
+
+class EnsembleRunner:
+    """Runners of several networks as one.
+
+    Args:
+        runners: At least one, of equal channels.
+        combine: What is taken of their outputs.
+    """
+
+    def __init__(self, runners: Sequence[Runner], combine: Combine) -> None:
+        self._runners = tuple(runners)
+        self._combine = combine
+
+    @property
+    def precision(self) -> Precision:
+        """Of the members' arithmetic."""
+        return self._runners[0].precision
+
+    def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
+        """Combined outputs of the core of a tile; see `Runner.probabilities`."""
+        total: Tensor | None = None
+        for runner in self._runners:
+            total = fold(total, runner.probabilities(image, core), self._combine)
+        return finish_fold(total, len(self._runners), self._combine)
+
+
+def fold(total: Tensor | None, found: Tensor, combine: Combine) -> Tensor:
+    """What has been found so far, and one more; ``total`` is overwritten."""
+    if total is None:
+        return found
+    if combine == "mean":
+        return total.add_(found)
+    pick = torch.minimum if combine == "min" else torch.maximum
+    return pick(total, found, out=total)
+
+
+def finish_fold(total: Tensor | None, count: int, combine: Combine) -> Tensor:
+    """The combination of ``count`` tensors that went through `fold`."""
+    if total is None:
+        raise ValueError("nothing to combine")
+    return total.div_(count) if combine == "mean" and count > 1 else total
+
+
+def ensemble_contract(models: Sequence[Model]) -> Contract:
+    """How models want to be run together: the largest halo, a lattice that serves all."""
+    contracts = [network_contract(model) for model in models]
+    first, contexts = contracts[0], [c.context for c in contracts if c.context is not None]
+    if len(contexts) < 2:
+        return first
+    hz, hy, hx = (max(along) for along in zip(*(c.halo_vx for c in contexts), strict=True))
+    sz, sy, sx = (math.lcm(*along) for along in zip(*(c.lattice for c in contexts), strict=True))
+    return Contract(
+        channels=first.channels,
+        in_channels=first.in_channels,
+        intensity=first.intensity,
+        context=Context((hz, hy, hx), (sz, sy, sx)),
+        windows=None,
+        reduced_precision=all(c.reduced_precision for c in contracts),
+    )
+
+
+def ensemble_faults(models: Sequence[Model]) -> list[str]:
+    """Where members differ from the first in what they must agree on, a line each."""
+    first, faults = models[0], []
+    for number, model in enumerate(models[1:], start=2):
+        for name in ("channels", "intensity", "working_voxel_size_nm", "windows", "offsets"):
+            found, expected = getattr(model, name), getattr(first, name)
+            if found != expected:
+                faults.append(f"model {number}: {name} {found}, the first has {expected}")
+        if model.network_config.in_channels != first.network_config.in_channels:
+            faults.append(
+                f"model {number}: takes {model.network_config.in_channels} channels, the first "
+                f"{first.network_config.in_channels}"
+            )
+    return faults
+
+
+def make_ensemble(networks: Sequence[Network], precision: Precision, combine: Combine) -> Runner:
+    """Trained networks made ready for inference as one; a single one as it is."""
+    runners = [make_runner(network, precision) for network in networks]
+    return runners[0] if len(runners) == 1 else EnsembleRunner(runners, combine)
+
+
+def ensemble_bytes(
+    models: Sequence[Model], tile: Triple, core: Triple, precision: Precision
+) -> int:
+    """Upper bound of the memory the models take for a tile; one computes at a time.
+
+    Args:
+        models: The members.
+        tile: Extent (z, y, x) of the tile in voxels.
+        core: Extent of its core.
+        precision: Of the arithmetic.
+    """
+    most = max(runner_bytes(model, tile, core, precision) for model in models)
+    if len(models) == 1:
+        return most
+    kept = 4 * len(models[0].channels) * math.prod(core)
+    weights = sum(t.numel() * 8 for model in models[1:] for t in model.state_dict.values())
+    return most + 2 * kept + weights

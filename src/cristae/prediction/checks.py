@@ -1,0 +1,163 @@
+"""What a user may ask of a prediction, and everything that can be wrong with it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from cristae.configuration import config_dataclass, to_plain
+from cristae.errors import raise_faults
+from cristae.grid import Triple
+from cristae.networks.ensemble import ensemble_faults
+from cristae.networks.model import Model
+from cristae.networks.runner import Contract
+from cristae.networks.windows import Combine, Variants
+from cristae.prediction.grids import Grid
+from cristae.prediction.regions import Region
+from cristae.prediction.resample import Factors
+from cristae.volumes.volume import Volume
+
+_LATER = ("grid", "skip_empty")
+"""Settings that records name only where they are not the default: older records lack them."""
+
+
+@config_dataclass
+class PredictConfig:
+    """How a volume is predicted; all of it can change the output's bytes.
+
+    Attributes:
+        invert: Turn the contrast around, for images with bright membranes.
+        precision: Of the network's arithmetic. ``auto``: bfloat16 where the processor has it and a
+            sample tile agrees with float32 (`choose_precision`), else float32. None: ``auto`` for a
+            tile-invariant network, float32 for one with windows.
+        variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
+            or 16 (also flipped in z), at as many times the cost. None: as the model's windows say,
+            else 1.
+        combine: What is taken of the variants, and of several models: mean, min or max. None: as
+            the model's windows say, else the mean.
+        truncate: Truncate 255 p, as PyTorch Connectomics does, instead of rounding it.
+        grid: ``source``: probabilities are interpolated on the source's voxels. ``working``: they
+            are written where the network computes them, on the working grid.
+        skip_empty: Leave out cells in which a pass at a quarter of the resolution in the plane sees
+            nothing (`skip`); there the output is 0.
+    """
+
+    invert: bool = False
+    precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    variants: Variants | None = None
+    combine: Combine | None = None
+    truncate: bool = False
+    grid: Grid = "source"
+    skip_empty: bool = False
+
+
+def plain_settings(config: PredictConfig) -> dict[str, Any]:
+    """The configuration as a record names it."""
+    plain, default = to_plain(config), to_plain(PredictConfig())
+    return {k: v for k, v in plain.items() if k not in _LATER or v != default[k]}
+
+
+def resolve_config(config: PredictConfig, contract: Contract) -> PredictConfig:
+    """The configuration with nothing left open but what a sample decides."""
+    windows = contract.windows
+    return replace(
+        config,
+        precision=config.precision or ("auto" if contract.reduced_precision else "float32"),
+        variants=config.variants or (windows.variants if windows else 1),
+        combine=config.combine or (windows.combine if windows else "mean"),
+    )
+
+
+def check_request(
+    source: Volume,
+    models: Sequence[Model],
+    contract: Contract,
+    config: PredictConfig,
+    block_shape: Triple | None,
+    mask: Volume | None,
+) -> None:
+    """Raise one InputError for all that is wrong with the inputs."""
+    faults = [*_source_faults(source, models[0], contract), *ensemble_faults(models)]
+    if mask is not None:
+        faults += _mask_faults(source, mask)
+    if block_shape is not None and min(block_shape) < 1:
+        faults.append(f"block shape {block_shape}: expected three extents of at least 1")
+    if block_shape is not None and contract.windows is not None:
+        faults.append(
+            f"block shape {block_shape}: the model runs on its own windows, "
+            f"{contract.windows.shape}, which are its blocks; expected none"
+        )
+    lattice = contract.context.lattice if contract.context else (1, 1, 1)
+    if (config.variants or 1) > 4 and lattice[1] != lattice[2]:
+        faults.append(
+            f"variants {config.variants}: the network steps {lattice[1:]} in y and x, expected "
+            f"equal steps where tiles are transposed"
+        )
+    if config.skip_empty and contract.windows is not None:
+        faults.append("skip_empty: the model runs on its own windows, expected one that takes any")
+    if config.skip_empty and source.voxel_size_nm is None:
+        faults.append("skip_empty: voxel size unknown: give it with --voxel-size Z,Y,X")
+    raise_faults(source.name, faults)
+
+
+def _source_faults(source: Volume, model: Model, contract: Contract) -> list[str]:
+    faults = []
+    if source.size == 0:
+        faults.append(f"shape {source.shape}: expected at least one voxel")
+    if source.channels is not None:
+        faults.append(f"channels {source.channels} found, expected an image without channels")
+    if contract.in_channels != 1:
+        faults.append(f"the model takes {contract.in_channels} channels, expected 1")
+    if source.kind in ("labels", "prediction"):
+        faults.append(f"a volume of {source.kind} found, expected an image (--kind says otherwise)")
+    if source.dtype.kind not in "uif":
+        faults.append(f"{source.dtype} voxels found, expected numbers")
+    if model.intensity == "uint8" and source.dtype != np.uint8:
+        faults.append(f"{source.dtype} voxels found, the model expects uint8")
+    working = model.working_voxel_size_nm
+    if source.voxel_size_nm is None and any(size is not None for size in working):
+        faults.append(
+            f"voxel size unknown, the model works at {working} nm: give it with --voxel-size Z,Y,X"
+        )
+    return faults
+
+
+def _mask_faults(source: Volume, mask: Volume) -> list[str]:
+    faults = []
+    if mask.channels is not None:
+        faults.append(f"mask {mask.name}: channels {mask.channels} found, expected none")
+    if mask_scale(source, mask) is None:
+        faults.append(
+            f"mask {mask.name}: shape {mask.shape} at {mask.voxel_size_nm} nm found, expected "
+            f"{source.shape}, or a smaller one of a voxel size that covers the same "
+            f"({source.voxel_size_nm} nm a voxel of the image)"
+        )
+    return faults
+
+
+def mask_scale(source: Volume, mask: Volume) -> Factors | None:
+    """Voxel size of the source over the mask's along each axis; None where they do not fit."""
+    if mask.shape == source.shape:
+        return 1.0, 1.0, 1.0
+    if source.voxel_size_nm is None or mask.voxel_size_nm is None:
+        return None
+    z, y, x = (a / b for a, b in zip(source.voxel_size_nm, mask.voxel_size_nm, strict=True))
+    fits = all(
+        abs(n * f - m) < 1 for n, f, m in zip(source.shape, (z, y, x), mask.shape, strict=True)
+    )
+    return (z, y, x) if fits else None
+
+
+def mask_region(source: Volume, mask: Volume, scale: Factors) -> Region:
+    """A mask of the source's place as a region of an output.
+
+    Args:
+        source: The image.
+        mask: A mask that `check_request` let pass.
+        scale: Output voxel size over the source's.
+    """
+    z, y, x = (
+        a * b for a, b in zip(scale, mask_scale(source, mask) or (1.0, 1.0, 1.0), strict=True)
+    )
+    return Region(mask, (z, y, x))

@@ -1,0 +1,242 @@
+"""A look before hours are spent: a few places predicted and segmented, on one page.
+
+Places are spread over the whole volume, along a sequence that fills a box evenly however many are
+taken; a place of nothing but padding is left out. All are normalised with the statistics of the
+whole volume, as its prediction would be. Around each, a margin is predicted that is not shown: at
+its edge the network sees mirrored surroundings. Time and size of the whole run follow from what the
+places took, by voxels through the network, voxels segmented and bytes on disk.
+"""
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cristae.engine.executors import Resources
+from cristae.engine.files import write_atomic
+from cristae.engine.progress import log
+from cristae.errors import InputError, OutputExistsError
+from cristae.grid import Box, Triple
+from cristae.networks.model import Model
+from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
+from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.prediction.resample import working_factors
+from cristae.presentation.preview_page import Place, page_of
+from cristae.segmentation.segment import segment_volume
+from cristae.volumes.intensity import (
+    INTENSITY_ATTRIBUTE,
+    sample_intensity,
+)
+from cristae.volumes.volume import Array, Volume
+
+SECONDS = 40.0
+"""What predicting all places may take, by the speed measured first."""
+
+EXTENTS: tuple[Triple, ...] = ((16, 512, 512), (16, 384, 384), (8, 384, 384), (8, 256, 256))
+"""Working voxels (z, y, x) of a place, the margin apart; the first that is quick enough."""
+
+MARGIN: Triple = (2, 32, 32)
+"""Working voxels on each side of a place that are predicted and not shown."""
+
+_PADDING = 0.5
+_SPREAD = 1.2207440846057596
+"""Root of x^4 = x + 1: its powers make the evenest known sequence of points in a box."""
+
+
+def preview_volume(
+    source: Volume,
+    model: Model | Sequence[Model],
+    out: str | Path,
+    *,
+    places: int = 6,
+    config: PredictConfig | None = None,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Predict and segment a few places of a volume, and show them on one page.
+
+    Args:
+        source: Image (z, y, x).
+        model: The model, or several whose outputs are combined.
+        out: The HTML file.
+        places: How many.
+        config: How to predict; its grid and the coarse pass are left aside.
+        resources: Workers and memory.
+        overwrite: Replace an existing page.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        OutputExistsError: ``out`` exists, unless ``overwrite``.
+        InputError: A source or model that cannot be used, or no place with contrast.
+    """
+    out, resources = Path(out), resources or Resources()
+    config = config or PredictConfig()
+    models = (model,) if isinstance(model, Model) else tuple(model)
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: expected the path of a file in a folder that exists")
+    begun = time.perf_counter()
+    statistics = sample_intensity(source)
+    known = {**source.attributes, INTENSITY_ATTRIBUTE: statistics.to_dict()}
+    source = source.with_(attributes=known)
+    with _quiet():
+        extent = _affordable(source, models, config, places, resources)
+        boxes = choose_places(source, extent, places)
+        found = [_look(source, box, models, config, resources) for box in boxes]
+        precision = expected_precision(config, models[0])
+        work = prediction_work(source, models[0], config, precision, resources)
+    page = page_of(source, models, statistics, found, work, time.perf_counter() - begun)
+    write_atomic(out, lambda file: file.write(page.encode()))
+    return out
+
+
+def choose_places(source: Volume, extent: Triple, count: int) -> list[Box]:
+    """Boxes spread over a volume, in the order they are taken.
+
+    Args:
+        source: Image (z, y, x).
+        extent: Of a box in voxels (z, y, x); cut to the volume.
+        count: Most boxes.
+
+    Returns:
+        Different boxes that are not mostly one grey value; fewer than ``count`` where the volume
+        is small.
+
+    Raises:
+        InputError: No such box in the first ``8 x count`` tried.
+    """
+    z, y, x = (min(a, n) for a, n in zip(extent, source.shape, strict=True))
+    steps = [_SPREAD**-power for power in (1, 2, 3)]
+    boxes: list[Box] = []
+    for number in range(8 * count):
+        start = [
+            round((0.5 + number * step) % 1 * (n - length))
+            for step, n, length in zip(steps, source.shape, (z, y, x), strict=True)
+        ]
+        box = Box((start[0], start[1], start[2]), (start[0] + z, start[1] + y, start[2] + x))
+        if box not in boxes and not _is_padding(source, box):
+            boxes.append(box)
+        if len(boxes) == count:
+            break
+    if not boxes:
+        raise InputError(f"{source.name}: no place with contrast in {8 * count} tried")
+    return boxes
+
+
+def _is_padding(source: Volume, box: Box) -> bool:
+    """Whether the section in a box's middle is mostly one grey value."""
+    section = _middle(source, box)
+    _, counts = np.unique(section, return_counts=True)
+    return bool(counts.max() > _PADDING * section.size)
+
+
+def _middle(volume: Volume, box: Box) -> Array:
+    z = (box.start[0] + box.stop[0]) // 2
+    return volume.read(Box((z, *box.start[1:]), (z + 1, *box.stop[1:])))[..., 0, :, :]
+
+
+def _factors(source: Volume, model: Model) -> tuple[float, float, float]:
+    return working_factors(source.voxel_size_nm, model.working_voxel_size_nm)
+
+
+def _in_source(extent: Triple, source: Volume, model: Model) -> Triple:
+    """Working voxels as voxels of the source."""
+    factors = _factors(source, model)
+    z, y, x = (math.ceil(n * f) for n, f in zip(extent, factors, strict=True))
+    return z, y, x
+
+
+def _affordable(
+    source: Volume,
+    models: Sequence[Model],
+    config: PredictConfig,
+    count: int,
+    resources: Resources,
+) -> Triple:
+    """The largest extent of a place, in voxels of the source, that all places have time for."""
+    model = models[0]
+    if source.voxel_size_nm is None and any(model.working_voxel_size_nm):
+        raise InputError(
+            f"{source.name}: voxel size unknown, the model works at "
+            f"{model.working_voxel_size_nm} nm: give it with --voxel-size Z,Y,X"
+        )
+    precision = expected_precision(config, model)
+    rate = network_rate(model, precision, resources) / len(models)
+    for extent in EXTENTS:
+        box = _seen(source, Box.of(_in_source(extent, source, model)).clip(source.box), model)
+        work = prediction_work(source.crop(box), model, config, precision, resources)
+        if count * work.computed <= SECONDS * rate:
+            break
+    return _in_source(extent, source, model)
+
+
+def _seen(source: Volume, box: Box, model: Model) -> Box:
+    """A box with its margin, inside the source."""
+    return box.grow(_in_source(MARGIN, source, model)).clip(source.box)
+
+
+def _look(
+    source: Volume, box: Box, models: Sequence[Model], config: PredictConfig, resources: Resources
+) -> Place:
+    """Predict and segment one place."""
+    seen = _seen(source, box, models[0])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain = PredictConfig(
+            invert=config.invert,
+            precision=config.precision,
+            variants=config.variants,
+            combine=config.combine,
+            truncate=config.truncate,
+        )
+        options: dict[str, Any] = {"resources": resources}
+        prediction, first = _timed(
+            predict_volume, source.crop(seen), models, folder / "p.zarr", config=plain, **options
+        )
+        labels, second = _timed(
+            segment_volume, prediction, folder / "i.zarr", pyramid=False, **options
+        )
+        inside = box.relative_to(seen.start)
+        whole = labels.read(inside)
+        summary = prediction.attributes["record"]["summary"]
+        return Place(
+            box=box,
+            seen=seen,
+            image=_middle(source, box),
+            levels=_middle(prediction, inside),
+            labels=_middle(labels, inside),
+            instances=int(np.count_nonzero(np.unique(whole))),
+            foreground=float(np.count_nonzero(whole) / whole.size),
+            computed=summary["voxels_computed_per_voxel"] * seen.size,
+            seconds=(first, second),
+            bytes_on_disk=(_bytes_in(folder / "p.zarr"), _bytes_in(folder / "i.zarr")),
+        )
+
+
+def _timed(function: Any, *arguments: Any, **options: Any) -> tuple[Volume, float]:
+    begun = time.perf_counter()
+    return function(*arguments, **options), time.perf_counter() - begun
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the stages say of each place is not wanted here."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,212 @@
+"""Masks, the coarse pass, ensembles, and the grids a prediction is read from and written on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cristae.engine.executors import Resources
+from cristae.errors import InputError
+from cristae.grid import Box
+from cristae.networks.unet import UNetConfig
+from cristae.prediction import tiled as tiled_module
+from cristae.prediction.grids import plan_grids
+from cristae.prediction.passes import ImageInput
+from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.prediction.regions import Occupancy, Region
+from cristae.prediction.skip import signal_region
+from cristae.volumes.convert import convert_volume
+from cristae.volumes.intensity import sample_intensity
+from cristae.volumes.sources import open_volume
+from cristae.volumes.volume import array_volume
+
+FLOAT32 = PredictConfig(precision="float32")
+ONE = Resources(workers=1)
+
+
+@pytest.fixture
+def predict(tmp_path):
+    numbers = iter(range(100))
+
+    def call(volume, model, **options):
+        options = {"config": FLOAT32, "resources": ONE} | options
+        return predict_volume(volume, model, tmp_path / f"{next(numbers)}.zarr", **options)
+
+    return call
+
+
+def corner_mask(shape):
+    """Tissue in one corner, a ragged edge included."""
+    mask = np.zeros(shape, np.uint8)
+    mask[: shape[0] // 2, : shape[1] // 2, : shape[2] // 3] = 1
+    mask[0, shape[1] // 2, 3] = 7
+    return mask
+
+
+def test_a_mask_clears_what_is_outside_and_nothing_else(make_model, texture, predict, monkeypatch):
+    model, volume = make_model(), open_volume(texture((6, 40, 60)))
+    mask = corner_mask(volume.shape)
+    whole = predict(volume, model).read()
+    computed, levels = [], tiled_module.Job.levels
+    monkeypatch.setattr(
+        tiled_module.Job, "levels", lambda j, t, i: (computed.append(t.core), levels(j, t, i))[1]
+    )
+    found = predict(volume, model, mask=open_volume(mask), block_shape=(2, 20, 20))
+    difference = np.abs(found.read().astype(int) - whole * (mask > 0))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 1
+    assert found.read().any()
+    assert 0 < len(computed) < 9 + 2  # of 18 tiles; the ragged voxel needs one more
+    assert all(mask[core.slices()].any() for core in computed)
+
+
+def test_a_coarser_mask_covers_the_same_place(make_model, texture, predict):
+    volume = open_volume(texture((4, 40, 60)), voxel_size_nm=(30.0, 8.0, 8.0))
+    coarse = np.zeros((2, 10, 15), np.uint8)
+    coarse[0, 2:5, 3:9] = 1
+    fine = coarse.repeat(2, 0).repeat(4, 1).repeat(4, 2)
+    model = make_model()
+    sized = open_volume(coarse, voxel_size_nm=(60.0, 32.0, 32.0))
+    one = predict(volume, model, mask=sized).read()
+    assert np.array_equal(one, predict(volume, model, mask=open_volume(fine)).read())
+    assert one.any()
+
+
+def test_a_mask_that_does_not_fit_is_refused(make_model, texture, predict):
+    with pytest.raises(InputError, match=r"mask array: shape \(2, 9, 9\).*expected \(2, 16, 16\)"):
+        predict(
+            open_volume(texture((2, 16, 16))),
+            make_model(),
+            mask=open_volume(np.ones((2, 9, 9), np.uint8)),
+        )
+
+
+def test_occupied_cells_are_those_with_a_voxel_inside():
+    mask = np.zeros((20, 150, 80), np.uint8)
+    mask[17, 140, 70] = 1
+    cells = Occupancy([Region(array_volume(mask), (1.0, 1.0, 1.0))], mask.shape)
+    assert cells.reaches(Box((10, 100, 50), (18, 150, 90)))
+    assert not cells.reaches(Box((0, 0, 0), (16, 150, 80)))
+    assert not cells.reaches(Box((0, 0, 0), (20, 150, 64)))
+    assert not cells.reaches(Box((-9, 0, 0), (0, 9, 9)))
+
+
+@pytest.mark.parametrize(
+    ("combine", "oracle"), [("mean", np.mean), ("min", np.min), ("max", np.max)]
+)
+def test_an_ensemble_combines_its_models(make_model, texture, predict, combine, oracle):
+    volume, config = open_volume(texture((3, 40, 50))), replace(FLOAT32, combine=combine)
+    models = [make_model(), other_model(make_model)]
+    alone = [predict(volume, model).read().astype(float) for model in models]
+    assert np.abs(alone[0] - alone[1]).max() > 20
+    for block in (None, (2, 17, 30)):
+        found = predict(volume, models, config=config, block_shape=block)
+        assert np.abs(found.read() - oracle(alone, 0)).max() <= 1
+    assert found.attributes["model"] == "+".join(model.fingerprint for model in models)
+
+
+def other_model(make_model):
+    """Other weights, and a network of another halo and lattice."""
+    network = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
+    return make_model(network)
+
+
+def test_an_ensemble_must_agree(make_model, texture, predict):
+    models = [make_model(), make_model(intensity="uint8", working_voxel_size_nm=(None, 8.0, 8.0))]
+    with pytest.raises(InputError) as error:
+        predict(open_volume(texture((2, 16, 16))), models)
+    for part in ("model 2: intensity uint8, the first has window", "working_voxel_size_nm"):
+        assert part in str(error.value)
+
+
+def test_the_working_grid_holds_what_the_network_found(make_model, texture, predict):
+    """On its grid nothing is interpolated; back on the source's grid it is the default's output."""
+    size = (30.0, 4.0, 8.0)
+    volume = open_volume(texture((3, 81, 50)), voxel_size_nm=size)
+    model = make_model(working_voxel_size_nm=(None, 8.0, 8.0))
+    config = replace(FLOAT32, grid="working")
+    found = [
+        predict(volume, model, config=config, block_shape=block) for block in (None, (2, 17, 30))
+    ]
+    assert found[0].shape == (3, 41, 50)
+    assert found[0].voxel_size_nm == (30.0, 8.0, 8.0)
+    assert found[0].origin_nm == (0.0, 2.0, 0.0)
+    assert np.abs(found[0].read().astype(int) - found[1].read()).max() <= 1
+    source = predict(volume, model).read().astype(float)
+    pairs = found[0].read()[:, :, :40].astype(float)
+    middle = (pairs[:, :, 1:-1] * 3 + pairs[:, :, :-2]) / 4  # a quarter voxel before the centre
+    assert np.abs(source[:, :, 2:-3:2][:, :, :38] - middle).max() <= 1.01
+
+
+def test_a_level_of_the_pyramid_is_read(make_model, texture, tmp_path, predict):
+    array = texture((4, 600, 40)).repeat(4, 2)
+    volume = open_volume(array, voxel_size_nm=(30.0, 2.0, 2.0), kind="image")
+    stored = convert_volume(volume, tmp_path / "v.zarr", resources=ONE)
+    grids = plan_grids(stored, (None, 9.0, 9.0))
+    assert grids.level == (1, 4, 4)  # 8 nm: the next would be coarser than 9 nm
+    assert grids.read.shape == (4, 150, 40)
+    assert grids.read_factors == (1.0, 1.125, 1.125)
+    assert grids.output_factors == (1.0, 4.5, 4.5)
+    part = stored.crop(Box((0, 2, 4), (4, 600, 160)))  # begins inside a voxel of that level
+    assert plan_grids(part, (None, 9.0, 9.0)).level == (1, 2, 2)
+    same = array[:, 2:, 4:].reshape(4, 299, 2, 78, 2).mean((2, 4))
+    assert np.abs(plan_grids(part, (None, 9.0, 9.0)).read.read() - same).max() <= 0.5
+    found = predict(stored, make_model(working_voxel_size_nm=(None, 8.0, 8.0)))
+    assert found.attributes["read_level"] == [1, 4, 4]
+    assert found.shape == volume.shape
+
+
+def test_levels_and_source_are_one_image_on_the_working_grid(tmp_path):
+    """A ramp, which any mean and any interpolation keep, is the same read either way."""
+    ramp = np.zeros((2, 600, 40), np.uint16) + 4 * np.arange(600, dtype=np.uint16)[:, None]
+    volume = open_volume(ramp, voxel_size_nm=(30.0, 2.0, 2.0), kind="image")
+    stored = convert_volume(volume, tmp_path / "v.zarr", resources=ONE)
+    grids, statistics = plan_grids(stored, (None, 9.0, 2.0)), sample_intensity(stored)
+    assert grids.level == (1, 1, 1)  # x would be too coarse
+    grids = plan_grids(stored, (None, 9.0, 9.0))
+    box = Box((0, 2, 1), (2, 130, 8))
+    fine, coarse = (
+        ImageInput(read, statistics, "window", False, factors).read(box)
+        for read, factors in ((stored, (1.0, 4.5, 4.5)), (grids.read, grids.read_factors))
+    )
+    np.testing.assert_allclose(coarse, fine, atol=1e-4)
+    assert np.ptp(fine) > 1
+
+
+def test_cells_without_signal_are_left_out():
+    coarse = np.zeros((1, 40, 100, 100), np.uint8)
+    coarse[0, 5, 5, 5] = 200
+    source = array_volume(np.zeros((40, 400, 400), np.uint8), voxel_size_nm=(30.0, 8.0, 8.0))
+    volume = array_volume(coarse, channels=("mask",))
+    region, share = signal_region(volume, source, (None, 32.0, 32.0), (1.0, 1.0, 1.0))
+    assert share == 8 / (3 * 7 * 7)
+    inside = region.inside(source.box)
+    assert inside[:32, :128, :128].all()
+    assert np.count_nonzero(inside) == 32 * 128 * 128
+
+
+def test_skipping_changes_nothing_where_there_is_signal(make_model, texture, predict, caplog):
+    """A network that fires everywhere has nothing to skip; one that never does skips all."""
+    volume = open_volume(texture((3, 60, 60)), voxel_size_nm=(30.0, 8.0, 8.0))
+    model, config = make_model(), replace(FLOAT32, skip_empty=True)
+    plain = predict(volume, model)
+    skipped = predict(volume, model, config=config)
+    assert np.array_equal(skipped.read(), plain.read())
+    assert skipped.attributes["skip_empty"] is True
+    state = dict(model.state_dict)
+    state["head.bias"] = torch.full_like(state["head.bias"], -50.0)
+    silent = replace(model, state_dict=state)
+    with caplog.at_level("INFO", "cristae"):
+        assert not predict(volume, silent, config=config).read().any()
+    assert "keeps 0.0 % of the cells" in caplog.text
+    assert "1 of them empty" in caplog.text
+
+
+def test_skipping_needs_sizes_and_free_tiles(make_model, texture, predict):
+    with pytest.raises(InputError, match="skip_empty: voxel size unknown"):
+        predict(
+            open_volume(texture((2, 16, 16))),
+            make_model(),
+            config=replace(FLOAT32, skip_empty=True),
+        )

@@ -1,0 +1,89 @@
+"""The preview: where it looks, what it shows, and what it says of the whole run."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from cristae.engine.executors import Resources
+from cristae.errors import InputError, OutputExistsError
+from cristae.networks.model import Model
+from cristae.networks.unet import UNetConfig, build_network
+from cristae.prediction import predict as predict_module
+from cristae.presentation import preview
+from cristae.volumes.intensity import sample_intensity
+from cristae.volumes.sources import open_volume
+
+ONE = Resources(1, "serial")
+NETWORK = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    state = build_network(NETWORK).state_dict()
+    return Model(NETWORK, state, ("mask", "contour"), thresholds={"min_size": 1})
+
+
+@pytest.fixture
+def volume():
+    grey = np.random.default_rng(0).integers(40, 200, (12, 90, 100)).astype(np.uint8)
+    return open_volume(grey, voxel_size_nm=(30.0, 8.0, 8.0))
+
+
+def test_places_spread_over_the_whole(volume):
+    boxes = preview.choose_places(volume, (2, 20, 20), 12)
+    assert len(set(boxes)) == 12
+    assert all(volume.box.contains(box) and box.shape == (2, 20, 20) for box in boxes)
+    middles = np.array([[(a + b) / 2 for a, b in zip(x.start, x.stop, strict=True)] for x in boxes])
+    for axis, length in enumerate(volume.shape):  # each third along each axis has some
+        thirds = np.histogram(middles[:, axis], 3, (0, length))[0]
+        assert thirds.min() >= 2
+
+
+def test_padding_is_no_place(volume):
+    grey = volume.read()
+    grey[:, :, 30:] = 0
+    boxes = preview.choose_places(open_volume(grey), (2, 20, 20), 4)
+    assert boxes
+    assert all(box.start[2] < 30 for box in boxes)
+    with pytest.raises(InputError, match="no place with contrast"):
+        preview.choose_places(open_volume(np.zeros_like(grey)), (2, 20, 20), 4)
+
+
+def test_the_page_shows_places_and_projects(volume, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(preview, "EXTENTS", ((2, 24, 24),))
+    used, predict = [], preview.predict_volume
+
+    def watched(source, *arguments, **options):
+        used.append(sample_intensity(source))
+        return predict(source, *arguments, **options)
+
+    monkeypatch.setattr(preview, "predict_volume", watched)
+    page = preview.preview_volume(volume, model, tmp_path / "p.html", places=2, resources=ONE)
+    text = page.read_text()
+    assert text.count('class="sample"') == 2
+    for caption in ("raw", "probability of mask", "probability of contour", "instances"):
+        assert text.count(f"<figcaption>{caption}</figcaption>") == 2
+    tiles = dict(re.findall(r"<dt>([^<]+)</dt><dd>([\d.e+]+)<", text))
+    for name in ("Predicting", "Segmenting", "Prediction on disk", "Memory to predict"):
+        assert float(tiles[name]) > 0
+    assert "http" not in text.replace("http://www.w3.org", "")  # nothing is fetched
+    assert used == [sample_intensity(volume)] * 2  # statistics of the whole, not of a place
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        preview.preview_volume(volume, model, page, places=2, resources=ONE)
+
+
+def test_a_place_is_predicted_as_in_the_whole(volume, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(preview, "MARGIN", (12, 90, 100))
+    config = predict_module.PredictConfig(precision="float32")
+    known = {**volume.attributes, "intensity": sample_intensity(volume).to_dict()}
+    box = preview.choose_places(volume, (4, 20, 20), 1)[0]
+    place = preview._look(volume.with_(attributes=known), box, (model,), config, ONE)
+    whole = predict_module.predict_volume(
+        volume, model, tmp_path / "w.zarr", config=config, resources=ONE
+    )
+    section = whole.read()[(slice(None), *box.slices())][:, 2]
+    assert np.array_equal(place.levels, section)
+    assert np.array_equal(place.image, volume.read()[box.slices()][2])
