@@ -70,7 +70,7 @@ def slab_step(job: Job, layer: int, slab: Box) -> None:
     raster = job.raster
     first_row = slab.start[0] * (raster.plane // raster.row)
     rows = slab.shape[0] * (raster.plane // raster.row)
-    order = _sorted_by_row(start, raster.row, first_row, rows)
+    order = sort_by_row(start, raster.row, first_row, rows)
     place, name = _columns(start, length, name, order, raster.plane, raster.row)
     count = np.bincount(place[0] - slab.start[0], minlength=slab.shape[0])
     columns = dict(zip(("z", "y", "x0", "x1"), place, strict=True))
@@ -78,8 +78,11 @@ def slab_step(job: Job, layer: int, slab: Box) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _sorted_by_row(start, row, first_row, rows):  # type: ignore[no-untyped-def]
-    """Raster order of runs, given block by block, none overlapping another."""
+def sort_by_row(start, row, first_row, rows):  # type: ignore[no-untyped-def]
+    """Raster order of runs given in any order, most in their row's, none overlapping another.
+
+    ``first_row`` is the row of the first voxel there may be, counted over all planes of the raster.
+    """
     first = np.zeros(rows + 1, np.int64)
     for i in range(start.size):
         first[start[i] // row - first_row + 1] += 1
