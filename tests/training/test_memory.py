@@ -19,16 +19,21 @@ SIZE = (30.0, 8.0, 8.0)
 MEASURE = """
 import psutil, sys, torch
 torch.set_num_threads(1)
-from cristae.networks.unet import UNetConfig, build_network
+from cristae.networks.model import fresh_network
+from cristae.networks.pytc import PytcConfig
+from cristae.networks.unet import UNetConfig
 from cristae.training.losses import LossConfig, combined_loss
 from cristae.training.memory import OWN_BYTES, step_bytes
 from cristae.training.targets import TargetsConfig, make_targets
 
 isotropic = UNetConfig(strides=((1, 2, 2), (2, 2, 2), (2, 2, 2)), z_kernel_levels=(0, 1, 2, 3))
-network, patch = {"default": (UNetConfig(), (16, 96, 96)), "isotropic": (isotropic, (24, 96, 96))}[
-    sys.argv[1]
-]
-net = build_network(network)
+pytc = PytcConfig(channels=("mask", "contour"), outputs=("sigmoid", "sigmoid"))
+network, patch = {
+    "default": (UNetConfig(), (16, 96, 96)),
+    "isotropic": (isotropic, (24, 96, 96)),
+    "pytc": (pytc, (9, 97, 97)),
+}[sys.argv[1]]
+net = fresh_network(network)
 optimizer = torch.optim.AdamW(net.parameters(), fused=True)
 
 
@@ -51,7 +56,7 @@ print(int(status["VmHWM"].split()[0]) * 1024 - before, step_bytes(network, patch
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("kind", ["default", "isotropic"])
+@pytest.mark.parametrize("kind", ["default", "isotropic", "pytc"])
 def test_step(kind):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     found = subprocess.run(

@@ -72,7 +72,8 @@ def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "goes on from here" in said
-    assert not any(child.is_running() for child in children)
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert {child.status() for child in left} <= {psutil.STATUS_ZOMBIE}  # nobody may reap them
     done = torch.load(Files(out).checkpoint, weights_only=True)["step"]
     config = shared_config(steps=done + 2, devices=2)
     two = train_model(config, samples, out, threads=2)
