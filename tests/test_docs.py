@@ -109,7 +109,8 @@ def test_every_block_is_of_a_known_language(page):
     ids=lambda page: page.name,
 )
 def test_every_block_runs(page, tmp_path):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for folder in ("configs", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
     for language, code in blocks_of(page):

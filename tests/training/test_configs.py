@@ -51,12 +51,12 @@ def test_fits_together(path):
     ids=lambda path: path.stem,
 )
 def test_trains_when_shrunk(path, shared, tmp_path, monkeypatch):
-    """One step of the config's own structure: narrow network, small boxes of its own samples."""
+    """Steps of the config's own structure: narrow network, small boxes of its own samples."""
     monkeypatch.chdir(Path(__file__).parents[2])
     config, samples = read(path)
     kept = {(s.group, s.simulate is None): s for s in samples}.values()
     model = train_model(small(config), [shrunk(s) for s in kept], tmp_path / "model.pt", threads=1)
-    assert model.card["steps"] == "1"
+    assert model.card["steps"] == "3"
     assert 0 <= float(model.card["validation_iou"]) <= 1
     assert model.card["data"]
 
@@ -92,13 +92,13 @@ def mitoem_folders(tmp_path_factory):
 
 
 def small(config):
-    """The configuration with a narrow network, for one step of one small patch."""
+    """The configuration with a narrow network, for three steps of one small patch."""
     network = replace(config.network, widths=tuple(4 for _ in config.network.widths))
     _, y, x = total_stride(network)
     patch = (min(4, config.patch[0]), 2 * y, 2 * x)
     return replace(
         config,
-        steps=1,
+        steps=3,
         batch=1,
         patch=patch,
         network=network,
