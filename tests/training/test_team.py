@@ -69,7 +69,7 @@ def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 130, said
     assert "goes on from here" in said
     _, left = psutil.wait_procs(children, timeout=30)

@@ -235,7 +235,7 @@ class Run:
     def _is_best(self, figures: Mapping[str, Any]) -> bool:
         """Whether no model before was as good: by instances where they are decoded, else by IoU."""
         state = self.state
-        further = figures["validation_iou"] > state.best
+        further = bool(figures["validation_iou"] > state.best)
         state.best = max(state.best, figures["validation_iou"])
         if not self.config.validate_ap_every:
             return further
