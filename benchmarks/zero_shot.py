@@ -418,7 +418,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.model and options.steps:
         parser.error("--steps: found with --model, expected with trainings only")
-    log_to_stderr(logging.WARNING if options.small else logging.INFO)
     if options.out or not options.small:
         measure(options, options.out or ROOT / "runs" / "zero_shot")
         return
@@ -427,4 +426,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    log_to_stderr(logging.INFO)
     main()
