@@ -21,7 +21,7 @@ from cristae.prediction import predict as predict_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.passes import tile_probabilities, tile_variants
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.volumes.intensity import normalise, sample_intensity
+from cristae.volumes.intensity import grey_moments, normalise, sample_intensity
 from cristae.volumes.sources import open_volume
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
 
@@ -339,7 +339,8 @@ def test_the_promise_holds_the_peak(make_model, tmp_path):
     """In a process of its own: peak above imports <= promise <= 2 x peak, each run by itself."""
     save_model(make_model(UNetConfig()), tmp_path / "m.pt")
     script = """
-import logging, sys, numpy as np
+import sys, numpy as np
+from dataclasses import replace
 from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
@@ -350,18 +351,24 @@ volume = open_volume(np.random.default_rng(0).integers(0, 255, (16, 192, 192), n
 promised = []
 keep = predict.promise_memory
 predict.promise_memory = lambda s, n, r: (promised.append(n), keep(s, n, r))
-config = predict.PredictConfig(precision=sys.argv[3])
+precision, case = sys.argv[3].split("-")
+model, options = load_model(sys.argv[1]), {}
+if case == "resampled":
+    volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
+    model = replace(model, working_voxel_size_nm=(None, 6.0, 6.0))
+if case == "several":
+    model, options = [model, model], {"variants": 4}
+config = predict.PredictConfig(precision=precision, **options)
 before = peak_memory()
-predict.predict_volume(volume, load_model(sys.argv[1]), sys.argv[2], config=config,
-                       resources=Resources(workers=1))
+predict.predict_volume(volume, model, sys.argv[2], config=config, resources=Resources(workers=1))
 print(promised[0], peak_memory() - before)
 """
-    for precision in ("float32", "bfloat16"):
+    for case in ("float32-plain", "bfloat16-plain", "float32-resampled", "float32-several"):
         command = [sys.executable, "-c", script, str(tmp_path / "m.pt")]
-        command += [str(tmp_path / f"{precision}.zarr"), precision]
+        command += [str(tmp_path / f"{case}.zarr"), case]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         promise, peak = map(int, done.stdout.split())
-        print(precision, promise / 2**20, peak / 2**20)
+        print(case, promise / 2**20, peak / 2**20)
         assert peak <= promise <= 2 * peak
 
 
@@ -429,6 +436,30 @@ def test_all_faults_are_told_at_once(make_model, tmp_path):
     for part in ("labels found", "uint16 voxels", "voxel size unknown"):
         assert part in str(error.value)
     assert not (tmp_path / "p.zarr").exists()
+
+
+def test_grey_values_far_from_training_are_warned_of(make_model, texture, tmp_path, caplog):
+    volume = open_volume(texture((2, 30, 30)))
+    mean, std = grey_moments(sample_intensity(volume), "window")
+    for name, known, warned in (
+        ("near", [[9.0, 9.0], [mean + 0.2, std]], False),
+        ("bright", [[mean - 0.3, std]], True),
+        ("flat", [[mean, std + 0.2]], True),
+        ("unknown", [], False),
+    ):
+        caplog.clear()
+        model = make_model(card={"grey": known})
+        predict_volume(volume, model, tmp_path / f"{name}.zarr", config=FLOAT32, resources=ONE)
+        assert ("far from the model's training data" in caplog.text) == warned
+
+
+def test_moments_are_those_of_normalised_voxels(texture):
+    array = texture((8, 64, 64))
+    statistics = sample_intensity(open_volume(array))
+    for rule, invert in (("uint8", False), ("uint8", True), ("window", False)):
+        voxels = normalise(array, statistics, rule, invert)
+        found = grey_moments(statistics, rule, invert)
+        np.testing.assert_allclose(found, (voxels.mean(), voxels.std()), atol=0.01)
 
 
 def test_suspected_inversion_is_warned_of(make_model, texture, tmp_path, caplog, monkeypatch):

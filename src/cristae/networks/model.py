@@ -39,6 +39,8 @@ from cristae.networks.windows import WindowRecipe, recipe_faults
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
+GREY = "grey"
+"""In a card: mean and standard deviation of each training volume's grey values, as it saw them."""
 INTENSITY_RULES = ("window", "uint8")
 
 NetworkConfig = UNetConfig | PytcConfig

@@ -26,7 +26,7 @@ from cristae.grid import Box, Triple
 from cristae.networks.cpu import prepare_cpu
 from cristae.networks.ensemble import ensemble_contract, make_ensemble
 from cristae.networks.inference import Precision
-from cristae.networks.model import Model, model_network
+from cristae.networks.model import GREY, Model, model_network
 from cristae.networks.runner import Contract
 from cristae.networks.unet import Context
 from cristae.networks.windows import Combine
@@ -52,6 +52,8 @@ from cristae.prediction.windowed import plan_windows, run_windows, scratch_bytes
 from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
     IntensityStatistics,
+    grey_moments,
+    is_far,
     normalise,
     sample_intensity,
 )
@@ -295,6 +297,17 @@ def _statistics(source: Volume, model: Model, config: PredictConfig) -> Intensit
             "%s: membranes look brighter than their surroundings; if so, --invert turns the "
             "contrast as the model expects it",
             source.name,
+        )
+    moments = grey_moments(statistics, model.intensity, config.invert)
+    known = model.card.get(GREY, [])
+    if is_far(moments, known):
+        log.warning(
+            "%s: grey values far from the model's training data: mean %.2f, standard deviation "
+            "%.2f; the nearest of %d volumes had %.2f and %.2f: look at a preview first",
+            source.name,
+            *moments,
+            len(known),
+            *min(known, key=lambda each: abs(each[0] - moments[0]) + abs(each[1] - moments[1])),
         )
     return statistics
 

@@ -14,7 +14,14 @@ from cristae.configuration import to_plain
 from cristae.engine.progress import Advance, log, track
 from cristae.errors import OutputExistsError
 from cristae.networks.channels import affinity_offsets
-from cristae.networks.model import Model, load_model, model_network, retune_model, save_model
+from cristae.networks.model import (
+    GREY,
+    Model,
+    load_model,
+    model_network,
+    retune_model,
+    save_model,
+)
 from cristae.training.batches import Batch, make_batch, supply
 from cristae.training.config import TrainConfig, learning_rate, windows_of
 from cristae.training.panels import example_panels, save_panels
@@ -33,6 +40,7 @@ from cristae.training.step import batch_loss, reduced_precision, sigmoid_logits
 from cristae.training.team import Team
 from cristae.training.validation import decoded_precision, tuned_thresholds, validate
 from cristae.volumes.dataset import OpenedSample, load_samples
+from cristae.volumes.intensity import grey_moments
 
 CALIBRATION_START = 1 << 40
 """Patches from here on are for batch normalisation statistics; no step gets so far."""
@@ -291,6 +299,10 @@ class Run:
                 "trained_on": ", ".join(sample.name for sample in samples),
                 "volumes": [to_plain(sample) for sample in samples],
                 "steps": str(self.state.step),
+                GREY: [
+                    [round(value, 4) for value in grey_moments(source.statistics, config.intensity)]
+                    for source in self.train_sources
+                ],
                 **{key: str(value) for key, value in figures.items()},
             },
         )

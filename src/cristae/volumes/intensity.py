@@ -11,6 +11,7 @@ Rules (the names a model file stores):
 - ``uint8``: ``(v / 255 - 0.5) / 0.5``, as PyTorch Connectomics does. For 8-bit volumes only.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from cristae.volumes.volume import Volume
 RULES = ("window", "uint8")
 LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
 CLIP = 1.25
+MEAN_FAR, STD_FAR = 0.25, 0.15
 
 _PLANES, _GRID, _SIDE = 8, 6, 128
 _LINE_WINDOWS = 48
@@ -129,6 +131,38 @@ def sample_intensity(volume: Volume) -> IntensityStatistics:
     pooled = np.concatenate(values) if values else np.zeros(0)
     contrast = 0.0 if volume.channels is not None else _sampled_contrast(windows)
     return _statistics(pooled, contrast, len(boxes), sum(window.size for window in windows))
+
+
+def grey_moments(
+    statistics: IntensityStatistics, rule: str, invert: bool = False
+) -> tuple[float, float]:
+    """Mean and standard deviation of a volume's sample as a network sees it, clipping apart.
+
+    Args:
+        statistics: Of the volume.
+        rule: ``window`` or ``uint8``.
+        invert: Whether the contrast is turned around.
+    """
+    low, high = (0.0, 255.0) if rule == "uint8" else (statistics.low, statistics.high)
+    half = max((high - low) / 2, 1e-12)
+    mean = (statistics.mean - (low + high) / 2) / half
+    return (-mean if invert else mean), statistics.std / half
+
+
+def is_far(moments: tuple[float, float], known: Sequence[Sequence[float]]) -> bool:
+    """Whether `grey_moments` lie far from those of every known volume.
+
+    Far is more than 0.25 in the mean or 0.15 in the standard deviation. Four sets of real EM from
+    three kinds of microscope lie within 0.12 and 0.02 of each other by ``window``, and within 0.12
+    and 0.09 by ``uint8``.
+
+    Args:
+        moments: Of the volume in question.
+        known: Mean and standard deviation of each known volume; with none, nothing is far.
+    """
+    return bool(known) and all(
+        abs(moments[0] - mean) > MEAN_FAR or abs(moments[1] - std) > STD_FAR for mean, std in known
+    )
 
 
 def line_contrast(windows: np.ndarray) -> float:
