@@ -41,7 +41,7 @@ TRACED_VOXELS = 2_000_000
 """Most voxels of an instance that are traced as they are."""
 
 GATHERED_RUNS, GATHERED_VOXELS, RUN_BYTES = 1 << 21, 1 << 24, 90
-"""Runs held at a time, the voxels they are expected to have, and the memory of each (measured)."""
+"""Runs held at a time, the voxels they are expected to have, and the memory counted for each."""
 
 _CELL_VX = (128, 1024, 1024)
 _STEP = "cable lengths"
