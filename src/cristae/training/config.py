@@ -209,7 +209,7 @@ def check_train_config(config: TrainConfig) -> None:
     else:
         check_pytc_config(config.network)
     check_channels(config.network.channels)
-    faults = _number_faults(config) + _schedule_faults(config) + _patch_faults(config)
+    faults = _number_faults(config) + _patch_faults(config) + _schedule_faults(config)
     faults += _network_faults(config) + _target_faults(config)
     faults += augmentation_faults(
         Augmentations(config.geometry, config.grey, config.defects, config.paste)
