@@ -183,10 +183,11 @@ def scored_samples(stages: Iterable[Stage], small: bool) -> dict[str, Sample]:
 def train_fold(left_out: str | None, stages: Sequence[Stage], folder: Path, threads: int) -> Model:
     """The model of the last stage, trained without one source (None: with all)."""
     start: Path | None = None
+    seen: set[str] = set()
     for stage in stages:
         samples = [s for s in stage.samples if source_of(s) != left_out]
-        names = sorted({volume_of(s) for s in samples if s.group == "train"})
-        card = {"data": ", ".join(names), "left_out": left_out or "nothing"}
+        seen |= {volume_of(s) for s in samples if s.group == "train"}
+        card = {"data": ", ".join(sorted(seen)), "left_out": left_out or "nothing"}
         train = replace(stage.train, card=card, tune=stage is stages[-1])
         out = folder / f"{stage.name}.pt"
         model = train_model(train, samples, out, start_from=start, threads=threads)

@@ -60,6 +60,8 @@ def test_a_fold_sees_nothing_of_its_source(zero_shot, stages, tmp_path, monkeypa
         assert samples == kept
         assert 0 < len(kept) < len(stage.samples)
         assert left_out not in config.card["data"]
+    learned = {zero_shot.volume_of(s) for _, own, *_ in calls for s in own if s.group == "train"}
+    assert set(calls[-1][0].card["data"].split(", ")) == learned  # in both stages
     assert [start for *_, start in calls] == [
         None,
         calls[0][2],
