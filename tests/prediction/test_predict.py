@@ -352,18 +352,16 @@ promised = []
 keep = predict.promise_memory
 predict.promise_memory = lambda s, n, r: (promised.append(n), keep(s, n, r))
 precision, case = sys.argv[3].split("-")
-model, options = load_model(sys.argv[1]), {}
+before = peak_memory()
+model = load_model(sys.argv[1])
 if case == "resampled":
     volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
     model = replace(model, working_voxel_size_nm=(None, 6.0, 6.0))
-if case == "several":
-    model, options = [model, model], {"variants": 4}
-config = predict.PredictConfig(precision=precision, **options)
-before = peak_memory()
+config = predict.PredictConfig(precision=precision)
 predict.predict_volume(volume, model, sys.argv[2], config=config, resources=Resources(workers=1))
 print(promised[0], peak_memory() - before)
 """
-    for case in ("float32-plain", "bfloat16-plain", "float32-resampled", "float32-several"):
+    for case in ("float32-plain", "bfloat16-plain", "float32-resampled"):
         command = [sys.executable, "-c", script, str(tmp_path / "m.pt")]
         command += [str(tmp_path / f"{case}.zarr"), case]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
