@@ -123,6 +123,32 @@ def test_mitochondria_are_darker_than_their_surroundings():
         assert image.std() > 15
 
 
+def test_giant_axons_bring_thick_sheaths():
+    def dark_share(giants):
+        config = SimulationConfig(
+            shape=(1, 400, 400),
+            voxel_size_nm=(40.0, 8.0, 8.0),
+            seed=1,
+            myelinated_share=0.5,
+            giant_share=giants,
+            look_variation=0.0,
+        )
+        return (simulated(config)[0] < 70).mean()
+
+    assert dark_share(1.0) > 1.2 * dark_share(0.0)
+
+
+def test_chromatin_is_packed_here_and_strewn_there():
+    """A nucleus of this seed: its greys differ over micrometres, not only from voxel to voxel."""
+    config = SimulationConfig(
+        shape=(20, 900, 900), voxel_size_nm=(40.0, 6.0, 6.0), seed=2042, nuclei=0.8
+    )
+    nucleus = simulate_volume(config)[0].read(Box((10, 300, 20), (11, 700, 420)))[0]
+    coarse = nucleus.reshape(10, 40, 10, 40).mean((1, 3))
+    assert coarse.std() > 10
+    assert coarse.max() - coarse.min() > 35
+
+
 def test_looks_differ_between_seeds_only_as_far_as_asked():
     def mean_greys(variation):
         configs = [

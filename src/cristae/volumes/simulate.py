@@ -30,7 +30,7 @@ __all__ = ["SimulationConfig", "simulate_volume", "touching_pairs"]
 
 Array = NDArray[Any]
 
-FORMAT = 1
+FORMAT = 2
 
 
 def simulate_volume(config: SimulationConfig) -> tuple[Volume, Volume]:

@@ -34,6 +34,8 @@ class SimulationConfig:
         touching_share: Wanted share of mitochondria that press against another, 0 to 0.9; about
             0.4 are reached where 0.6 are wanted.
         myelinated_share: Share of neurites with a myelin sheath, 0 to 0.5.
+        giant_share: Share of myelinated neurites that are giant axons, as in white matter and
+            nerves: up to 2 um wide, thickly sheathed, with dark mitochondria, 0 to 1.
         dark_share: Share of neurites with dark cytoplasm, 0 to 0.5.
         nuclei: Mean number of cell nuclei in a cube of 16 um, 0 to 0.8.
         vessels: Mean number of blood vessels through a cube of 16 um, 0 to 0.5.
@@ -51,6 +53,7 @@ class SimulationConfig:
     mitochondria_fraction: float = 0.07
     touching_share: float = 0.33
     myelinated_share: float = 0.05
+    giant_share: float = 0.0
     dark_share: float = 0.07
     nuclei: float = 0.25
     vessels: float = 0.1
@@ -66,6 +69,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mitochondria_fraction": (0.0, 0.1),
     "touching_share": (0.0, 0.9),
     "myelinated_share": (0.0, 0.5),
+    "giant_share": (0.0, 1.0),
     "dark_share": (0.0, 0.5),
     "nuclei": (0.0, 0.8),
     "vessels": (0.0, 0.5),

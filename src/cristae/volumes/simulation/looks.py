@@ -47,6 +47,10 @@ class Look(NamedTuple):
     jitter_nm: float
     illumination: float
     warp_nm: float
+    dark_matrix: float
+    glia: float
+    fragments: float
+    chromatin: float
 
 
 def draw_look(config: SimulationConfig) -> Look:
@@ -98,6 +102,10 @@ def draw_look(config: SimulationConfig) -> Look:
         jitter_nm=either(0.0, 3.0, 9.0),
         illumination=either(0.0, 4.0, 12.0),
         warp_nm=around(105.0, 0.2),
+        dark_matrix=min(1.0, spread) * chance.random() * 55.0,
+        glia=either(-35.0, 0.0, 15.0),
+        fragments=either(0.1, 0.6, 1.2),
+        chromatin=either(0.4, 1.0, 1.6),
     )
 
 

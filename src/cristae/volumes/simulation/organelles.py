@@ -21,6 +21,7 @@ from cristae.volumes.simulation.spines import (
     MITOCHONDRION,
     MULTIVESICULAR,
     O_COLUMNS,
+    O_DARK,
     SOMA_LANES,
     STEP_NM,
     VACUOLE_BODY,
@@ -43,6 +44,7 @@ from cristae.volumes.simulation.tissue import (
     CHAIN,
     CLUSTER,
     EMPTY,
+    GIANT,
     KIND,
     LONG,
     LYSOSOME,
@@ -323,7 +325,10 @@ def fill_tube(
     lanes = SOMA_LANES if soma else lane_count(calibre)
     stretches = 3 * MAX_STRETCHES if soma else MAX_STRETCHES
     offset, space = np.zeros(3), np.empty((MAX_SPINE, 3))
-    limit = 190.0 if soma else 0.4 * calibre if lanes == 2 else OPEN_NM
+    narrow = soma or row[GIANT] > 0.0
+    limit = 190.0 if narrow else 0.4 * calibre if lanes == 2 else OPEN_NM
+    dark = between(key, 901, 0.7, 1.0) if row[GIANT] > 0.0 else unit(key, 901) ** 2
+    first = store.used[1]
     place = Place(t, soma, MARGIN_NM + float(row[MYELIN]), limit, rods, bins)
     aside = np.empty(3)
     if not soma:
@@ -350,6 +355,7 @@ def fill_tube(
                     label = tubes.first_id[t] + (lane * stretches + number) * IDS_PER_STRETCH
                     _fill_stretch(k, content, radius, label, place, path, store)
             at += extent
+    store.attributes[first : store.used[1], O_DARK] = dark
 
 
 @njit(nogil=True, cache=True)

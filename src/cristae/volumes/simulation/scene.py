@@ -46,7 +46,8 @@ Array = NDArray[Any]
 REGION_NM = 6144.0
 SIGHT_NM = 450.0
 ORGANELLE_REACH_NM = 6500.0
-PERIOD_NM = 1024.0
+# origins are whole periods of the textures, at every zoom that is a multiple of a tenth
+PERIOD_NM = 10240.0
 BIN_NM = 192.0
 BRICK_SLACK_NM = 260.0
 
@@ -103,6 +104,7 @@ def knobs_of(config: SimulationConfig) -> Knobs:
         occupied=min(0.97, 0.97 * (config.mitochondria_fraction / 0.07) ** 2.4),
         touching=min(1.0, 2.0 * config.touching_share),
         myelinated=config.myelinated_share,
+        giant=config.giant_share,
         dark=config.dark_share,
         nuclei=config.nuclei,
         vessels=config.vessels,

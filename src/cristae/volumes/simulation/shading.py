@@ -24,6 +24,7 @@ from cristae.volumes.simulation.spines import (
     MITOCHONDRION,
     MULTIVESICULAR,
     O_CRISTAE,
+    O_DARK,
     O_GREY,
     O_KIND,
     O_NX,
@@ -34,6 +35,9 @@ from cristae.volumes.simulation.spines import (
     O_TEXTURE,
 )
 from cristae.volumes.simulation.tissue import (
+    AXIS_X,
+    AXIS_Y,
+    AXIS_Z,
     CORE,
     GREY,
     KIND,
@@ -117,18 +121,23 @@ def _cytoplasm(
     at = _index(p, 1.0, key)
     coarse = texture[at + TABLE_SIZE] * _UNIT
     spot = texture[at] * _UNIT
-    rough = look.texture * (spot - 1.3 * max(0.0, -0.7 - spot) ** 2) + look.coarse_texture * coarse
+    rough = look.texture * (spot - 0.9 * max(0.0, -0.7 - spot) ** 2) + look.coarse_texture * coarse
     value = look.cytoplasm + tubes[t, GREY] + tubes[t, TEXTURE] * rough
     reticulum = tubes[t, RETICULUM]
     if reticulum > 0.2 and abs(coarse) < 0.3:
         broad = texture[_index(p, 0.5, key >> np.uint64(21)) + TABLE_SIZE] * _UNIT
         if broad > 1.3 - 1.5 * reticulum:
             value -= 60.0 * look.reticulum * (1.0 - _step(0.1, 0.3, abs(coarse)))
-    if tubes[t, TUBULES] > 0.0:
+    if tubes[t, TUBULES] > 0.0 or reticulum > 0.5:
         a = N_ATTRIBUTES
         u = p[0] * tubes[t, a] + p[1] * tubes[t, a + 1] + p[2] * tubes[t, a + 2]
         v = p[0] * tubes[t, a + 3] + p[1] * tubes[t, a + 4] + p[2] * tubes[t, a + 5]
-        value -= 38.0 * look.reticulum * _microtubule(key, u, v)
+        if tubes[t, TUBULES] > 0.0:
+            value -= 38.0 * look.reticulum * _microtubule(key, u, v)
+        if reticulum > 0.5:
+            w = p[0] * tubes[t, AXIS_Z] + p[1] * tubes[t, AXIS_Y] + p[2] * tubes[t, AXIS_X]
+            sheet = texture[_index((u, v, 0.22 * w), 0.9, key >> np.uint64(11)) + TABLE_SIZE]
+            value -= 80.0 * look.fragments * _step(1.9, 2.5, sheet * _UNIT)
     if tubes[t, VESICLES] > 0.0 and field > 0.02:
         value += 48.0 * look.vesicles * _vesicle(key, p)
     if tubes[t, KIND] == SOMA:
@@ -146,14 +155,31 @@ def _lumen(look: Look, texture: Array, key: Any, inner: float, value: float, p: 
 
 
 @njit(nogil=True, cache=True)
+def _chromatin(look: Look, texture: Array, key: Any, inner: float, p: Any) -> Any:
+    """Grey of a nucleus: strewn chromatin, light and speckled, and packed, even and darker.
+
+    Packed chromatin lies along the envelope and in clumps with ragged borders.
+    """
+    fine = texture[_index(p, 1.0, key)] * _UNIT
+    speck = texture[_index(p, 0.9, key >> np.uint64(21)) + TABLE_SIZE] * _UNIT
+    clump = texture[_index(p, 0.4, key) + TABLE_SIZE] * _UNIT
+    ragged = (p[0] + 30.0 * fine, p[1] + 35.0 * speck, p[2] + 30.0 * clump)
+    broad = texture[_index(ragged, 0.1, key >> np.uint64(42)) + TABLE_SIZE] * _UNIT
+    strewn = 34.0 * _step(-0.2, 1.6, speck) + 38.0 * _step(0.2, 1.5, clump)
+    strewn = 6.0 - look.chromatin * strewn
+    packed = -50.0 * look.chromatin + 4.0 * speck
+    dense = _step(1.0, 1.3, broad + 0.25 * clump + 0.9 * math.exp(-inner / 160.0))
+    value = look.cytoplasm + strewn + (packed - strewn) * dense
+    return value + (0.9 - 0.6 * dense) * look.texture * fine
+
+
+@njit(nogil=True, cache=True)
 def _nucleus(look: Look, texture: Array, key: Any, inner: float, value: float, p: Any) -> Any:
     """Grey of a nucleus, or of the cytoplasm around it, ``inner`` nm inside its envelope."""
     if inner < -40.0:
         return value
-    clump = texture[_index(p, 0.4, key) + TABLE_SIZE] * _UNIT + 0.9 * math.exp(-abs(inner) / 90.0)
     if inner > 0.0:
-        value = look.cytoplasm - 14.0 - 40.0 * _step(0.5, 1.3, clump)
-        value += 0.9 * look.texture * texture[_index(p, 1.0, key)] * _UNIT
+        value = _chromatin(look, texture, key, inner, p)
     envelope = max(1.0 - min(1.0, abs(inner) / 9.0), 1.0 - min(1.0, abs(inner + 30.0) / 8.0))
     return value + (look.membrane - value) * envelope
 
@@ -207,7 +233,7 @@ def shade_tubes(
         field = float(synapse[s])
         if t < 0:
             at = _index(p, 1.0, np.uint64(777))
-            value = look.cytoplasm + 4.0 + 0.7 * look.texture * texture[at] * _UNIT
+            value = look.cytoplasm + 4.0 + look.glia + 0.7 * look.texture * texture[at] * _UNIT
             value += 2.0 * look.coarse_texture * texture[at + TABLE_SIZE] * _UNIT
             grey[s] = _enclose(look, 0.0, 0.0, inside, value)
             continue
@@ -231,6 +257,10 @@ def _mitochondrion(parts: Array, o: int, look: Look, texture: Array, depth: floa
     shift = np.uint64(parts[o, O_PHASE] * 2097151.0)
     at = _index(p, 1.0, shift)
     value = look.matrix + look.matrix_spread * parts[o, O_GREY]
+    darker = look.dark_matrix * parts[o, O_DARK]
+    value -= darker
+    value = max(value, min(look.matrix, look.myelin))
+    level = value
     value += 0.6 * parts[o, O_TEXTURE] * look.texture * texture[at] * _UNIT
     if depth > look.rim_nm - 4.0:
         coarse = texture[at + TABLE_SIZE] * _UNIT
@@ -242,9 +272,15 @@ def _mitochondrion(parts: Array, o: int, look: Look, texture: Array, depth: floa
         width = look.cristae_width
         fold = _step(width * 0.6, width * 1.25, offset) - 1.0
         fold += 2.0 * look.cristae_lumen * (1.0 - _step(width * 0.25, width * 0.7, offset))
-        fold *= look.cristae * parts[o, O_CRISTAE] * _step(-0.9, -0.2, coarse + 0.4 * broad)
+        fold *= (
+            look.cristae
+            * (1.0 - darker / 80.0)
+            * parts[o, O_CRISTAE]
+            * _step(-0.9, -0.2, coarse + 0.4 * broad)
+        )
         value += fold * _step(look.rim_nm - 2.0, look.rim_nm + 8.0, depth)
-    rim = look.rim + look.rim_split * (1.0 - min(1.0, abs(depth - 0.5 * look.rim_nm) / 4.5))
+    rim = min(look.rim, level - 4.0)
+    rim += look.rim_split * (1.0 - min(1.0, abs(depth - 0.5 * look.rim_nm) / 4.5))
     return value + (rim - value) * (1.0 - _step(look.rim_nm - 4.0, look.rim_nm + 5.0, depth))
 
 

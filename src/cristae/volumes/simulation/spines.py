@@ -19,8 +19,10 @@ Array = NDArray[Any]
 # kinds of organelle
 MITOCHONDRION, LYSOSOME_BODY, MULTIVESICULAR, VACUOLE_BODY = 0, 1, 2, 3
 # columns of an organelle's attributes
-O_KIND, O_GREY, O_CRISTAE, O_NZ, O_NY, O_NX, O_PERIOD, O_PHASE, O_GAP, O_TEXTURE = range(10)
-O_COLUMNS = 10
+(
+    O_KIND, O_GREY, O_CRISTAE, O_NZ, O_NY, O_NX, O_PERIOD, O_PHASE, O_GAP, O_TEXTURE, O_DARK,
+) = range(11)  # fmt: skip
+O_COLUMNS = 11
 
 STEP_NM = 100.0
 MAX_SPINE = 48

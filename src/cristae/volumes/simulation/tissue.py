@@ -21,8 +21,8 @@ Array = NDArray[Any]
 AXON, DENDRITE, SPINE, SOMA, VESSEL = 0, 1, 2, 3, 4
 # columns of a tube's attributes
 KIND, GREY, TEXTURE, MYELIN, VESICLES, TUBULES, RETICULUM = 0, 1, 2, 3, 4, 5, 6
-AXIS_Z, AXIS_Y, AXIS_X, RADIUS, CORE, PALE = 7, 8, 9, 10, 11, 12
-N_ATTRIBUTES = 13
+AXIS_Z, AXIS_Y, AXIS_X, RADIUS, CORE, PALE, GIANT = 7, 8, 9, 10, 11, 12, 13
+N_ATTRIBUTES = 14
 MAX_NODES = 14
 NODE_STEP_NM = 550.0
 MAX_PER_CELL = 16
@@ -39,6 +39,7 @@ class Knobs(NamedTuple):
     occupied: float
     touching: float
     myelinated: float
+    giant: float
     dark: float
     nuclei: float
     vessels: float
@@ -195,6 +196,9 @@ def _grow(key: Any, centre: Array, heading: Array, knobs: Knobs, nodes: Array, r
     sheathed = kind == AXON and unit(key, 30) < 0.6 * knobs.myelinated
     if sheathed:
         calibre, length = between(key, 31, 260.0, 460.0), 7000.0
+    giant = sheathed and unit(key, 34) < knobs.giant
+    if giant:
+        calibre, length = between(key, 35, 500.0, 1050.0), 5500.0
     n = min(MAX_NODES, int(length / NODE_STEP_NM) + 1)
     _describe(key, kind, calibre, knobs, row)
     direction(key, 3, row[AXIS_Z : AXIS_X + 1])
@@ -221,6 +225,11 @@ def _grow(key: Any, centre: Array, heading: Array, knobs: Knobs, nodes: Array, r
         row[PALE] = unit(key, 33)
         row[MYELIN] = between(key, 32, 45.0, min(170.0, 0.4 * calibre))
         row[VESICLES] = 0.0
+    if giant:
+        row[GIANT] = 1.0
+        row[GREY] = between(key, 36, 0.0, 18.0)
+        row[RETICULUM] = between(key, 37, 0.6, 1.0)
+        row[MYELIN] = between(key, 32, 60.0, 200.0)
     return n
 
 
