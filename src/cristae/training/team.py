@@ -123,7 +123,7 @@ class _TeamMean(torch.autograd.Function):
         return values / distributed.get_world_size()
 
     @staticmethod
-    def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
         return _TeamMean.forward(_context, gradient.contiguous())
 
 
