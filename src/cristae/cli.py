@@ -566,8 +566,9 @@ def tune(
         load_model(write)  # found unfit now rather than after the search
     given: dict[str, Any] = {"score": score} if score else {}
     given |= {"segment": {"decoder": decoder}} if decoder else {}
+    volume = _open(prediction, voxel_size, roi)
     tuned = tune_volume(
-        _open(prediction, voxel_size, roi),
+        volume,
         _open_labels(truth, voxel_size, roi) if truth else None,
         out,
         image=_open(image, voxel_size, roi) if image else None,
@@ -577,7 +578,7 @@ def tune(
     )
     if write is not None:
         name, thresholds = read_tuned(tuned)
-        retune_model(write, name, thresholds)
+        retune_model(write, name, thresholds, volume.voxel_size_nm)
     typer.echo(tuned.read_text().rstrip() if truth else str(tuned))
 
 

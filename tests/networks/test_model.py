@@ -221,6 +221,22 @@ def test_new_thresholds_leave_the_weights_and_remember_the_old(model, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
+def test_counts_of_voxels_keep_their_volume(model, tmp_path):
+    """30x8x8 nm is 1,920 cubic nm a voxel, 5x5x5 nm 125: 15.36 times as many."""
+    path = tmp_path / "model.pt"
+    save_model(model, path)
+    found = {"min_size": 100, "min_seed_size": 0, "seed_threshold": 0.5}
+    now = retune_model(path, "mitoem", found, (30.0, 8.0, 8.0))
+    assert load_model(path).threshold_voxel_size_nm == (30.0, 8.0, 8.0)
+    assert now.thresholds_at((5.0, 5.0, 5.0)) == found | {"min_size": 1536}
+    assert now.thresholds_at((300.0, 80.0, 80.0)) == found | {"min_size": 1}
+    assert now.thresholds_at(None) == now.thresholds_at((30.0, 8.0, 8.0)) == found
+    again = retune_model(path, "mitoem", found)
+    assert again.thresholds_at((5.0, 5.0, 5.0)) == found
+    with pytest.raises(InputError, match="threshold_voxel_size_nm"):
+        save_model(replace(model, threshold_voxel_size_nm=(30.0, 0.0, 8.0)), path)
+
+
 def test_models_of_the_package_are_not_retuned(tmp_path):
     shipped = next(iter(named_models().values()))
     before = shipped.stat().st_mtime_ns

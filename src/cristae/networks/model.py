@@ -18,6 +18,7 @@ Named models are files of the package, ``weights/NAME.pt``, each with a card ``N
 
 import hashlib
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ FORMAT_VERSION = 1
 GREY = "grey"
 """In a card: mean and standard deviation of each training volume's grey values, as it saw them."""
 INTENSITY_RULES = ("window", "uint8")
+COUNTS = ("min_size", "min_seed_size")
 
 NetworkConfig = UNetConfig | PytcConfig
 Network = UNet | PytcNetwork
@@ -49,6 +51,7 @@ StoredAs = Literal["float32", "float16"]
 VoxelSize = tuple[float | None, float | None, float | None]
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_TUNED = ("decoder", "thresholds", "threshold_voxel_size_nm")
 _KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "pytc": PytcConfig}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "network_config": dict,
@@ -81,6 +84,8 @@ class Model:
         windows: The windows it is run on; None for a tile-invariant network, which takes any tile.
         offsets: Offset (z, y, x) of the voxel that each channel joins a voxel to, from the first
             channel on while they are affinities; none by default.
+        threshold_voxel_size_nm: Voxel size (z, y, x) in nm at which the thresholds that count
+            voxels were found; None where that is not known, and they are taken as they are.
     """
 
     network_config: NetworkConfig
@@ -94,6 +99,17 @@ class Model:
     format_version: int = FORMAT_VERSION
     windows: WindowRecipe | None = None
     offsets: tuple[Triple, ...] = ()
+    threshold_voxel_size_nm: tuple[float, float, float] | None = None
+
+    def thresholds_at(self, voxel_size_nm: tuple[float, float, float] | None) -> dict[str, Any]:
+        """The thresholds at a voxel size: those that count voxels keep their volume."""
+        known = dict(self.thresholds)
+        if voxel_size_nm and self.threshold_voxel_size_nm:
+            ratio = math.prod(self.threshold_voxel_size_nm) / math.prod(voxel_size_nm)
+            for name in COUNTS:
+                if known.get(name):
+                    known[name] = max(1, round(known[name] * ratio))
+        return known
 
     @property
     def fingerprint(self) -> str:
@@ -165,6 +181,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "stored_as": stored_as,
         "windows": to_plain(model.windows),
         "offsets": to_plain(model.offsets),
+        "threshold_voxel_size_nm": to_plain(model.threshold_voxel_size_nm),
         "state_dict": tensors,
     }
     write_atomic(path, lambda file: torch.save(tree, file))
@@ -200,6 +217,7 @@ def load_model(path_or_name: str | Path) -> Model:
         faults.append(f"network: {tree.get('network')!r} found, expected one of {list(_KINDS)}")
     raise_faults(str(path), faults)
     windows, offsets = tree.get("windows"), tree.get("offsets")
+    counted = tree.get("threshold_voxel_size_nm")
     channels = tuple(tree["channels"])
     model = Model(
         network_config=from_plain(
@@ -217,12 +235,20 @@ def load_model(path_or_name: str | Path) -> Model:
         offsets=affinity_offsets(channels)  # files of before name none
         if offsets is None
         else from_plain(tuple[Triple, ...], offsets, f"{path}: offsets"),
+        threshold_voxel_size_nm=None
+        if counted is None
+        else from_plain(tuple[float, float, float], counted, f"{path}: threshold_voxel_size_nm"),
     )
     raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
 
 
-def retune_model(path: str | Path, decoder: str, thresholds: Mapping[str, Any]) -> Model:
+def retune_model(
+    path: str | Path,
+    decoder: str,
+    thresholds: Mapping[str, Any],
+    voxel_size_nm: tuple[float, float, float] | None = None,
+) -> Model:
     """Give a model file another decoder and thresholds; what they replace stays in its card.
 
     The weights keep every bit, and with them every prediction stays valid. A reader sees the old
@@ -232,6 +258,7 @@ def retune_model(path: str | Path, decoder: str, thresholds: Mapping[str, Any]) 
         path: A model file; not a model of the package.
         decoder: Name of the decoder.
         thresholds: Its parameters, by name.
+        voxel_size_nm: Voxel size (z, y, x) in nm of what they were found on, where there is one.
 
     Returns:
         The model as it is now.
@@ -248,13 +275,12 @@ def retune_model(path: str | Path, decoder: str, thresholds: Mapping[str, Any]) 
     model = load_model(path)
     stored_as: StoredAs = _read(path)["stored_as"]
     new = to_plain(thresholds)
-    if (model.decoder, dict(model.thresholds)) == (decoder, new):
+    tuned = replace(model, decoder=decoder, thresholds=new, threshold_voxel_size_nm=voxel_size_nm)
+    if all(getattr(tuned, name) == getattr(model, name) for name in _TUNED):
         return model
     old = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
     card = {**model.card, "earlier_thresholds": [*model.card.get("earlier_thresholds", []), old]}
-    return save_model(
-        replace(model, decoder=decoder, thresholds=new, card=card), path, stored_as=stored_as
-    )
+    return save_model(replace(tuned, card=card), path, stored_as=stored_as)
 
 
 def named_models() -> dict[str, Path]:
@@ -323,6 +349,9 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
     sizes = model.working_voxel_size_nm
     if len(sizes) != 3 or any(size is not None and not size > 0 for size in sizes):
         faults.append(f"working_voxel_size_nm {sizes}: expected three positive numbers or nulls")
+    counted = model.threshold_voxel_size_nm
+    if counted is not None and (len(counted) != 3 or not all(size > 0 for size in counted)):
+        faults.append(f"threshold_voxel_size_nm {counted}: expected three positive numbers or none")
     if (model.windows is None) != isinstance(model.network_config, UNetConfig):
         faults.append(
             f"windows {model.windows}: expected for networks of PyTorch Connectomics only"

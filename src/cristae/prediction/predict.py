@@ -124,7 +124,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
-            update_attributes(out, **_passed_on(models[0]))
+            update_attributes(out, **_passed_on(models[0], grids))
         else:
             _predict(asked, ledger)
     prediction = open_ome_zarr(out)
@@ -264,7 +264,7 @@ def _attributes(
     """What the array says of itself."""
     windows = request.contract.windows
     return {
-        **_passed_on(request.model),
+        **_passed_on(request.model, request.grids),
         "quantisation": "truncated" if request.truncate else "rounded",
         "model": "+".join(model.fingerprint for model in request.models),
         "grid": config.grid,
@@ -282,9 +282,10 @@ def _attributes(
     }
 
 
-def _passed_on(model: Model) -> dict[str, Any]:
+def _passed_on(model: Model, grids: Grids) -> dict[str, Any]:
     """What `segment` needs to know of the model."""
-    known = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
+    thresholds = model.thresholds_at(grids.voxel_size_nm)
+    known = {"decoder": model.decoder, "thresholds": thresholds}
     return known | ({"offsets": to_plain(model.offsets)} if model.offsets else {})
 
 
