@@ -17,10 +17,13 @@ check: .venv/.ready-dev
 bench: .venv/.ready-dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --small || exit 1; done
 
-# the two stages of the `general` weights, from ../shared/data and simulated EM
+# the stages of the `general` weights, from ../shared/data and simulated EM
 weights: .venv/.ready
 	$(BIN)/cristae train configs/general.yaml
 	$(BIN)/cristae train configs/general_touching.yaml --from runs/general/model.pt
+	$(BIN)/cristae train configs/general_wider.yaml --from runs/general_touching/model.pt
+	$(BIN)/cristae train configs/general_wider.yaml --from runs/general_wider/model.pt --set out=runs/general_last \
+		--set train.seed=7 --set train.steps=700 --set train.learning_rate=0.0008
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cristae needs Python 3.11 or later")'
