@@ -23,7 +23,8 @@ weights: .venv/.ready
 	$(BIN)/cristae train configs/general_touching.yaml --from runs/general/model.pt
 	$(BIN)/cristae train configs/general_wider.yaml --from runs/general_touching/model.pt
 	$(BIN)/cristae train configs/general_wider.yaml --from runs/general_wider/model.pt --set out=runs/general_last \
-		--set train.seed=7 --set train.steps=700 --set train.learning_rate=0.0008
+		--set train.seed=7 --set train.steps=700 --set train.learning_rate=0.0008 \
+		--set volumes.0.weight=2.0 --set volumes.1.weight=2.0 --set volumes.2.weight=2.0 --set volumes.3.weight=2.0
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cristae needs Python 3.11 or later")'
