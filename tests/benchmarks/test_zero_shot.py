@@ -81,7 +81,7 @@ def test_a_card_says_what_was_learned_from(zero_shot):
     assert zero_shot.trained_volumes(model_of(listed)) == {"vnc_stack1"}
     assert zero_shot.trained_volumes(model_of({"data": "mice"})) is None
     # the shipped weights name their configurations; what these only validate on was not learned
-    known = {"cdeep3m_z010-029", "epfl_train", "vnc_stack1", "simulated"}
+    known = {"cdeep3m_z010-029", "cdeep3m_z050-059", "epfl_train", "vnc_stack1", "simulated"}
     assert zero_shot.trained_volumes(load_model("general")) == known
 
 

@@ -64,6 +64,8 @@ def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a job in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(Files(out).checkpoint, process)
     children = psutil.Process(process.pid).children(recursive=True)
