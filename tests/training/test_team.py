@@ -71,7 +71,11 @@ def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=240)
+    try:
+        _, said = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, said
     assert "goes on from here" in said
     _, left = psutil.wait_procs(children, timeout=30)
