@@ -1,5 +1,6 @@
 """A submission: what was segmented is what is handed in, and faults are found before the server."""
 
+import errno
 import zipfile
 
 import h5py
@@ -9,7 +10,8 @@ import pytest
 from cristae import challenge
 from cristae.challenge import NAMES, check_submission, submission_text, submit_instances
 from cristae.engine.executors import Resources
-from cristae.errors import InputError, OutputExistsError, SourceNotFoundError
+from cristae.engine.files import write_atomic
+from cristae.errors import DiskSpaceError, InputError, OutputExistsError, SourceNotFoundError
 from cristae.volumes.volume import array_volume
 
 SHAPE = (5, 20, 24)
@@ -145,3 +147,18 @@ def test_files_that_are_no_submission(tmp_path):
     (tmp_path / "text.zip").write_text("hello")
     with pytest.raises(InputError, match="not a zip file"):
         check_submission(tmp_path / "text.zip")
+
+
+def test_a_disk_that_runs_full(tmp_path, monkeypatch):
+    pair = volumes(labels(1, 9), labels(2, 9))
+
+    def full(path, write):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(challenge, "write_atomic", full)
+    with pytest.raises(DiskSpaceError, match="the disk is full"):
+        submit_instances(*pair, tmp_path / "out.zip", resources=SERIAL)
+    assert not (tmp_path / "out.zip").exists()
+    monkeypatch.setattr(challenge, "write_atomic", write_atomic)
+    submit_instances(*pair, tmp_path / "out.zip", resources=SERIAL)
+    assert len(check_submission(tmp_path / "out.zip", SERIAL)) == 2

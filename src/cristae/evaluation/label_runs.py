@@ -25,6 +25,7 @@ from cristae.measurement.tally import (
     Tally,
     as_labels,
     check_signs,
+    row_ends,
 )
 from cristae.segmentation.runs import (
     Ints,
@@ -139,7 +140,7 @@ def block_runs(
         labels = labels * (read_block(mask, block) != 0)
     raster = Raster(volume.shape)
     start, length, label = _scan_labels(
-        labels, raster.place(*block.start), raster.plane, raster.row
+        labels.reshape(-1), labels.shape, raster.place(*block.start), raster.plane, raster.row
     )
     signed = Tally(label[:, None], np.zeros((0, FACTS), np.int64), block.size)
     check_signs(signed, 0, array.dtype, volume.name, block)
@@ -224,28 +225,26 @@ def renumber(component: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 @njit(nogil=True, cache=True)
-def _scan_labels(labels, corner, plane, row):  # type: ignore[no-untyped-def]
-    nz, ny, nx = labels.shape
+def _scan_labels(labels, shape, corner, plane, row):  # type: ignore[no-untyped-def]
+    ny, nx = shape[1], shape[2]
     start = np.empty(1024 + nx, np.int64)
     length = np.empty(1024 + nx, np.int32)
     name = np.empty(1024 + nx, np.uint64)
+    ends = np.empty(nx, np.uint64)
     n = 0
-    for z in range(nz):
+    for z in range(shape[0]):
         for y in range(ny):
-            line = labels[z, y]
             if n + nx > start.size:
                 start, length, name = _grown(start, n), _grown(length, n), _grown(name, n)
-            x = 0
-            while x < nx:
-                value = line[x]
-                first = x
-                while x < nx and line[x] == value:
-                    x += 1
-                if value != 0:
-                    start[n] = corner + z * plane + y * row + first
-                    length[n] = x - first
-                    name[n] = value
+            begin = np.uint64((z * ny + y) * nx)
+            at = begin
+            for i in range(row_ends(labels, labels, begin, begin + np.uint64(nx), ends)):
+                if labels[at] != 0:
+                    start[n] = corner + z * plane + y * row + np.int64(at - begin)
+                    length[n] = ends[i] - at
+                    name[n] = labels[at]
                     n += 1
+                at = ends[i]
     return start[:n].copy(), length[:n].copy(), name[:n].copy()
 
 

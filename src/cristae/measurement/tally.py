@@ -36,8 +36,7 @@ FACTS = 12
 """Columns of the facts: voxels, box (z, y, x; half-open), raster index of the first voxel,
 coordinate sums (z, y, x), sum of weights. Coordinates count from voxel 0 of the volume."""
 
-_WIDE, _ONE = np.uint64(64), np.uint64(1)
-_NO_WEIGHTS = np.zeros((0, 1, 1, 1), np.uint8)
+_WIDE, _NARROW, _ONE = np.uint64(64), np.uint64(8), np.uint64(1)
 _MERGE_ROWS = 1 << 16
 
 
@@ -164,9 +163,10 @@ def tally_block(
     shape = (first.shape[0], first.shape[1], first.shape[2])
     extent = shape if extent is None else extent
     keys, facts = _scan(
-        first,
-        second,
-        _NO_WEIGHTS if weights is None else np.ascontiguousarray(weights),
+        first.reshape(-1),
+        second.reshape(-1),
+        shape,
+        None if weights is None else np.ascontiguousarray(weights),
         np.array(corner, np.int64),
         np.array(extent, np.int64),
     )
@@ -245,21 +245,25 @@ def _reduce_facts(facts: Integers, starts: NDArray[np.intp]) -> Integers:
 
 
 @njit(nogil=True, cache=True)
-def _scan(first, second, weights, corner, extent):  # type: ignore[no-untyped-def]
-    """Walk the rows run by run; rows of the result are in order of first meeting."""
+def _scan(first, second, shape, weights, corner, extent):  # type: ignore[no-untyped-def]
+    """Walk the rows run by run; rows of the result are in order of first meeting.
+
+    The runs of a row are found before the first of them is looked up: two short loops run twice
+    as fast as one long one.
+    """
     capacity = 256
     slots = np.full(4 * capacity, -1, np.int64)
     keys = np.empty((capacity, 2), np.uint64)
     facts = np.empty((capacity, FACTS), np.int64)
+    ends = np.empty(shape[2], np.uint64)
     count = 0
-    for z in range(first.shape[0]):
-        for y in range(first.shape[1]):
-            a, b = first[z, y], second[z, y]
-            x = 0
-            while x < a.size:
-                end = _run_end(a, b, x)
-                if a[x] != 0 or b[x] != 0:
-                    u, v = np.uint64(a[x]), np.uint64(b[x])
+    for z in range(shape[0]):
+        for y in range(shape[1]):
+            begin = np.uint64((z * shape[1] + y) * shape[2])
+            at = begin
+            for i in range(row_ends(first, second, begin, begin + np.uint64(shape[2]), ends)):
+                u, v = np.uint64(first[at]), np.uint64(second[at])
+                if u != 0 or v != 0:
                     slot = _find(slots, keys, u, v)
                     row = slots[slot]
                     if row < 0:
@@ -272,10 +276,13 @@ def _scan(first, second, weights, corner, extent):  # type: ignore[no-untyped-de
                         slots[slot] = row
                         keys[row, 0], keys[row, 1] = u, v
                         _clear(facts[row])
-                    _add_run(facts[row], z, y, x, end, corner, extent)
-                    if u != 0:
-                        facts[row, WEIGHT] += _weight(weights, z, y, x, end)
-                x = end
+                    x, end = np.int64(at - begin), np.int64(ends[i] - begin)
+                    gz, gy, gx = z + corner[0], y + corner[1], x + corner[2]
+                    _add_run(facts, row, gz, gy, gx, end - x, extent)
+                    if weights is not None:  # noqa: SIM102 - alone, it is decided when compiled
+                        if u != 0:
+                            facts[row, WEIGHT] += _weight(weights, z, y, x, end)
+                at = ends[i]
     return keys[:count].copy(), facts[:count].copy()
 
 
@@ -285,7 +292,6 @@ def _scan_runs(first, second, extent):  # type: ignore[no-untyped-def]
     slots = np.full(1024, -1, np.int64)
     keys = np.empty((256, 2), np.uint64)
     facts = np.empty((256, FACTS), np.int64)
-    corner = np.zeros(3, np.int64)
     end = np.iinfo(np.int64).max
     count = i = j = 0
     at_a = first.start[0] if first.row.size else 0
@@ -319,7 +325,7 @@ def _scan_runs(first, second, extent):  # type: ignore[no-untyped-def]
             keys[pair, 0], keys[pair, 1] = u, v
             _clear(facts[pair])
         z = row // extent[1]
-        _add_run(facts[pair], z, row - z * extent[1], low, stop, corner, extent)
+        _add_run(facts, pair, z, row - z * extent[1], low, stop - low, extent)
         if u != 0:
             at_a = stop
             if stop == first.stop[i]:
@@ -334,25 +340,46 @@ def _scan_runs(first, second, extent):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _run_end(a, b, start):  # type: ignore[no-untyped-def]
-    """First x after ``start`` where the pair changes; 64 voxels a step while it does not.
+def row_ends(a, b, begin, size, ends):  # type: ignore[no-untyped-def]
+    """Where the runs of equal pairs of two rows end.
 
-    Unsigned indices spare NumPy's test for negative ones and let the compiler use vectors.
+    64 voxels are looked at a step while the pair does not change, then 8. Unsigned indices spare
+    NumPy's test for negative ones and let the compiler use vectors.
+
+    Args:
+        a: (n,) unsigned labels, row after row.
+        b: (n,) those of the other array.
+        begin: uint64 index of the first voxel of the row.
+        size: uint64 index behind the last one.
+        ends: (row,) uint64, filled with the index behind each run.
+
+    Returns:
+        The number of runs.
     """
-    va, vb = a[start], b[start]
-    size = np.uint64(a.size)
-    x = np.uint64(start) + _ONE
-    while x + _WIDE <= size:
-        changed_a, changed_b = va ^ va, vb ^ vb
-        for k in range(64):
-            changed_a |= a[x + np.uint64(k)] ^ va
-            changed_b |= b[x + np.uint64(k)] ^ vb
-        if changed_a or changed_b:
-            break
-        x += _WIDE
-    while x < size and a[x] == va and b[x] == vb:
-        x += _ONE
-    return np.int64(x)
+    n, x = 0, begin
+    while x < size:
+        va, vb = a[x], b[x]
+        while x + _WIDE <= size:
+            changed_a, changed_b = va ^ va, vb ^ vb
+            for k in range(64):
+                changed_a |= a[x + np.uint64(k)] ^ va
+                changed_b |= b[x + np.uint64(k)] ^ vb
+            if changed_a or changed_b:
+                break
+            x += _WIDE
+        while x + _NARROW <= size:
+            changed_a, changed_b = va ^ va, vb ^ vb
+            for k in range(8):
+                changed_a |= a[x + np.uint64(k)] ^ va
+                changed_b |= b[x + np.uint64(k)] ^ vb
+            if changed_a or changed_b:
+                break
+            x += _NARROW
+        while x < size and a[x] == va and b[x] == vb:
+            x += _ONE
+        ends[n] = x
+        n += 1
+    return n
 
 
 @njit(nogil=True, cache=True)
@@ -390,18 +417,17 @@ def _clear(facts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _add_run(facts, z, y, x, end, corner, extent):  # type: ignore[no-untyped-def]
-    """Add the voxels x..end-1 of a row to a pair's facts."""
-    length = end - x
-    gz, gy, gx = z + corner[0], y + corner[1], x + corner[2]
-    facts[VOXELS] += length
-    facts[1], facts[2], facts[3] = min(facts[1], gz), min(facts[2], gy), min(facts[3], gx)
-    facts[4], facts[5] = max(facts[4], gz + 1), max(facts[5], gy + 1)
-    facts[6] = max(facts[6], gx + length)
-    facts[FIRST] = min(facts[FIRST], (gz * extent[1] + gy) * extent[2] + gx)
-    facts[8] += length * gz
-    facts[9] += length * gy
-    facts[10] += length * gx + length * (length - 1) // 2
+def _add_run(facts, row, z, y, x, length, extent):  # type: ignore[no-untyped-def]
+    """Add the voxels x..x+length-1 of a row of the volume to a pair's facts."""
+    row = np.uint64(row)
+    facts[row, VOXELS] += length
+    facts[row, 1], facts[row, 4] = min(facts[row, 1], z), max(facts[row, 4], z + 1)
+    facts[row, 2], facts[row, 5] = min(facts[row, 2], y), max(facts[row, 5], y + 1)
+    facts[row, 3], facts[row, 6] = min(facts[row, 3], x), max(facts[row, 6], x + length)
+    facts[row, FIRST] = min(facts[row, FIRST], (z * extent[1] + y) * extent[2] + x)
+    facts[row, 8] += length * z
+    facts[row, 9] += length * y
+    facts[row, 10] += length * x + length * (length - 1) // 2
 
 
 @njit(nogil=True, cache=True)
