@@ -31,10 +31,12 @@ import numpy as np
 
 from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources, run_tasks
-from cristae.evaluation.contingency import Compared, Instances, Overlaps, overlap_table
+from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances, scores_of_table
 from cristae.evaluation.label_runs import block_runs
 from cristae.evaluation.metrics import match
+from cristae.evaluation.overlaps import Instances, Overlaps
+from cristae.evaluation.placement import Compared
 from cristae.evaluation.tables import Place
 from cristae.grid import Box, tile
 from cristae.measurement.blocks import blocks_of, pieces_of

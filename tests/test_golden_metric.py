@@ -11,7 +11,7 @@ import pytest
 
 from cristae.engine.executors import Resources
 from cristae.evaluation.cable import TIMISE, length_codes, truth_lengths
-from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.matching import (
     CATEGORIES,
     KINDS,
@@ -21,6 +21,7 @@ from cristae.evaluation.matching import (
     matching_scores,
 )
 from cristae.evaluation.metrics import match
+from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import array_volume
 
 CASES = ("case0", "case1", "case2", "case3", "lucchi")

@@ -496,6 +496,7 @@ def evaluate(
     from cristae.configuration import load_config
     from cristae.evaluation.evaluate import (
         EvaluateConfig,
+        ScoreFiles,
         evaluate_volume,
         format_scores,
         read_scores,
@@ -525,7 +526,7 @@ def evaluate(
         if csv is not None:
             write_tables(result, csv)
     else:
-        result = evaluate_volume(found, true, json, csv_dir=csv, overwrite=overwrite, **options)
+        result = evaluate_volume(found, true, ScoreFiles(json, csv, overwrite), **options)
     typer.echo(format_scores(result))
 
 

@@ -23,6 +23,7 @@ from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
+    ScoreFiles,
     evaluate_volume,
     pool_scores,
     read_matches,
@@ -200,12 +201,10 @@ def _run_sample(
         evaluate_volume(
             instances,
             truth,
-            folder.scores,
+            ScoreFiles(folder.scores, folder.matches, redo("evaluate")),
             mask=known,
             config=config.evaluate,
-            csv_dir=folder.matches,
             resources=resources,
-            overwrite=redo("evaluate"),
         )
     measure_instances(instances, folder.table, resources=resources, overwrite=redo("measure"))
 

@@ -10,7 +10,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import open_ledger
 from cristae.errors import MemoryLimitError
 from cristae.evaluation import cable
-from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
     format_scores,
@@ -19,6 +19,7 @@ from cristae.evaluation.evaluate import (
     score_instances,
     write_tables,
 )
+from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import array_volume
 
 SIZE = (30.0, 8.0, 8.0)

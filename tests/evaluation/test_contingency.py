@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
-from cristae.evaluation.contingency import Compared, overlap_table, pool
+from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation.overlaps import pool
+from cristae.evaluation.placement import Compared
 from cristae.measurement import blocks
 from cristae.volumes.volume import array_volume
 

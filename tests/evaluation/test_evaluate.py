@@ -11,6 +11,7 @@ from cristae.engine.executors import Resources
 from cristae.errors import ConfigError, InputError, OutputExistsError, SourceNotFoundError
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
+    ScoreFiles,
     evaluate_volume,
     format_scores,
     load_scores,
@@ -242,7 +243,7 @@ def test_a_finished_file_is_left_alone(labels, serial, tmp_path):
     found, true = volumes_of(labels)
     out, tables = tmp_path / "scores.json", tmp_path / "errors"
     options = {"config": QUICK, "resources": serial}
-    scores = evaluate_volume(found, true, out, csv_dir=tables, **options)
+    scores = evaluate_volume(found, true, ScoreFiles(out, tables), **options)
     assert json.loads(out.read_text()) == plain(scores)
     files = sorted(tmp_path.rglob("*"))
     assert [f.name for f in files] == [
@@ -254,7 +255,7 @@ def test_a_finished_file_is_left_alone(labels, serial, tmp_path):
         "scores.json.cristae.json",
     ]
     times = [f.stat().st_mtime_ns for f in files]
-    again = evaluate_volume(found, true, out, csv_dir=tables, **options)
+    again = evaluate_volume(found, true, ScoreFiles(out, tables), **options)
     assert again.to_dict() == scores.to_dict()
     assert precision_recall_of(again.tables)[0].tolist() == scores.precision_recall()[0].tolist()
     assert [f.stat().st_mtime_ns for f in files] == times
@@ -266,7 +267,7 @@ def test_missing_tables_are_made_again(labels, serial, tmp_path):
     out, tables = tmp_path / "scores.json", tmp_path / "errors"
     evaluate_volume(found, true, out, config=QUICK, resources=serial)
     written = out.read_bytes()
-    evaluate_volume(found, true, out, config=QUICK, csv_dir=tables, resources=serial)
+    evaluate_volume(found, true, ScoreFiles(out, tables), config=QUICK, resources=serial)
     assert len(read_matches(tables).truth["truth"]) > 0
     assert out.read_bytes() == written
 
@@ -280,7 +281,8 @@ def test_other_inputs_and_settings_are_refused(labels, serial, tmp_path):
         evaluate_volume(other, true, out, config=QUICK, resources=serial)
     with pytest.raises(OutputExistsError, match="bootstrap_samples"):
         evaluate_volume(found, true, out, resources=serial)
-    evaluate_volume(other, true, out, config=QUICK, resources=serial, overwrite=True)
+    anew = ScoreFiles(out, overwrite=True)
+    evaluate_volume(other, true, anew, config=QUICK, resources=serial)
 
 
 def test_volumes_that_differ_leave_nothing_behind(labels, serial, tmp_path):

@@ -11,9 +11,10 @@ from scipy import ndimage
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.evaluation import contingency
-from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.evaluation.label_runs import connected_labels, run_table_of, volume_runs
+from cristae.evaluation.placement import Compared
 from cristae.grid import Box
 from cristae.measurement import blocks
 from cristae.measurement.tally import tally_block, tally_runs

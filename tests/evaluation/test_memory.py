@@ -9,7 +9,8 @@ import pytest
 
 from cristae.engine.executors import Resources
 from cristae.errors import MemoryLimitError
-from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import Volume
 
 GIB = 1 << 30

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cristae.evaluation.contingency import Compared, overlap_table
+from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation.placement import Compared
 from cristae.grid import Box
 from cristae.presentation.atlas import Scene, error_picture, locate
 from cristae.presentation.errors import SegmentationError, choose, find_errors

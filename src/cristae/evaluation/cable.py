@@ -23,8 +23,9 @@ from cristae.engine.blockwise import GIB, available_memory, promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
-from cristae.evaluation.contingency import Compared, Floats, Instances
 from cristae.evaluation.label_runs import block_runs
+from cristae.evaluation.overlaps import Floats, Instances
+from cristae.evaluation.placement import Compared
 from cristae.grid import Box
 from cristae.measurement.blocks import blocks_of
 from cristae.measurement.skeleton import Rules, trace_parts

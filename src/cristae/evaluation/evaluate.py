@@ -4,6 +4,7 @@ One pass over the two label volumes makes the overlap table (`contingency`); eve
 from it.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,7 @@ from cristae.engine.ledger import Ledger, fingerprint_of, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.cable import length_codes, truth_lengths
-from cristae.evaluation.contingency import (
-    Align,
-    Compared,
-    Floats,
-    Overlaps,
-    overlap_table,
-    place_volumes,
-    pool,
-)
+from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.label_runs import relabelled
 from cristae.evaluation.matching import (
     CATEGORIES,
@@ -36,9 +29,12 @@ from cristae.evaluation.matching import (
     matching_scores,
 )
 from cristae.evaluation.metrics import best_truth, given_scores, match, voxel_scores
+from cristae.evaluation.overlaps import Floats, Overlaps, pool
+from cristae.evaluation.placement import Align, Compared, place_volumes
 from cristae.evaluation.scores import (
     Block,
     Ranking,
+    ScoreFiles,
     Scores,
     load_scores,
     write_scores,
@@ -62,6 +58,7 @@ from cristae.volumes.volume import Array, Volume, array_volume
 __all__ = [
     "EvaluateConfig",
     "MatchTables",
+    "ScoreFiles",
     "Scores",
     "check_evaluate_config",
     "evaluate_volume",
@@ -76,6 +73,9 @@ __all__ = [
     "write_scores",
     "write_tables",
 ]
+
+SLOW_S = 5.0
+"""From so many seconds on it is said that cable lengths took longer than the rest."""
 
 
 @config_dataclass
@@ -253,18 +253,16 @@ def _uncut(table: Overlaps) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return np.where(best < 0, ~table.prediction.cut, with_truth), keep_truth
 
 
-def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
+def evaluate_volume(
     instances: Volume,
     truth: Volume,
-    out_json: Path,
+    out: Path | ScoreFiles,
     *,
     scores: Volume | Mapping[int, float] | None = None,
     mask: Volume | None = None,
     config: EvaluateConfig | None = None,
-    csv_dir: Path | None = None,
     block_shape: Triple | None = None,
     resources: Resources | None = None,
-    overwrite: bool = False,
 ) -> Scores:
     """Score instances and write ``scores.json`` and, where asked, the match tables.
 
@@ -274,18 +272,16 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     Args:
         instances: Predicted labels (z, y, x).
         truth: True labels of the same place.
-        out_json: The scores file.
+        out: What is written; a path alone is the scores file.
         scores: Prediction whose mean within an instance ranks it, or a table id -> score (an
             instance without one ranks last); voxel counts by default.
         mask: Voxels where it is 0 are left out.
         config: How to score.
-        csv_dir: Folder for the match tables, see `tables.write_matches`.
         block_shape: Voxels (z, y, x) read at a time, see `overlap_table`.
         resources: Workers and executor.
-        overwrite: Replace an output of other inputs or settings.
 
     Returns:
-        The scores with their tables, or without where the file was done and no ``csv_dir`` given.
+        The scores with their tables, or without where the file was done and no folder is given.
 
     Raises:
         ConfigError: Settings out of range.
@@ -294,6 +290,7 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     """
     config = EvaluateConfig() if config is None else config
     check_evaluate_config(config)
+    out = ScoreFiles(out) if isinstance(out, Path) else out
     resources = Resources() if resources is None else resources
     given = scores if isinstance(scores, Mapping) else None
     image = None if isinstance(scores, Mapping) else scores
@@ -302,19 +299,20 @@ def evaluate_volume(  # noqa: PLR0913 - the stage as the command line has it
     inputs = {role: volume.fingerprint for role, volume in volumes.volumes.items()}
     if given is not None:
         inputs["scores"] = fingerprint_of(sorted(given.items()))
+    settings = to_plain(config)
     with open_ledger(
-        out_json, stage="evaluate", inputs=inputs, settings=to_plain(config), overwrite=overwrite
+        out.json, stage="evaluate", inputs=inputs, settings=settings, overwrite=out.overwrite
     ) as ledger:
         if ledger.state == "done":
-            if csv_dir is None or has_matches(csv_dir):
-                log.info("%s: already done", out_json)
-                return load_scores(out_json, csv_dir)
+            if out.csv_dir is None or has_matches(out.csv_dir):
+                log.info("%s: already done", out.json)
+                return load_scores(out.json, out.csv_dir)
             ledger.reopen()
         volumes = _relabelled(volumes, config, resources)
         table, lengths = _table(volumes, config, block_shape, resources, ledger)
         ranking = table.mean_scores if given is None else given_scores(table, given)
         result = scores_of_table(table, _place_of(volumes), config, ranking, lengths=lengths)
-        write_scores(result, out_json, csv_dir)
+        write_scores(result, out.json, out.csv_dir)
         ledger.finish(ranked_by=result.ranked_by)
     return result
 
@@ -392,6 +390,7 @@ def _table(
     ledger: Ledger | None,
 ) -> tuple[Overlaps, Mapping[str, Floats] | None]:
     """The overlap table, and cable lengths where they are asked for and the voxel size is known."""
+    begin = time.perf_counter()
     table = overlap_table(
         volumes,
         crop=config.crop,
@@ -407,7 +406,16 @@ def _table(
         log.info("evaluate: no categories by cable length, the voxel size is unknown")
         return table, None
     box, placed = place_volumes(volumes, config.crop, config.align)
-    return table, truth_lengths(placed, box, table.truth, size, resources, ledger)
+    counted = time.perf_counter()
+    lengths = truth_lengths(placed, box, table.truth, size, resources, ledger)
+    traced = time.perf_counter()
+    if traced - counted > max(counted - begin, SLOW_S):
+        log.info(
+            "evaluate: cable lengths took %.0f s, all else %.0f s; "
+            "without them: --categories volume, or none",
+            *(traced - counted, counted - begin),
+        )
+    return table, lengths
 
 
 def _place_of(volumes: Compared) -> Place:

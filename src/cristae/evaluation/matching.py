@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.evaluation.contingency import Floats, Overlaps
 from cristae.evaluation.metrics import NONE, Best, Matches, Rows, best_prediction
+from cristae.evaluation.overlaps import Floats, Overlaps
 
 MATCHING_IOUS = (0.3, 0.5, 0.75)
 CATEGORIES = ("small", "medium", "large")

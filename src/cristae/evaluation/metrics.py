@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.evaluation.contingency import Floats, Overlaps
+from cristae.evaluation.overlaps import Floats, Overlaps
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU .50:.05:.95, the very floats the reference compares with."""

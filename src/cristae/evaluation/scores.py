@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from cristae.engine.files import read_json, write_json
 from cristae.errors import InputError
-from cristae.evaluation.contingency import Floats
+from cristae.evaluation.overlaps import Floats
 from cristae.evaluation.tables import (
     MatchTables,
     precision_recall_of,
@@ -76,6 +76,21 @@ _BLOCKS = (
     "intervals",
     "without_border_cut",
 )
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """What an evaluation writes.
+
+    Attributes:
+        json: The scores file; its record lies beside it.
+        csv_dir: Folder for the match tables, see `tables.write_matches`; none by default.
+        overwrite: Replace an output of other inputs or settings.
+    """
+
+    json: Path
+    csv_dir: Path | None = None
+    overwrite: bool = False
 
 
 def write_scores(scores: Scores, json_path: Path | None, csv_dir: Path | None = None) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.errors import SourceNotFoundError, raise_faults
-from cristae.evaluation.contingency import Floats, Instances, Overlaps
 from cristae.evaluation.matching import KINDS, MISSING, Associations, Codes
 from cristae.evaluation.metrics import Curve, Matches, Rows, best_prediction
+from cristae.evaluation.overlaps import Floats, Instances, Overlaps
 from cristae.measurement.table import Table, read_table, write_table
 from cristae.volumes.volume import Nanometres
 

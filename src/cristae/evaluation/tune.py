@@ -17,7 +17,6 @@ import numpy as np
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
 from cristae.errors import ConfigError, InputError, raise_faults
-from cristae.evaluation.contingency import Compared, Overlaps, overlaps_of_tally, place_volumes
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
     Scores,
@@ -25,6 +24,8 @@ from cristae.evaluation.evaluate import (
     scores_of_table,
 )
 from cristae.evaluation.label_runs import Labelled, volume_runs
+from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
+from cristae.evaluation.placement import Compared, place_volumes
 from cristae.evaluation.sweep import can_sweep, sweep
 from cristae.evaluation.tables import Place
 from cristae.grid import Box

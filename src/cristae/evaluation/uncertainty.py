@@ -9,9 +9,9 @@ sure a score is given these volumes, not how it would be on another specimen.
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.evaluation.contingency import Floats
 from cristae.evaluation.matching import assign
 from cristae.evaluation.metrics import Matches, precision_at_levels
+from cristae.evaluation.overlaps import Floats
 
 LEVEL = 0.95
 _IOU = 0.75

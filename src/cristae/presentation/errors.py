@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.evaluation.contingency import Instances, Overlaps
+from cristae.evaluation.overlaps import Instances, Overlaps
 from cristae.grid import Box
 
 ErrorKind = Literal["missed", "false_positive", "merge", "split", "poor"]
