@@ -45,9 +45,21 @@ Root = Annotated[
 Index = Annotated[
     str | None, typer.Option(metavar="t=0,c=1", help="element of a time or channel axis")
 ]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None,
+    typer.Option(help="where networks compute; auto by default: GPUs (cuda) where there are any"),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")
 ]
+ModelName = Annotated[
+    str, typer.Argument(help="a model file, a name that `models` lists, or a PyTC checkpoint")
+]
+PytcConfigs = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="YAML", help="of a PyTC checkpoint; may be repeated, later override"),
+]
+Invert = Annotated[bool, typer.Option("--invert", help="for bright membranes")]
 Ensemble = Annotated[
     list[str] | None,
     typer.Option("--ensemble", metavar="MODEL", help="one more model; outputs are combined"),
@@ -296,23 +308,19 @@ def models() -> None:
 @app.command()
 def predict(
     source: Source,
-    model: Annotated[
-        str, typer.Argument(help="a model file, a name that `models` lists, or a PyTC checkpoint")
-    ],
+    model: ModelName,
     out: OutZarr,
-    pytc_config: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="YAML", help="of a PyTC checkpoint; may be repeated, later override"),
-    ] = None,
+    pytc_config: PytcConfigs = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     root: Root = None,
     index: Index = None,
-    invert: Annotated[bool, typer.Option("--invert", help="for bright membranes")] = False,
+    invert: Invert = False,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None,
         typer.Option(help="auto by default; float32 for a PyTC checkpoint"),
     ] = None,
+    device: Device = None,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="truncate 255 p as PyTC does, not round it")
     ] = False,
@@ -347,6 +355,7 @@ def predict(
 
     given: dict[str, Any] = {"invert": True} if invert else {}
     given |= {"precision": precision} if precision else {}
+    given |= {"device": device} if device else {}
     given |= {"truncate": True} if truncate else {}
     given |= {"grid": grid} if grid else {}
     given |= {"skip_empty": True} if skip_empty else {}
@@ -366,23 +375,19 @@ def predict(
 @app.command()
 def preview(
     source: Source,
-    model: Annotated[
-        str, typer.Argument(help="a model file, a name that `models` lists, or a PyTC checkpoint")
-    ],
+    model: ModelName,
     out: Annotated[Path, typer.Argument(metavar="PAGE.html", help="the page to write")] = Path(
         "preview.html"
     ),
     n: Annotated[int, typer.Option("--n", min=1, help="places to look at")] = 6,
-    pytc_config: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="YAML", help="of a PyTC checkpoint; may be repeated, later override"),
-    ] = None,
+    pytc_config: PytcConfigs = None,
     ensemble: Ensemble = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     root: Root = None,
     index: Index = None,
-    invert: Annotated[bool, typer.Option("--invert", help="for bright membranes")] = False,
+    invert: Invert = False,
+    device: Device = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -396,7 +401,8 @@ def preview(
     from cristae.prediction.predict import PredictConfig
     from cristae.presentation.preview import preview_volume
 
-    given = {"invert": True} if invert else {}
+    given: dict[str, Any] = {"invert": True} if invert else {}
+    given |= {"device": device} if device else {}
     page = preview_volume(
         _open(source, voxel_size, roi, root=root, index=index),
         _load_models(model, ensemble, pytc_config),
@@ -692,6 +698,7 @@ def run(
     truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    device: Device = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -726,7 +733,8 @@ def run(
         }
         sample["voxel_size_nm"] = _numbers("--voxel-size", voxel_size)
         tree = {"volumes": [sample], "out": str(run_dir), "model": model}
-    config = load_config(RunConfig, tree, settings or [])
+    computing = [] if device is None else [f"predict.device={device}"]
+    config = load_config(RunConfig, tree, (settings or []) + computing)
     running = Running(_resources(workers, memory), overwrite, " ".join(["cristae", *sys.argv[1:]]))
     typer.echo(str(run_stages(config, running)))
 

@@ -50,7 +50,7 @@ def test_a_mask_clears_what_is_outside_and_nothing_else(make_model, texture, pre
     whole = predict(volume, model).read()
     computed, levels = [], tiled_module.Job.levels
     monkeypatch.setattr(
-        tiled_module.Job, "levels", lambda j, t, i: (computed.append(t.core), levels(j, t, i))[1]
+        tiled_module.Job, "levels", lambda j, t, *a: (computed.append(t.core), levels(j, t, *a))[1]
     )
     found = predict(volume, model, mask=open_volume(mask), block_shape=(2, 20, 20))
     difference = np.abs(found.read().astype(int) - whole * (mask > 0))

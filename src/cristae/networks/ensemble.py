@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.grid import Box, Triple
-from cristae.networks.inference import Precision
+from cristae.networks.inference import CPU, Precision
 from cristae.networks.model import Model, Network
 from cristae.networks.runner import (
     Contract,
@@ -102,14 +102,23 @@ def ensemble_faults(models: Sequence[Model]) -> list[str]:
     return faults
 
 
-def make_ensemble(networks: Sequence[Network], precision: Precision, combine: Combine) -> Runner:
-    """Trained networks made ready for inference as one; a single one as it is."""
-    runners = [make_runner(network, precision) for network in networks]
+def make_ensemble(
+    networks: Sequence[Network],
+    precision: Precision,
+    combine: Combine,
+    device: torch.device = CPU,
+) -> Runner:
+    """Trained networks made ready for inference on a device as one; a single one as it is."""
+    runners = [make_runner(network, precision, device) for network in networks]
     return runners[0] if len(runners) == 1 else EnsembleRunner(runners, combine)
 
 
 def ensemble_bytes(
-    models: Sequence[Model], tile: Triple, core: Triple, precision: Precision
+    models: Sequence[Model],
+    tile: Triple,
+    core: Triple,
+    precision: Precision,
+    device: str = "cpu",
 ) -> int:
     """Upper bound of the memory the models take for a tile; one computes at a time.
 
@@ -118,8 +127,9 @@ def ensemble_bytes(
         tile: Extent (z, y, x) of the tile in voxels.
         core: Extent of its core.
         precision: Of the arithmetic.
+        device: Type of the device it is taken on.
     """
-    most = max(runner_bytes(model, tile, core, precision) for model in models)
+    most = max(runner_bytes(model, tile, core, precision, device) for model in models)
     if len(models) == 1:
         return most
     kept = 4 * len(models[0].channels) * math.prod(core)

@@ -27,7 +27,8 @@ from cristae.networks.unet import UNet, UNetConfig, fold_batch_norm, needed_posi
 Precision = Literal["float32", "bfloat16", "float16"]
 
 SLAB_POSITIONS = 1 << 18
-"""Positions of level 0 computed at a time; one section at least."""
+GPU_SLAB_POSITIONS = 1 << 22
+"""Positions of level 0 computed at a time, on the processor and elsewhere; one section at least."""
 
 _AROUND = 32
 """Voxels more than the core's that level 0 keeps of its features, both sides together."""
@@ -35,28 +36,34 @@ _AROUND = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+CPU = torch.device("cpu")
+
+
 class TileNetwork:
-    """A network made ready for inference on the CPU.
+    """A network made ready for inference.
 
     Args:
         network: Trained network; it is copied.
         precision: Of all convolutions but the first and the last, which are float32.
+        device: Where it computes.
     """
 
-    def __init__(self, network: UNet, precision: Precision) -> None:
+    def __init__(self, network: UNet, precision: Precision, device: torch.device = CPU) -> None:
         self.config = network.config
         self.precision = precision
+        self._device = device
         self._network = fold_batch_norm(network)
         self._dtype = DTYPES[precision]
         for part in ("encoder", "downs", "ups", "decoder"):
             getattr(self._network, part).to(self._dtype)
+        self._network.to(device)
 
-    def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
+    def probabilities(self, image: NDArray[np.float32] | Tensor, core: Box) -> Tensor:
         """Probabilities of the core of a tile: the sigmoid of `logits`."""
         return self.logits(image, core).sigmoid_()
 
     @torch.no_grad()
-    def logits(self, image: NDArray[np.float32], core: Box) -> Tensor:
+    def logits(self, image: NDArray[np.float32] | Tensor, core: Box) -> Tensor:
         """Logits of the core of a tile.
 
         Args:
@@ -71,7 +78,7 @@ class TileNetwork:
         Raises:
             InputError: An extent off the lattice.
         """
-        tile = torch.from_numpy(image)[None, None]
+        tile = torch.as_tensor(image, device=self._device)[None, None]
         self._network.check_input(tile)
         regions = decoder_regions(self._network, Box.of(_extent(tile[0, 0])), core)
         skip, features = self._encode_finest(tile, regions[0])
@@ -94,8 +101,8 @@ class TileNetwork:
         config, network = self.config, self._network
         stride = config.strides[0]
         whole = Box.of(_divided(_extent(tile[0, 0]), (1, config.stem, config.stem)))
-        skip = _empty(region.shape, config.widths[0], self._dtype)
-        coarse = _empty(_divided(whole.shape, stride), config.widths[1], self._dtype)
+        skip = self._empty(region.shape, config.widths[0])
+        coarse = self._empty(_divided(whole.shape, stride), config.widths[1])
         for slab in self._slabs(whole):
             first, last = slab.start[0], slab.stop[0]
             features = network.enter(tile[:, :, first:last]).to(self._dtype)
@@ -122,7 +129,7 @@ class TileNetwork:
     ) -> Tensor:
         """Level 0 of the decoder and the head: the core's logits."""
         stem = (1, self.config.stem, self.config.stem)
-        logits = torch.empty((len(self.config.channels), *core.shape))
+        logits = torch.empty((len(self.config.channels), *core.shape), device=self._device)
         for slab in self._slabs(region):
             fine = self._decode(features, box, _crop(skip, region, slab), 0, slab)
             planes = self._network.leave(fine, fine.shape[0])[0]  # (channels, z, y, x)
@@ -136,9 +143,15 @@ class TileNetwork:
         """A region of level 0 in slabs of sections; whole where its layers join sections."""
         (z, y, x), (start, *low), (stop, *high) = region.shape, region.start, region.stop
         joined = 0 in self.config.z_kernel_levels or self.config.strides[0][0] > 1
-        step = z if joined else max(1, SLAB_POSITIONS // (y * x))
+        step = z if joined else max(1, _slab_positions(self._device.type) // (y * x))
         for first in range(start, stop, step):
             yield Box((first, low[0], low[1]), (min(first + step, stop), high[0], high[1]))
+
+    def _empty(self, extent: Triple, width: int) -> Tensor:
+        (z, y, x), memory = extent, torch.channels_last
+        return torch.empty(
+            (z, width, y, x), dtype=self._dtype, device=self._device, memory_format=memory
+        )
 
 
 def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
@@ -169,7 +182,9 @@ def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
     return regions
 
 
-def inference_bytes(config: UNetConfig, tile: Triple, core: Triple, precision: Precision) -> int:
+def inference_bytes(
+    config: UNetConfig, tile: Triple, core: Triple, precision: Precision, device: str = "cpu"
+) -> int:
     """Upper bound of the memory `TileNetwork.logits` takes for a tile, the tile itself apart.
 
     Args:
@@ -177,11 +192,12 @@ def inference_bytes(config: UNetConfig, tile: Triple, core: Triple, precision: P
         tile: Extent (z, y, x) of the tile in voxels.
         core: Extent of its core.
         precision: As given to `TileNetwork`.
+        device: Type of its device.
     """
     width = 4 if precision == "float32" else 2
     positions = tile[0] * tile[1] * tile[2] / config.stem**2
     joined = 0 in config.z_kernel_levels or config.strides[0][0] > 1
-    slab = positions if joined else max(SLAB_POSITIONS, positions / tile[0])
+    slab = positions if joined else max(_slab_positions(device), positions / tile[0])
     kept = core[0] * (core[1] + _AROUND) * (core[2] + _AROUND) / config.stem**2
     finest = config.widths[0] * (slab * (4 + 4 * width) + min(kept, positions) * width)
     held, largest = 0.0, 0.0
@@ -199,9 +215,8 @@ def _crop(features: Tensor, box: Box, part: Box) -> Tensor:
     return features[z, :, y, x]
 
 
-def _empty(extent: Triple, width: int, dtype: torch.dtype) -> Tensor:
-    z, y, x = extent
-    return torch.empty((z, width, y, x), dtype=dtype, memory_format=torch.channels_last)
+def _slab_positions(device: str) -> int:
+    return SLAB_POSITIONS if device == "cpu" else GPU_SLAB_POSITIONS
 
 
 def _extent(tensor: Tensor) -> Triple:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cristae.grid import Box, Triple
-from cristae.networks.inference import DTYPES, Precision
+from cristae.networks.inference import CPU, DTYPES, Precision
 from cristae.networks.pytc import (
     Excitation,
     PytcConfig,
@@ -44,16 +44,20 @@ Slabs = Callable[[slice], Tensor]
 
 
 class WindowNetwork:
-    """A network made ready for inference on the CPU; one window at a time.
+    """A network made ready for inference; one window at a time.
 
     Args:
         network: Trained network; it is copied.
         precision: Of all convolutions but the first and the last, which are float32.
+        device: Where it computes.
     """
 
-    def __init__(self, network: PytcNetwork, precision: Precision) -> None:
+    def __init__(
+        self, network: PytcNetwork, precision: Precision, device: torch.device = CPU
+    ) -> None:
         self.config = network.config
         self.precision = precision
+        self._device = device
         self._dtype = DTYPES[precision]
         prepared = copy.deepcopy(network).eval()
         _prepare(prepared)
@@ -62,11 +66,11 @@ class WindowNetwork:
         for name, part in prepared.named_children():
             if name not in ("conv_in", "conv_out"):
                 part.to(self._dtype)
-        self._network = prepared
+        self._network = prepared.to(device)
         self._kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
+    def probabilities(self, image: NDArray[np.float32] | Tensor, core: Box) -> Tensor:
         """Outputs in [0, 1] of a part of a window.
 
         Args:
@@ -77,7 +81,7 @@ class WindowNetwork:
             (channels, z, y, x) float32 of the core's shape.
         """
         network, config = self._network, self.config
-        features, skips = torch.from_numpy(image)[:, None], []
+        features, skips = torch.as_tensor(image, device=self._device)[:, None], []
         for level in range(len(config.widths)):
             features = self._encode(level, features)
             skips.append(features)
@@ -86,7 +90,7 @@ class WindowNetwork:
         bottleneck = features
         for level in range(len(config.widths) - 2, -1, -1):
             features = self._decode(level, features, skips[level], bottleneck)
-        logits = torch.empty((1, len(config.channels), *image.shape))
+        logits = torch.empty((1, len(config.channels), *image.shape), device=self._device)
         step = len(features) if config.is_isotropic else self._in_cache(features)
         for at in _slabs(len(features), step):
             logits[:, :, at] = network.conv_out(_volume(features[at].float()))
@@ -136,8 +140,8 @@ class WindowNetwork:
     ) -> Tensor:
         """A level's residual block, on features that are made a slab at a time."""
         block = cast("SplitResidual", block)
-        features = branches = torch.empty(0)
-        sums = torch.zeros(self.config.widths[level])
+        features = branches = torch.empty(0, device=self._device)
+        sums = torch.zeros(self.config.widths[level], device=self._device)
         for at in _slabs(sections, step):
             part = make(at)
             branch = _planes(block.layers(_volume(part)))
@@ -164,6 +168,8 @@ class WindowNetwork:
         return len(like) if self.config.norm in ("in", "gn") else self._in_cache(like)
 
     def _in_cache(self, like: Tensor) -> int:
+        if self._device.type != "cpu":
+            return len(like)
         width = max(like.shape[1], self.config.widths[0])
         section = width * like.shape[2] * like.shape[3] * self._dtype.itemsize
         return max(1, SLAB_BYTES // section)
@@ -173,7 +179,7 @@ class WindowNetwork:
         z, c, y, x = shape
         size = math.prod(shape)
         if name not in self._kept or self._kept[name].numel() < size:
-            self._kept[name] = torch.empty(size, dtype=self._dtype)
+            self._kept[name] = torch.empty(size, dtype=self._dtype, device=self._device)
         return self._kept[name][:size].view(z, y, x, c).permute(0, 3, 1, 2)
 
 
@@ -256,10 +262,12 @@ class SplitResidual(nn.Module):
         return factors.to(dtype)[:, None, None]
 
 
-def window_bytes(config: PytcConfig, window: Triple, precision: Precision) -> int:
+def window_bytes(
+    config: PytcConfig, window: Triple, precision: Precision, device: str = "cpu"
+) -> int:
     """Upper bound of the memory `WindowNetwork.probabilities` takes, the window itself apart."""
     width = 4 if precision == "float32" else 2
-    whole = config.norm in ("in", "gn")
+    whole = config.norm in ("in", "gn") or device != "cpu"
     finest = math.prod(window) * config.widths[0] * width
     slab = finest if whole else max(SLAB_BYTES, finest / window[0])
     kept, share = 2.0 * finest, 1.0

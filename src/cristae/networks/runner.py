@@ -11,12 +11,13 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.grid import Box, Triple
-from cristae.networks.cpu import bfloat16_is_fast
-from cristae.networks.inference import Precision, TileNetwork, inference_bytes
+from cristae.networks.device import DeviceRunner, reduced_precision
+from cristae.networks.inference import CPU, Precision, TileNetwork, inference_bytes
 from cristae.networks.model import Model, model_network
 from cristae.networks.pytc import PytcConfig, PytcNetwork
 from cristae.networks.pytc_inference import WindowNetwork, window_bytes
@@ -71,7 +72,7 @@ class Runner(Protocol):
             core: Part of the tile that is wanted, in voxels of the tile.
 
         Returns:
-            (channels, z, y, x) float32 of the core's shape.
+            (channels, z, y, x) float32 of the core's shape, where the network computes.
         """
 
 
@@ -107,23 +108,30 @@ def network_contract(model: Model) -> Contract:
     )
 
 
-def make_runner(network: UNet | PytcNetwork, precision: Precision) -> Runner:
-    """A trained network made ready for inference on the CPU; it is copied."""
+def make_runner(
+    network: UNet | PytcNetwork, precision: Precision, device: torch.device = CPU
+) -> Runner:
+    """A trained network made ready for inference on a device; it is copied."""
+    prepared: TileNetwork | WindowNetwork
     if isinstance(network, UNet):
-        return TileNetwork(network, precision)
-    return WindowNetwork(network, precision)
+        prepared = TileNetwork(network, precision, device)
+    else:
+        prepared = WindowNetwork(network, precision, device)
+    return prepared if device.type == "cpu" else DeviceRunner(prepared, device)
 
 
-def model_runner(model: Model, precision: Precision) -> Runner:
-    """A model's network made ready for inference on the CPU.
+def model_runner(model: Model, precision: Precision, device: torch.device = CPU) -> Runner:
+    """A model's network made ready for inference on a device.
 
     Raises:
         InputError: Weights that do not fit the network; all misfits at once.
     """
-    return make_runner(model_network(model), precision)
+    return make_runner(model_network(model), precision, device)
 
 
-def runner_bytes(model: Model, tile: Triple, core: Triple, precision: Precision) -> int:
+def runner_bytes(
+    model: Model, tile: Triple, core: Triple, precision: Precision, device: str = "cpu"
+) -> int:
     """Upper bound of the memory `Runner.probabilities` takes, the tile itself apart.
 
     Args:
@@ -131,11 +139,12 @@ def runner_bytes(model: Model, tile: Triple, core: Triple, precision: Precision)
         tile: Extent (z, y, x) of the tile in voxels.
         core: Extent of its core.
         precision: Of the arithmetic.
+        device: Type of the device it is taken on.
     """
     config = model.network_config
     if isinstance(config, PytcConfig):
-        return window_bytes(config, tile, precision)
-    return inference_bytes(config, tile, core, precision)
+        return window_bytes(config, tile, precision, device)
+    return inference_bytes(config, tile, core, precision, device)
 
 
 def sample_shape(contract: Contract) -> Triple:
@@ -178,21 +187,23 @@ def compare_runners(
 
 
 def choose_precision(
-    make: Callable[[Precision], Runner], image: NDArray[np.float32]
+    make: Callable[[Precision], Runner], image: NDArray[np.float32], device: torch.device = CPU
 ) -> tuple[Precision, Deviation | None]:
     """The precision to compute in where the user leaves it open.
 
-    bfloat16 where the processor multiplies it in hardware and its deviation from float32 on a
-    sample tile is not large; float32 otherwise.
+    The one that the device multiplies fast (`reduced_precision`) where its deviation from float32
+    on a sample tile is not large; float32 otherwise.
 
     Args:
         make: Makes a runner of a precision.
         image: (z, y, x) normalised sample tile of `sample_shape`.
+        device: Where the runners compute.
 
     Returns:
         The precision, and the deviation where it was measured.
     """
-    if not bfloat16_is_fast():
+    reduced = reduced_precision(device)
+    if reduced is None:
         return "float32", None
-    deviation = compare_runners(make, image, "bfloat16")
-    return ("float32" if deviation.large else "bfloat16"), deviation
+    deviation = compare_runners(make, image, reduced)
+    return ("float32" if deviation.large else reduced), deviation

@@ -9,6 +9,7 @@ import numpy as np
 from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import raise_faults
 from cristae.grid import Triple
+from cristae.networks.device import DeviceName, device_faults
 from cristae.networks.ensemble import ensemble_faults
 from cristae.networks.model import Model
 from cristae.networks.runner import Contract
@@ -21,16 +22,21 @@ from cristae.volumes.volume import Volume
 _LATER = ("grid", "skip_empty")
 """Settings that records name only where they are not the default: older records lack them."""
 
+_RUNNING = ("device",)
+"""What records leave out: it changes the output by rounding only."""
+
 
 @config_dataclass
 class PredictConfig:
-    """How a volume is predicted; all of it can change the output's bytes.
+    """How a volume is predicted; all of it but the device belongs to the output's record.
 
     Attributes:
         invert: Turn the contrast around, for images with bright membranes.
-        precision: Of the network's arithmetic. ``auto``: bfloat16 where the processor has it and a
-            sample tile agrees with float32 (`choose_precision`), else float32. None: ``auto`` for a
-            tile-invariant network, float32 for one with windows.
+        device: Where the network computes: ``cpu``, ``cuda`` (every GPU that torch sees, tiles in
+            turn), ``mps`` (Apple's GPU), or ``auto``: CUDA where there is any, else the processor.
+        precision: Of the network's arithmetic. ``auto``: bfloat16 where the device has it (float16
+            on GPUs that do not) and a sample tile agrees with float32 (`choose_precision`), else
+            float32. None: ``auto`` for a tile-invariant network, float32 for one with windows.
         variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
             or 16 (also flipped in z), at as many times the cost. None: as the model's windows say,
             else 1.
@@ -44,6 +50,7 @@ class PredictConfig:
     """
 
     invert: bool = False
+    device: DeviceName = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     variants: Variants | None = None
     combine: Combine | None = None
@@ -55,7 +62,8 @@ class PredictConfig:
 def plain_settings(config: PredictConfig) -> dict[str, Any]:
     """The configuration as a record names it."""
     plain, default = to_plain(config), to_plain(PredictConfig())
-    return {k: v for k, v in plain.items() if k not in _LATER or v != default[k]}
+    lasting = {k: v for k, v in plain.items() if k not in _RUNNING}
+    return {k: v for k, v in lasting.items() if k not in _LATER or v != default[k]}
 
 
 def resolve_config(config: PredictConfig, contract: Contract) -> PredictConfig:
@@ -79,6 +87,7 @@ def check_request(
 ) -> None:
     """Raise one InputError for all that is wrong with the inputs."""
     faults = [*_source_faults(source, models[0], contract), *ensemble_faults(models)]
+    faults += device_faults(config.device)
     if mask is not None:
         faults += _mask_faults(source, mask)
     if block_shape is not None and min(block_shape) < 1:

@@ -111,7 +111,7 @@ def tile_probabilities(
     core: Box,
     variants: Variants = 1,
     combine: Combine = "mean",
-) -> Floats:
+) -> torch.Tensor:
     """Probabilities of a tile's core, combined over variants of the tile.
 
     Flipped about its own extent, a whole number of lattice steps, a tile stays on the lattice. So
@@ -125,7 +125,7 @@ def tile_probabilities(
         combine: What is taken of the variants.
 
     Returns:
-        (channels, z, y, x) float32 in [0, 1] of the core's shape.
+        (channels, z, y, x) float32 in [0, 1] of the core's shape, where the network computes.
     """
     total: torch.Tensor | None = None
     for axes, transposed in tile_variants(variants):
@@ -137,12 +137,13 @@ def tile_probabilities(
         found = found.transpose(2, 3) if transposed else found
         found = found.flip([axis + 1 for axis in axes]) if axes else found
         total = fold(total, found, combine)
-    probabilities: Floats = finish_fold(total, variants, combine).numpy()
-    return probabilities
+    return finish_fold(total, variants, combine)
 
 
-def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Factors) -> Floats:
-    """Probabilities of a core on the source's grid, interpolated linearly.
+def to_source_grid(
+    probabilities: torch.Tensor, working: Box, core: Box, factors: Factors
+) -> torch.Tensor:
+    """Probabilities of a core on the source's grid, interpolated linearly, where they are.
 
     Args:
         probabilities: (channels, z, y, x) of ``working``.
@@ -156,17 +157,41 @@ def to_source_grid(probabilities: Floats, working: Box, core: Box, factors: Fact
     for axis, factor in enumerate(factors):
         if factor != 1:
             taps = source_taps(core.start[axis], core.stop[axis], factor)
-            probabilities = apply_taps(probabilities, axis + 1, taps, working.start[axis])
+            take = _take_on_host if probabilities.device.type == "cpu" else _take
+            probabilities = take(probabilities, axis + 1, taps, working.start[axis])
     return probabilities
 
 
-def quantise(probabilities: Floats, truncate: bool = False) -> NDArray[np.uint8]:
-    """Probabilities in [0, 1] as 256 levels: 255 p, rounded to the nearest or truncated."""
-    quantised = np.empty(probabilities.shape, np.uint8)
-    for channel, section in np.ndindex(probabilities.shape[:2]):
-        levels = probabilities[channel, section] * np.float32(255)
-        quantised[channel, section] = levels if truncate else np.rint(levels)
-    return quantised
+def _take_on_host(array: torch.Tensor, axis: int, taps: Taps, start: int) -> torch.Tensor:
+    return torch.from_numpy(apply_taps(array.numpy(), axis, taps, start))  # quicker than torch's
+
+
+def _take(array: torch.Tensor, axis: int, taps: Taps, start: int) -> torch.Tensor:
+    """What `apply_taps` does, on any device."""
+    shape = [1] * array.dim()
+    shape[axis] = -1
+    total: torch.Tensor | None = None
+    for index, weight in zip((taps.index - start).T, taps.weight.T, strict=True):
+        places = torch.from_numpy(index.copy()).to(array.device)
+        part = array.index_select(axis, places)
+        part *= torch.from_numpy(weight.copy()).to(array.device).view(shape)
+        total = part if total is None else total.add_(part)
+    return array if total is None else total
+
+
+def quantise(probabilities: torch.Tensor, truncate: bool = False) -> NDArray[np.uint8]:
+    """Probabilities in [0, 1] as 256 levels: 255 p, rounded to the nearest or truncated.
+
+    Args:
+        probabilities: (channels, rows, ...) float32 on any device; only levels leave it.
+        truncate: Truncate, not round.
+    """
+    levels = torch.empty_like(probabilities, dtype=torch.uint8)
+    for channel, row in np.ndindex(probabilities.shape[:2]):
+        scaled = probabilities[channel, row] * 255
+        levels[channel, row] = scaled if truncate else scaled.round_()
+    found: NDArray[np.uint8] = levels.cpu().numpy()
+    return found
 
 
 def _slabs(grey: Array) -> Iterator[slice]:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log
 from cristae.grid import Box
-from cristae.networks.cpu import bfloat16_is_fast
+from cristae.networks.device import reduced_precision
 from cristae.networks.inference import Precision
 from cristae.networks.runner import (
     Contract,
@@ -27,27 +28,38 @@ def settle_precision(
     contract: Contract,
     wanted: Precision | Literal["auto"] | None,
     ledger: Ledger,
+    device: torch.device,
 ) -> Precision:
-    """The precision to compute in: as asked for, as in an interrupted run, or the better one."""
+    """The precision to compute in: as asked for, as in an interrupted run, or the better one.
+
+    Args:
+        make: Makes a runner of a precision, on the device.
+        image: What is predicted.
+        contract: How the networks are run.
+        wanted: As the user says.
+        ledger: Remembers it.
+        device: Where the runners compute.
+    """
     before = ledger.done("precision")
     if before:
         known: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
         return next(name for name in known if name in before)
     deviation = None
     precision: Precision
+    compared = reduced = reduced_precision(device)
     if wanted is None or wanted == "auto":
-        precision, deviation = choose_precision(make, _sample(contract, image))
+        precision, deviation = choose_precision(make, _sample(contract, image), device)
     else:
-        precision = wanted
+        compared = precision = wanted
         if precision != "float32":
             deviation = compare_runners(make, _sample(contract, image), precision)
-        if precision == "bfloat16" and not bfloat16_is_fast():
+        if precision == "bfloat16" and reduced is None and device.type == "cpu":
             log.warning("predict: this processor has no bfloat16 arithmetic; float32 is faster")
     if deviation is not None:
         log.info(
             "predict: %s; on a sample %s is off float32 by %.4f at most, %.5f in the mean",
             precision,
-            precision if wanted not in (None, "auto") else "bfloat16",
+            compared,
             deviation.largest,
             deviation.mean,
         )

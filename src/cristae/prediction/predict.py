@@ -23,7 +23,7 @@ from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger, record_fingerprint
 from cristae.engine.progress import log, rate_text
 from cristae.grid import Box, Triple
-from cristae.networks.cpu import prepare_cpu
+from cristae.networks.device import find_devices, prepare_devices
 from cristae.networks.ensemble import ensemble_contract, make_ensemble
 from cristae.networks.inference import Precision
 from cristae.networks.model import GREY, Model, model_network
@@ -92,7 +92,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
         block_shape: Core (z, y, x) of a tile in voxels of the output; by default the one with the
             least waste that memory allows. Changes nothing but the order of some float32 sums. Not
             for a model with windows, which are its blocks.
-        resources: ``workers`` threads compute; memory decides how large tiles may be.
+        resources: ``workers`` threads compute where the processor does; memory, the device's too,
+            decides how large tiles may be.
         overwrite: Replace an output of other inputs or settings.
         chunks: Folder to write PyTorch Connectomics' chunk files to as well (`chunks`).
 
@@ -165,6 +166,7 @@ class _Asked:
             truncate=self.config.truncate,
             block_shape=self.block_shape,
             resources=self.resources,
+            devices=find_devices(self.config.device),
             regions=regions,
         )
 
@@ -189,12 +191,16 @@ def _predict(asked: _Asked, ledger: Ledger) -> None:
     source, config, contract = asked.source, asked.config, asked.contract
     statistics = _statistics(source, asked.models[0], config)
     regions = _regions(asked, statistics, ledger)
-    prepare_cpu(asked.resources.workers, reuse=contract.windows is not None)
+    devices = find_devices(config.device)
+    prepare_devices(devices, asked.resources.workers, reuse=contract.windows is not None)
     rule, grids = asked.models[0].intensity, asked.grids
     image = ImageInput(grids.read, statistics, rule, config.invert, grids.read_factors)
     networks = [model_network(model) for model in asked.models]
     make = partial(make_ensemble, networks, combine=asked.combine)
-    precision = settle_precision(make, image, contract, config.precision, ledger)
+    on_first = partial(make, device=devices[0])
+    precision = settle_precision(
+        on_first, image, contract, config.precision, ledger, device=devices[0]
+    )
     request = asked.request(precision, regions)
     plan: Tiling | Sweep
     if contract.windows is not None:
@@ -215,12 +221,12 @@ def _predict(asked: _Asked, ledger: Ledger) -> None:
         channels=contract.channels,
         attributes=_attributes(request, statistics, config),
     )
-    runner = make(precision)
-    del networks, make
+    runners = tuple(make(precision, device=device) for device in devices)
+    del networks, make, on_first
     if isinstance(plan, Sweep):
-        profile, voxels, done = run_windows(plan, image, runner, request, prediction, ledger)
+        profile, voxels, done = run_windows(plan, image, runners, request, prediction, ledger)
     else:
-        profile, voxels, done = run_tiles(Job(image, runner, plan, request, prediction), ledger)
+        profile, voxels, done = run_tiles(Job(image, runners, plan, request, prediction), ledger)
     _report(request, profile, voxels, plan.waste, done)
     ledger.finish(
         voxels=prediction.size,
@@ -271,6 +277,7 @@ def _attributes(
         "skip_empty": config.skip_empty,
         "read_level": list(request.grids.level),
         "precision": request.precision,
+        "device": request.devices[0].type,
         "variants": request.variants,
         "combine": request.combine,
         "windows": None if windows is None else to_plain(windows),
@@ -315,7 +322,7 @@ def _statistics(source: Volume, model: Model, config: PredictConfig) -> Intensit
 
 def _report(request: Request, profile: Profile, voxels: int, waste: float, done: str) -> None:
     log.info(
-        "predict: %s, %.1f Mvoxels in %.1f s, %s, %s in %s, %.2f voxels computed a voxel "
+        "predict: %s, %.1f Mvoxels in %.1f s, %s, %s in %s on %s, %.2f voxels computed a voxel "
         "written; %s; peak memory %.2f GiB",
         request.out,
         voxels / 1e6,
@@ -323,6 +330,7 @@ def _report(request: Request, profile: Profile, voxels: int, waste: float, done:
         rate_text(voxels, profile.seconds, "voxels"),
         done,
         request.precision,
+        ", ".join(map(str, request.devices)),
         waste,
         profile,
         peak_memory() / GIB,

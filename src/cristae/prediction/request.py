@@ -1,16 +1,22 @@
 """A prediction that was asked for, checked, and what both ways of doing it share."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cristae.engine.blockwise import GIB, available_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import Advance
+from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple
+from cristae.networks.device import GRAPH_VOXELS, device_room
+from cristae.networks.ensemble import ensemble_bytes
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import Contract
@@ -46,6 +52,7 @@ class Request:
         truncate: Whether 255 p is truncated rather than rounded.
         block_shape: Core of a tile, where the user says it.
         resources: Threads and memory.
+        devices: Where the networks compute, a replica on each; of one kind.
         regions: Outside of any of them the output is 0.
     """
 
@@ -60,6 +67,7 @@ class Request:
     truncate: bool
     block_shape: Triple | None
     resources: Resources
+    devices: tuple[torch.device, ...]
     regions: tuple[Region, ...] = ()
 
     @property
@@ -83,6 +91,30 @@ class Request:
         if self.resources.memory_gib is not None:
             return self.resources.memory_gib * GIB
         return min(MEMORY_SHARE * available_memory(), MEMORY_MOST)
+
+    @cached_property
+    def room(self) -> int | None:
+        """Bytes of its own memory that each device may take; None where it has none of its own."""
+        return device_room(self.devices)
+
+    def network_bytes(self, tile: Triple, core: Triple) -> int:
+        """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
+        kind = self.devices[0].type
+        needed = ensemble_bytes(self.models, tile, core, self.precision, kind)
+        recorded = kind == "cuda" and math.prod(tile) <= GRAPH_VOXELS
+        return needed * (1 + recorded)  # what is recorded keeps its memory
+
+    def check_room(self, needed: int) -> None:
+        """Refuse what does not fit into a device's memory.
+
+        Raises:
+            MemoryLimitError: Both numbers are named.
+        """
+        if self.room is not None and needed > self.room:
+            raise MemoryLimitError(
+                f"predict: needs {needed / GIB:.2f} GiB of a GPU's memory, {self.room / GIB:.2f} "
+                f"GiB of {self.devices[0].type} may be taken; --device cpu takes the processor's"
+            )
 
 
 def write_shards(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
@@ -145,7 +146,8 @@ class Sums:
             weight = gz[section] * np.multiply.outer(gy[lines], gx)
             weight += FLOOR * nz[section] * np.multiply.outer(ny[lines], nx)
             sums = self._held.array[:, section % self._depth, lines]
-            levels[:, lines] = quantise(sums / weight.astype(np.float32), self._truncate)
+            mean = torch.from_numpy(sums / weight.astype(np.float32))
+            levels[:, lines] = quantise(mean, self._truncate)
 
     def _row_box(self, number: int) -> Box:
         z, y, x = self.sweep.shape

@@ -25,7 +25,7 @@ from cristae.engine.blockwise import GIB
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import Advance, log, track
 from cristae.grid import Box, Triple, tile
-from cristae.networks.ensemble import ensemble_bytes
+from cristae.networks.device import side_by_side
 from cristae.networks.runner import Runner
 from cristae.networks.windows import Floats, WindowRecipe, window_axes
 from cristae.prediction.passes import ImageInput, tile_probabilities
@@ -101,6 +101,7 @@ def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Swee
     sweep = Sweep(recipe, axes, shape, request.shard, channels, request.variants, None)
     fits = sweep_bytes(sweep, request) <= request.memory_limit
     sweep = sweep if fits else replace(sweep, folder=ledger.scratch)
+    request.check_room(_window_bytes(request, recipe.shape))
     log.info(
         "predict: %d windows of %dx%dx%d, stride %dx%dx%d, %s blending, %d variants; %.1f voxels "
         "computed a voxel written; sums wait %s (%.1f GiB allowed)",
@@ -119,7 +120,7 @@ def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Swee
 def run_windows(
     sweep: Sweep,
     image: ImageInput,
-    runner: Runner,
+    runners: tuple[Runner, ...],
     request: Request,
     prediction: Volume,
     ledger: Ledger,
@@ -143,7 +144,7 @@ def run_windows(
                         held.release()
                 held.remove()
 
-        compute = _computing(sweep, sums, runner, request, advance)
+        compute = _computing(sweep, sums, runners, request, advance)
         profile = stream(
             rows, lambda row: strips.read(row.box) if row.columns else None, compute, write
         )
@@ -154,10 +155,10 @@ def run_windows(
 
 
 def sweep_bytes(sweep: Sweep, request: Request) -> int:
-    """Upper bound of the memory of a run, imports apart.
+    """Upper bound of the memory of a run, imports and what devices have of their own apart.
 
-    Two strips are read (one of them waits or is computed), one window is computed, two rows of
-    shards are held.
+    Two strips are read (one of them waits or is computed), one window a device is computed, two
+    rows of shards are held.
     """
     (wz, wy, wx), (_, y, x) = sweep.recipe.shape, sweep.shape
     depth = min(wz, sweep.shape[0])
@@ -166,10 +167,10 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
     strip = wz * wy * (along_x.starts[-1] + wx - along_x.starts[0])
     window = math.prod(sweep.recipe.shape)
     total = strip * (2 * 4 + 2 * grey)
-    extent = sweep.recipe.shape
-    total += ensemble_bytes(request.models, extent, extent, request.precision)
+    devices = len(request.devices)
+    total += devices * (request.room is None) * request.network_bytes(*[sweep.recipe.shape] * 2)
     total += region_bytes(request.regions, sweep.shard)
-    total += 4 * window * (1 + 2 * (request.variants > 1)) * (1 + sweep.channels)
+    total += devices * 4 * window * (1 + 2 * (request.variants > 1)) * (1 + sweep.channels)
     total += sweep.channels * 2 * math.prod(sweep.shard)
     if sweep.folder is None:
         total += 4 * sweep.channels * depth * y * x
@@ -179,6 +180,12 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
         total += 4 * sweep.channels * max(depth * min(wy, y) * x, y * x)
         total += 2 * sweep.channels * y * x
     return int(1.1 * total) + FIXED_BYTES
+
+
+def _window_bytes(request: Request, window: Triple) -> int:
+    """Upper bound of what a window takes of the memory of a device with its own."""
+    outputs = (1 + 2 * (request.variants > 1)) * len(request.contract.channels)
+    return request.network_bytes(window, window) + 4 * math.prod(window) * (2 + 2 * outputs)
 
 
 def scratch_bytes(sweep: Sweep) -> int:
@@ -191,20 +198,29 @@ def scratch_bytes(sweep: Sweep) -> int:
 
 
 def _computing(
-    sweep: Sweep, sums: Sums, runner: Runner, request: Request, advance: Advance
+    sweep: Sweep, sums: Sums, runners: tuple[Runner, ...], request: Request, advance: Advance
 ) -> Callable[[Row, Floats | None], Rows | None]:
     """The function that takes a row of windows through the network and into the sums."""
-    whole, extent = Box.of(sweep.recipe.shape), sweep.recipe.shape[2]
+    whole, extent, step = Box.of(sweep.recipe.shape), sweep.recipe.shape[2], len(runners)
+
+    def cut(strip: Floats | None, start: int) -> Floats:
+        if strip is None:
+            raise ValueError("windows without an image")
+        return strip[:, :, start : start + extent]
+
+    def make(runner: Runner, window: Floats) -> Floats:
+        found = tile_probabilities(runner, window, whole, request.variants, request.combine)
+        probabilities: Floats = found.cpu().numpy()
+        return probabilities
 
     def compute(row: Row, strip: Floats | None) -> Rows | None:
         z, y, x = row.box.start
-        for column in row.columns:
-            if strip is None:
-                raise ValueError("windows without an image")
-            window = strip[:, :, column - x : column - x + extent]
-            found = tile_probabilities(runner, window, whole, request.variants, request.combine)
-            sums.add((z, y, column), found)
-            advance(1)
+        for first in range(0, len(row.columns), step):
+            columns = row.columns[first : first + step]
+            windows = [cut(strip, column - x) for column in columns]
+            for column, found in zip(columns, side_by_side(make, runners, windows), strict=True):
+                sums.add((z, y, column), found)
+                advance(1)
         sums.release()
         return sums.finish(row.finished) or None
 

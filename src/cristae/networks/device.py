@@ -1,0 +1,203 @@
+"""Where a network computes: the processor, NVIDIA GPUs (CUDA) or Apple's (MPS).
+
+A tile's way on a GPU; the processor needs none of it::
+
+    image (host) ── pinned memory ──► device ── network, channels-last ──► probabilities (device)
+
+What is done with the probabilities stays on the device as well, until 256 levels come back
+(`cristae.prediction.passes.quantise`). Convolutions run in bfloat16 or float16, the first and the
+last in float32, as autocast would have it, but with the weights converted once. On CUDA a small
+tile, which a GPU computes quicker than the processor can ask for its layers, is recorded the second
+time it comes with the same core and replayed from then on (a CUDA graph).
+
+None of this has run on a GPU yet; tests run it on the processor.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cristae.engine.progress import log
+from cristae.errors import ConfigError, raise_faults
+from cristae.grid import Box
+from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
+from cristae.networks.inference import Precision
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+ROOM_SHARE = 0.6
+"""Share of a GPU's free memory that is planned with; the rest is for what kernels need."""
+
+GRAPH_VOXELS = 1 << 24
+"""Tiles of at most so many voxels are recorded and replayed; asking for larger ones takes less time
+than they do."""
+
+Member = TypeVar("Member")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def present_devices() -> tuple[str, ...]:
+    """Names of the devices that there are, as `find_devices` takes them."""
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names.append("cuda")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return tuple(names)
+
+
+def device_faults(wanted: DeviceName) -> list[str]:
+    """What is wrong with a device that was asked for, a line each."""
+    present = present_devices()
+    if wanted == "auto" or wanted in present:
+        return []
+    return [f"device {wanted}: not found here, expected auto or one of {', '.join(present)}"]
+
+
+def find_devices(wanted: DeviceName) -> tuple[torch.device, ...]:
+    """The devices to compute on: every GPU that torch sees, or one device of another kind.
+
+    Args:
+        wanted: ``auto``: CUDA where there is any, else the processor.
+
+    Raises:
+        ConfigError: A device that is not there; those that are, are named.
+    """
+    raise_faults("settings", device_faults(wanted), ConfigError)
+    if wanted == "auto":
+        wanted = "cuda" if "cuda" in present_devices() else "cpu"
+    if wanted == "cuda":
+        return tuple(torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+    return (torch.device(wanted),)
+
+
+def device_room(devices: Sequence[torch.device]) -> int | None:
+    """Bytes of its own memory that each device may take; None where it is the processor's."""
+    free = [torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda"]
+    return int(ROOM_SHARE * min(free)) if free else None
+
+
+def reduced_precision(device: torch.device) -> Precision | None:
+    """The precision below float32 that a device multiplies fast in; None where none is known."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if device.type == "cpu" and bfloat16_is_fast() else None
+
+
+def prepare_devices(devices: Sequence[torch.device], threads: int, reuse: bool = False) -> None:
+    """Set what torch keeps for all: `prepare_cpu`, and float32 that is float32 on a GPU, too."""
+    prepare_cpu(threads, reuse)
+    if any(device.type == "cuda" for device in devices):
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def pinned(image: NDArray[np.float32], devices: Sequence[torch.device]) -> NDArray[np.float32]:
+    """An image in memory that a GPU reads by itself; as it is where none will."""
+    if not any(device.type == "cuda" for device in devices):
+        return image
+    found: NDArray[np.float32] = torch.from_numpy(image).pin_memory().numpy()
+    return found
+
+
+class DeviceNetwork(Protocol):
+    """A network made ready for inference, its weights on a device."""
+
+    precision: Precision
+
+    def probabilities(self, image: Tensor, core: Box) -> Tensor:
+        """As of `Runner`, of an image on the same device."""
+
+
+class DeviceRunner:
+    """A network on one device.
+
+    Args:
+        network: It and its weights are on the device.
+        device: Where.
+    """
+
+    def __init__(self, network: DeviceNetwork, device: torch.device) -> None:
+        self._network, self.device = network, device
+        self._records = device.type == "cuda"
+        self._last: tuple[torch.Size, Box] | None = None
+        self._replay: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """Of the network's arithmetic."""
+        return self._network.precision
+
+    @torch.no_grad()
+    def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
+        """Outputs in [0, 1] of the core of a tile, on the device; see `Runner.probabilities`."""
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            tile = torch.from_numpy(image).to(self.device, non_blocking=True)
+            key = (tile.shape, core)
+            if self._records and self._last == key and self._replay is None:
+                self._record(tile, core)
+            if self._replay is not None and self._last == key:
+                return self._replay(tile)
+            if self._replay is None and tile.numel() <= GRAPH_VOXELS:
+                self._last = key
+            return self._network.probabilities(tile, core)
+
+    def _record(self, tile: Tensor, core: Box) -> None:
+        try:
+            self._replay = record_graph(lambda tile: self._network.probabilities(tile, core), tile)
+        except RuntimeError as error:
+            log.warning("predict: no CUDA graph on %s (%s); goes on without", self.device, error)
+            self._records = False
+
+
+def record_graph(
+    function: Callable[[Tensor], Tensor], example: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """A function's work on the current CUDA device, recorded to be replayed.
+
+    Args:
+        function: Does the same for every input of one shape, and waits for nothing.
+        example: An input.
+
+    Returns:
+        The function for inputs of that shape; its outputs are the caller's.
+
+    Raises:
+        RuntimeError: Work that cannot be recorded.
+    """
+    static, stream = example.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries choose their kernels before the recording
+        function(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # other devices' threads allocate meanwhile, which only they may not record
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        found = function(static)
+
+    def replay(tile: Tensor) -> Tensor:
+        static.copy_(tile)
+        graph.replay()
+        return found.clone()
+
+    return replay
+
+
+def side_by_side(
+    function: Callable[[Member, Job], Result], runners: Sequence[Member], jobs: Sequence[Job]
+) -> list[Result]:
+    """Do at most as many jobs as there are runners, each with its own, at the same time.
+
+    Returns:
+        What the function returned, in the order of the jobs.
+    """
+    if len(jobs) <= 1:
+        return [function(runners[0], job) for job in jobs]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(function, runners, jobs))
