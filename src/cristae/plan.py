@@ -6,11 +6,9 @@ a few steps, one tile and one box, and carried over to the whole by the number o
 """
 
 import copy
-import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
-from cristae.engine.progress import log
+from cristae.engine.progress import hushed
 from cristae.errors import ConfigError
 from cristae.grid import Box
 from cristae.networks.channels import affinity_offsets
@@ -154,7 +152,7 @@ def _train_cost(
     device: Device,
     resources: Resources,
 ) -> Cost:
-    with _quiet():
+    with hushed():
         source = prepare_source(first)
         times = measure_step(config, [source], device.kind, resources.workers)
     seconds = config.steps * max(times.step, times.supply)
@@ -193,11 +191,11 @@ def _use_costs(
     if not images:
         return
     precision = expected_precision(config.predict, model)
-    rate = network_rate(model, precision, resources)
+    rate = network_rate(model, precision, resources, config.predict.device)
     standing = _stand_in(config.train, model, opened)
     speed = None if standing is None else _segment_rate(standing, config, resources)
     for name, image in images.items():
-        with _quiet():
+        with hushed():
             work = prediction_work(image, model, config.predict, precision, resources)
         how = f"{rate / 1e6:.3g} Mvoxels/s on one tile, {precision}"
         yield Cost(f"predict {name}", work.memory_bytes, work.computed / rate, how)
@@ -232,7 +230,7 @@ def _stand_in(
 
 def _segment_rate(standing: Volume, config: RunConfig, resources: Resources) -> float:
     """Voxels a second from the stand-in to labels on disk."""
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, hushed():
         small = standing.crop(Box.of(standing.shape).clip(Box.of((2, 64, 64))))
         options: dict[str, Any] = {"config": config.segment, "resources": resources}
         segment_volume(small, Path(folder, "first.zarr"), **options)  # compiles
@@ -274,17 +272,6 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return max(1e-9, time.perf_counter() - start)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the stages say of themselves is not wanted here."""
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """The preview: where it looks, what it shows, and what it says of the whole run."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,10 +81,31 @@ def test_a_place_is_predicted_as_in_the_whole(volume, model, tmp_path, monkeypat
     config = predict_module.PredictConfig(precision="float32")
     known = {**volume.attributes, "intensity": sample_intensity(volume).to_dict()}
     box = preview.choose_places(volume, (4, 20, 20), 1)[0]
-    place = preview._look(volume.with_(attributes=known), box, (model,), config, ONE)
+    place, precision = preview._look(volume.with_(attributes=known), box, (model,), config, ONE)
     whole = predict_module.predict_volume(
         volume, model, tmp_path / "w.zarr", config=config, resources=ONE
     )
+    assert precision == "float32"
     section = whole.read()[(slice(None), *box.slices())][:, 2]
     assert np.array_equal(place.levels, section)
     assert np.array_equal(place.image, volume.read()[box.slices()][2])
+
+
+def test_a_slow_look_goes_on_with_smaller_places(volume, model, tmp_path, monkeypatch):
+    """Each place seems to take 20 s, of which the first foresees 60."""
+    monkeypatch.setattr(preview, "EXTENTS", ((2, 24, 24), (2, 16, 16), (1, 8, 8)))
+    look, asked = preview._look, []
+
+    def slow(source, box, models, config, resources):
+        asked.append((box.shape, config.precision))
+        place, precision = look(source, box, models, config, resources)
+        return replace(place, seconds=(20.0, 1.0)), precision
+
+    monkeypatch.setattr(preview, "_look", slow)
+    config = predict_module.PredictConfig()
+    found = preview._look_around(volume, (model,), config, 4, ONE)
+    assert [shape for shape, _ in asked] == [(2, 24, 24), (2, 16, 16), (1, 8, 8), (1, 8, 8)]
+    assert [place.box.shape for place in found] == [shape for shape, _ in asked]
+    first, *others = [precision for _, precision in asked]
+    assert first is None
+    assert set(others) <= {"float32", "bfloat16"}  # settled by the first

@@ -89,3 +89,8 @@ def check_disk(path: Path, bytes_needed: int) -> None:
         raise DiskSpaceError(
             f"{path}: needs up to {bytes_needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
         )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

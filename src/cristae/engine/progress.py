@@ -69,6 +69,17 @@ def log_to_stderr(level: int) -> None:
     log.setLevel(level)
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Warnings and errors only: where many small pieces run, what is said of each is no news."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 class _LogLines:
     """Logs rate and time left at most every `LOG_EVERY_S` seconds."""
 

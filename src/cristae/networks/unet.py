@@ -280,6 +280,8 @@ class UNet(nn.Module):
 
     def _initialise(self) -> None:
         """He's initialisation; residual branches start at zero, logits near it."""
+        if self.head.weight.is_meta:
+            return  # no weights; to draw them, torch would load its compiler, which takes seconds
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,5 +1,6 @@
 """The precision a run computes in, and how far that is from float32."""
 
+import logging
 from collections.abc import Callable
 from typing import Literal
 
@@ -51,7 +52,7 @@ def settle_precision(
         precision, deviation = choose_precision(make, _sample(contract, image), device)
     else:
         compared = precision = wanted
-        if precision != "float32":
+        if precision != "float32" and log.isEnabledFor(logging.INFO):  # only told, so only then
             deviation = compare_runners(make, _sample(contract, image), precision)
         if precision == "bfloat16" and reduced is None and device.type == "cpu":
             log.warning("predict: this processor has no bfloat16 arithmetic; float32 is faster")

@@ -7,22 +7,22 @@ its edge the network sees mirrored surroundings. Time and size of the whole run 
 places took, by voxels through the network, voxels segmented and bytes on disk.
 """
 
-import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cristae.engine.executors import Resources
-from cristae.engine.files import write_atomic
-from cristae.engine.progress import log
+from cristae.engine.files import folder_bytes, write_atomic
+from cristae.engine.progress import hushed
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
+from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.prediction.predict import PredictConfig, predict_volume
@@ -35,8 +35,11 @@ from cristae.volumes.intensity import (
 )
 from cristae.volumes.volume import Array, Volume
 
-SECONDS = 40.0
+SECONDS = 30.0
 """What predicting all places may take, by the speed measured first."""
+
+PATIENCE = 1.5
+"""A look that turns out to take so many times longer goes on with smaller places."""
 
 EXTENTS: tuple[Triple, ...] = ((16, 512, 512), (16, 384, 384), (8, 384, 384), (8, 256, 256))
 """Working voxels (z, y, x) of a place, the margin apart; the first that is quick enough."""
@@ -88,10 +91,8 @@ def preview_volume(
     statistics = sample_intensity(source)
     known = {**source.attributes, INTENSITY_ATTRIBUTE: statistics.to_dict()}
     source = source.with_(attributes=known)
-    with _quiet():
-        extent = _affordable(source, models, config, places, resources)
-        boxes = choose_places(source, extent, places)
-        found = [_look(source, box, models, config, resources) for box in boxes]
+    with hushed():
+        found = _look_around(source, models, config, places, resources)
         precision = expected_precision(config, models[0])
         work = prediction_work(source, models[0], config, precision, resources)
     page = page_of(source, models, statistics, found, work, time.perf_counter() - begun)
@@ -155,14 +156,36 @@ def _in_source(extent: Triple, source: Volume, model: Model) -> Triple:
     return z, y, x
 
 
+def _look_around(
+    source: Volume,
+    models: Sequence[Model],
+    config: PredictConfig,
+    count: int,
+    resources: Resources,
+) -> list[Place]:
+    """Predict and segment the places, of an extent that there is time for."""
+    extents = _affordable(source, models, config, count, resources)
+    boxes = choose_places(source, extents[0], count)
+    found: list[Place] = []
+    while len(found) < len(boxes):
+        place, precision = _look(source, boxes[len(found)], models, config, resources)
+        found.append(place)
+        config = replace(config, precision=precision)  # settled once for all
+        slow = sum(place.seconds[0] for place in found) / len(found) * count > PATIENCE * SECONDS
+        if slow and len(extents) > 1:
+            extents = extents[1:]
+            boxes = choose_places(source, extents[0], count)
+    return found
+
+
 def _affordable(
     source: Volume,
     models: Sequence[Model],
     config: PredictConfig,
     count: int,
     resources: Resources,
-) -> Triple:
-    """The largest extent of a place, in voxels of the source, that all places have time for."""
+) -> list[Triple]:
+    """Extents of a place, in voxels of the source: the largest that all have time for, and less."""
     model = models[0]
     if source.voxel_size_nm is None and any(model.working_voxel_size_nm):
         raise InputError(
@@ -170,13 +193,15 @@ def _affordable(
             f"{model.working_voxel_size_nm} nm: give it with --voxel-size Z,Y,X"
         )
     precision = expected_precision(config, model)
-    rate = network_rate(model, precision, resources) / len(models)
-    for extent in EXTENTS:
-        box = _seen(source, Box.of(_in_source(extent, source, model)).clip(source.box), model)
+    rate = network_rate(model, precision, resources, config.device) / len(models)
+    extents = [_in_source(extent, source, model) for extent in EXTENTS]
+    while len(extents) > 1:
+        box = _seen(source, Box.of(extents[0]).clip(source.box), model)
         work = prediction_work(source.crop(box), model, config, precision, resources)
         if count * work.computed <= SECONDS * rate:
             break
-    return _in_source(extent, source, model)
+        extents = extents[1:]
+    return extents
 
 
 def _seen(source: Volume, box: Box, model: Model) -> Box:
@@ -186,13 +211,14 @@ def _seen(source: Volume, box: Box, model: Model) -> Box:
 
 def _look(
     source: Volume, box: Box, models: Sequence[Model], config: PredictConfig, resources: Resources
-) -> Place:
-    """Predict and segment one place."""
+) -> tuple[Place, Precision]:
+    """Predict and segment one place; the precision it was predicted in, too."""
     seen = _seen(source, box, models[0])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain = PredictConfig(
             invert=config.invert,
+            device=config.device,
             precision=config.precision,
             variants=config.variants,
             combine=config.combine,
@@ -208,7 +234,7 @@ def _look(
         inside = box.relative_to(seen.start)
         whole = labels.read(inside)
         summary = prediction.attributes["record"]["summary"]
-        return Place(
+        place = Place(
             box=box,
             seen=seen,
             image=_middle(source, box),
@@ -218,25 +244,11 @@ def _look(
             foreground=float(np.count_nonzero(whole) / whole.size),
             computed=summary["voxels_computed_per_voxel"] * seen.size,
             seconds=(first, second),
-            bytes_on_disk=(_bytes_in(folder / "p.zarr"), _bytes_in(folder / "i.zarr")),
+            bytes_on_disk=(folder_bytes(folder / "p.zarr"), folder_bytes(folder / "i.zarr")),
         )
+        return place, prediction.attributes["precision"]
 
 
 def _timed(function: Any, *arguments: Any, **options: Any) -> tuple[Volume, float]:
     begun = time.perf_counter()
     return function(*arguments, **options), time.perf_counter() - begun
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the stages say of each place is not wanted here."""
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -159,7 +159,7 @@ def _facts(
         ("models", str(len(models))),
         ("decoder", f"{first.decoder} ({thresholds or 'its defaults'})"),
         ("grey window", f"{statistics.low:g} to {statistics.high:g}, of {statistics.sample}"),
-        ("through the network", f"{work.computed / 1e6:,.0f} Mvoxels"),
+        ("to compute", f"{work.computed / 1e6:,.0f} Mvoxels through the network"),
     ]
 
 
