@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cristae.segmentation.runs import Ints, Raster, Runs
+from cristae.segmentation.scanning import grown
 
 NO_SEED, SEVERAL = -1, -2
 """What stands for the label of a piece without a seed, and of one that is flooded."""
@@ -103,10 +104,8 @@ def painted(runs: Runs, voxels: Voxels, target: Ints, label: Labels) -> tuple[Ru
         target: (runs,) seed of each, `NO_SEED`, or `SEVERAL` where ``label`` says it.
         label: From `flood_pieces`.
     """
-    count = _paint(runs.start, runs.length, voxels.first, target, label, None)
-    out = np.empty(count, np.int64), np.empty(count, np.int32), np.empty(count, np.int64)
-    _paint(runs.start, runs.length, voxels.first, target, label, out)
-    return Runs(out[0], out[1]), out[2]
+    start, length, owner = _paint(runs.start, runs.length, voxels.first, target, label)
+    return Runs(start, length), owner
 
 
 @njit(nogil=True, cache=True)
@@ -181,23 +180,31 @@ def _push(voxel, level, head, tail, after, none):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True)
-def _paint(start, length, first, target, label, out):  # type: ignore[no-untyped-def]
-    """Write the runs, or count them where there is nothing to write to."""
+def _paint(start, length, first, target, label):  # type: ignore[no-untyped-def]
+    place = np.empty(1024 + start.size, np.int64)
+    size = np.empty(place.size, np.int32)
+    owner = np.empty(place.size, np.int64)
     n = 0
     for i in range(start.size):
+        if n + length[i] > place.size:
+            place, size, owner = (
+                grown(place, n + length[i]),
+                grown(size, n + length[i]),
+                grown(owner, n + length[i]),
+            )
         if target[i] >= 0:
-            if out is not None:
-                out[0][n], out[1][n], out[2][n] = start[i], length[i], target[i]
+            place[n], size[n], owner[n] = start[i], length[i], target[i]
             n += 1
         elif target[i] == SEVERAL:
-            last, since = 0, 0
-            for k in range(length[i] + 1):
-                here = label[first[i] + k] if k < length[i] else 0
-                if here == last:
-                    continue
-                if last:
-                    if out is not None:
-                        out[0][n], out[1][n], out[2][n] = start[i] + since, k - since, last - 1
+            begin = first[i]
+            k, last = 0, length[i]
+            while k < last:
+                mine = label[begin + k]
+                since = k
+                k += 1
+                while k < last and label[begin + k] == mine:
+                    k += 1
+                if mine:
+                    place[n], size[n], owner[n] = start[i] + since, k - since, mine - 1
                     n += 1
-                last, since = here, k
-    return n
+    return place[:n].copy(), size[:n].copy(), owner[:n].copy()

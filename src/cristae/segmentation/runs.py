@@ -165,7 +165,8 @@ def _join_within(start, length, parent, shift, reach):  # type: ignore[no-untype
             j += 1
         k = j
         while k < i and start[k] < high:
-            unite(parent, i, k)
+            if parent[i] != parent[k]:  # most are united by the row before
+                unite(parent, i, k)
             k += 1
 
 
