@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cristae.errors import ConfigError
+from cristae.errors import ConfigError, MemoryLimitError
 from cristae.grid import Box
 from cristae.networks import device as module
 from cristae.networks.device import (
@@ -153,6 +153,16 @@ def test_what_cannot_be_recorded_is_computed_plainly(network, tiles, monkeypatch
         assert torch.equal(runner.probabilities(tile, CORE), plain.probabilities(tile, CORE))
     assert len(tried) == 1
     assert "no CUDA graph on cpu (operation not permitted" in caplog.text
+
+
+def test_a_device_without_memory_left_is_told(network, tiles, monkeypatch):
+    def full(image, core):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    prepared = TileNetwork(network, "float32", CPU)
+    monkeypatch.setattr(prepared, "probabilities", full)
+    with pytest.raises(MemoryLimitError, match=r"cpu has no memory left.*\(4, 32, 32\)"):
+        DeviceRunner(prepared, CPU).probabilities(tiles[0], CORE)
 
 
 def test_jobs_run_side_by_side_each_with_its_own():

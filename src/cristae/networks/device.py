@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.engine.progress import log
-from cristae.errors import ConfigError, raise_faults
+from cristae.errors import ConfigError, MemoryLimitError, raise_faults
 from cristae.grid import Box
 from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
 from cristae.networks.inference import Precision
@@ -136,17 +136,30 @@ class DeviceRunner:
 
     @torch.no_grad()
     def probabilities(self, image: NDArray[np.float32], core: Box) -> Tensor:
-        """Outputs in [0, 1] of the core of a tile, on the device; see `Runner.probabilities`."""
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-            tile = torch.from_numpy(image).to(self.device, non_blocking=True)
-            key = (tile.shape, core)
-            if self._records and self._last == key and self._replay is None:
-                self._record(tile, core)
-            if self._replay is not None and self._last == key:
-                return self._replay(tile)
-            if self._replay is None and tile.numel() <= GRAPH_VOXELS:
-                self._last = key
-            return self._network.probabilities(tile, core)
+        """Outputs in [0, 1] of the core of a tile, on the device; see `Runner.probabilities`.
+
+        Raises:
+            MemoryLimitError: The device has too little memory left.
+        """
+        try:
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                return self._compute(torch.from_numpy(image), core)
+        except torch.OutOfMemoryError as error:
+            raise MemoryLimitError(
+                f"predict: {self.device} has no memory left for a tile of {image.shape}; a smaller "
+                f"--block-shape takes less, --device cpu takes the processor's"
+            ) from error
+
+    def _compute(self, image: Tensor, core: Box) -> Tensor:
+        tile = image.to(self.device, non_blocking=True)
+        key = (tile.shape, core)
+        if self._records and self._last == key and self._replay is None:
+            self._record(tile, core)
+        if self._replay is not None and self._last == key:
+            return self._replay(tile)
+        if self._replay is None and tile.numel() <= GRAPH_VOXELS:
+            self._last = key
+        return self._network.probabilities(tile, core)
 
     def _record(self, tile: Tensor, core: Box) -> None:
         try:
