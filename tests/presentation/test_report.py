@@ -114,6 +114,10 @@ def test_the_errors_are_those_made_worst_first(page):
     assert cards == [("split", "1"), ("missed", "2"), ("false_positive", "3"), ("merge", "4")]
     lost = re.findall(r"<dt>lost</dt><dd>([\d,]+) voxels", page)
     assert lost == ["1,536", "1,440", "1,200", "1,200"]
+    stable = re.findall(r'<h4 id="([^"]+)"><a href="#([^"]+)">Error', page)
+    assert [target for _, target in stable] == [name for name, _ in stable]
+    by_hand = ["split-truth-4", "missed-truth-1", "false-positive-prediction-8"]
+    assert [name for name, _ in stable] == [*by_hand, "merge-prediction-2"]
 
 
 def test_numbers_are_those_of_the_scores(page, arrays):

@@ -204,12 +204,20 @@ def error_card(
         rows.append(("place z, y, x", ", ".join(f"{p:.0f}" for p in place) + " nm"))
     return {
         "number": number,
+        "anchor": _anchor(error),
         "kind": error.kind,
         "name": KINDS[error.kind],
         "saying": _saying(error),
         "rows": rows,
         "picture": picture,
     }
+
+
+def _anchor(error: SegmentationError) -> str:
+    """Names an error by its instance, so that a link outlives other errors and their order."""
+    by_prediction = error.kind in ("merge", "false_positive")
+    side, ids = ("prediction", error.prediction) if by_prediction else ("truth", error.truth)
+    return f"{error.kind.replace('_', '-')}-{side}-{ids[0]}"
 
 
 def _cubic(voxels: int, volume: Volume) -> str:
