@@ -9,6 +9,7 @@ import torch
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, OutputExistsError
+from cristae.networks.inference import TileNetwork
 from cristae.networks.model import Model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.prediction import predict as predict_module
@@ -89,6 +90,22 @@ def test_a_place_is_predicted_as_in_the_whole(volume, model, tmp_path, monkeypat
     section = whole.read()[(slice(None), *box.slices())][:, 2]
     assert np.array_equal(place.levels, section)
     assert np.array_equal(place.image, volume.read()[box.slices()][2])
+
+
+def test_what_a_place_took_is_counted_as_the_whole_is(volume, model, monkeypatch):
+    """On a working grid that is not the source's, and with variants."""
+    model = replace(model, working_voxel_size_nm=(None, 12.0, 12.0))
+    config = predict_module.PredictConfig(precision="float32", variants=4)
+    seen, logits = [], TileNetwork.logits
+
+    def watched(network, image, core):
+        seen.append(image.size)
+        return logits(network, image, core)
+
+    monkeypatch.setattr(TileNetwork, "logits", watched)
+    box = preview.choose_places(volume, (4, 20, 20), 1)[0]
+    place, _ = preview._look(volume, box, (model,), config, ONE)
+    assert place.computed == sum(seen) > 0
 
 
 def test_a_slow_look_goes_on_with_smaller_places(volume, model, tmp_path, monkeypatch):

@@ -225,15 +225,20 @@ def _look(
             truncate=config.truncate,
         )
         options: dict[str, Any] = {"resources": resources}
-        prediction, first = _timed(
-            predict_volume, source.crop(seen), models, folder / "p.zarr", config=plain, **options
+        prediction = predict_volume(
+            source.crop(seen), models, folder / "p.zarr", config=plain, **options
         )
-        labels, second = _timed(
-            segment_volume, prediction, folder / "i.zarr", pyramid=False, **options
+        options["pyramid"] = False
+        labels, second = _timed(segment_volume, prediction, folder / "i.zarr", **options)
+        # what segmenting takes however small the volume is, which the whole pays once
+        _, always = _timed(
+            segment_volume, prediction.crop(Box.of((1, 1, 1))), folder / "t.zarr", **options
         )
         inside = box.relative_to(seen.start)
         whole = labels.read(inside)
         summary = prediction.attributes["record"]["summary"]
+        precision: Precision = prediction.attributes["precision"]
+        work = prediction_work(source.crop(seen), models[0], plain, precision, resources)
         place = Place(
             box=box,
             seen=seen,
@@ -242,11 +247,11 @@ def _look(
             labels=_middle(labels, inside),
             instances=int(np.count_nonzero(np.unique(whole))),
             foreground=float(np.count_nonzero(whole) / whole.size),
-            computed=summary["voxels_computed_per_voxel"] * seen.size,
-            seconds=(first, second),
+            computed=work.computed,
+            seconds=(summary["seconds"], max(0.0, second - always)),
             bytes_on_disk=(folder_bytes(folder / "p.zarr"), folder_bytes(folder / "i.zarr")),
         )
-        return place, prediction.attributes["precision"]
+        return place, precision
 
 
 def _timed(function: Any, *arguments: Any, **options: Any) -> tuple[Volume, float]:
