@@ -128,7 +128,11 @@ def can_sweep(decoding: Decoding) -> bool:
 
 
 def sweep(
-    prediction: Volume, decodings: Sequence[Decoding], resources: Resources
+    prediction: Volume,
+    decodings: Sequence[Decoding],
+    resources: Resources,
+    *,
+    first_alone: bool = False,
 ) -> Iterator[tuple[int, Labelled]]:
     """Decode a prediction with every setting.
 
@@ -136,10 +140,11 @@ def sweep(
         prediction: What `segment_volume` takes.
         decodings: The settings; `can_sweep` holds for each.
         resources: Workers and executor.
+        first_alone: The first setting comes before any other, which then wait for it.
 
     Yields:
-        (index of the setting, its instances), numbered as `segment_volume` numbers them: the
-        first setting's first, the others as soon as they are there.
+        (index of the setting, its instances), numbered as `segment_volume` numbers them, as soon
+        as they are there.
 
     Raises:
         InputError: Probabilities outside [0, 1].
@@ -159,10 +164,11 @@ def sweep(
         for (rule, connected), members in groups.items():
             foreground = _foreground(packed, rule, 26 if connected else 6)
             task = partial(_decode_one, packed, foreground, decodings)
-            if 0 in members:
+            if first_alone and 0 in members:
                 yield 0, task(0)
                 advance(1)
-            for i, found in run_tasks(task, [i for i in members if i], resources):
+                members.remove(0)
+            for i, found in run_tasks(task, members, resources):
                 yield i, found
                 advance(1)
 

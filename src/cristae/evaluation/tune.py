@@ -192,7 +192,8 @@ def tune_decoder(
     tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
     settings: dict[int, Setting] = {}
     kept: dict[int, Labelled] = {}
-    for i, found in _all_found(prediction, decodings, config.segment, base, resources):
+    first = base if truth is None else None  # which the others are then compared with
+    for i, found in _all_found(prediction, decodings, config.segment, first, resources):
         settings[i] = replace(judge(decodings[i], found), values=tried[i])
         if truth is None:
             kept[i] = found
@@ -307,13 +308,14 @@ def _all_found(
     prediction: Volume,
     decodings: Sequence[Decoding],
     segment: SegmentConfig,
-    base: int,
+    first: int | None,
     resources: Resources,
 ) -> Iterator[tuple[int, Labelled]]:
-    """(index, instances) of every setting, the base setting first."""
-    order = sorted(range(len(decodings)), key=lambda i: i != base)
+    """(index, instances) of every setting, one of them first where that is asked for."""
+    order = sorted(range(len(decodings)), key=lambda i: i != first)
     if all(can_sweep(decoding) for decoding in decodings):
-        for k, found in sweep(prediction, [decodings[i] for i in order], resources):
+        tried = [decodings[i] for i in order]
+        for k, found in sweep(prediction, tried, resources, first_alone=first is not None):
             yield order[k], found
         return
     for i in order:
