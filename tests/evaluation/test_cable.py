@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import open_ledger
 from cristae.errors import MemoryLimitError
-from cristae.evaluation import cable
+from cristae.evaluation import cable, evaluate
 from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
@@ -85,6 +86,24 @@ def test_other_categories(bars):
     assert list(scored(found, true, categories="none").matching["0.5"]) == ["all"]
     given = score_instances(found, true, categories={6: "medium"}, resources=SERIAL)
     assert given.tables.truth["category"].tolist() == ["small", "small", "medium"]
+
+
+def test_it_is_said_where_cable_lengths_take_longest(bars, monkeypatch, caplog):
+    found, true = (volume(a) for a in bars)
+    scored(found, true)  # compiles
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        return cable.truth_lengths(*arguments)
+
+    with caplog.at_level(logging.INFO, logger="cristae"):
+        scored(found, true)
+        assert "cable lengths took" not in caplog.text
+        monkeypatch.setattr(evaluate, "SLOW_S", 0.3)
+        monkeypatch.setattr(evaluate, "truth_lengths", slow)
+        scored(found, true)
+    assert "cable lengths took" in caplog.text
+    assert "--categories volume, or none" in caplog.text
 
 
 def test_lengths_are_those_of_what_is_compared(bars):

@@ -63,7 +63,10 @@ def _matching_text(matching: dict[str, dict[str, Any]], interval: list[float] | 
             rows.append([iou, category, *(_number(values[name]) for name in names)])
     text = "Matching (TIMISE's definition)\n" + _grid(rows)
     if all(list(groups) == ["all"] for groups in matching.values()):
-        text += "\nNo categories; those by cable length need a voxel size (--voxel-size Z,Y,X)."
+        text += (
+            "\nNo categories; those by cable length, the default, need a voxel size "
+            "(--voxel-size Z,Y,X)."
+        )
     if interval:
         low, high = interval
         text += f"\n95 % interval of the accuracy at IoU .75: {low:.3f} to {high:.3f}"
