@@ -8,19 +8,25 @@ import torch
 
 from cristae.engine import blockwise
 from cristae.errors import ConfigError, MemoryLimitError
-from cristae.networks.model import load_model
+from cristae.networks.model import load_model, model_network
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
 from cristae.training import loop, train
+from cristae.training.boxes import make_levels
 from cristae.training.config import TrainConfig, check_train_config, windows_of
 from cristae.training.geometry import GeometryConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.memory import fitting_text, step_bytes
+from cristae.training.panels import example_panels
+from cristae.training.sampling import prepare_source
 from cristae.training.state import Files
 from cristae.training.step import sigmoid_logits
 from cristae.training.train import train_model
+from cristae.training.validation import validate
+from cristae.volumes.dataset import open_samples
+from cristae.volumes.intensity import normalise, sample_intensity
 from cristae.volumes.volume import array_volume
 
 from .conftest import toy_arrays
@@ -95,6 +101,29 @@ def test_a_network_of_pytc_learns_and_is_predicted_in_windows(samples, tmp_path)
     found = segment_volume(prediction, tmp_path / "instances.zarr", pyramid=False).read()
     true = labels[:, :64, :64] > 0
     assert ((found > 0) & true).sum() > 0.75 * ((found > 0) | true).sum()
+
+
+def test_networks_of_pytc_are_validated_in_windows(samples, tmp_path):  # noqa: F811
+    """Patches have a window's extent; a box is what prediction makes of it as a volume."""
+    recipe = WindowRecipe((4, 24, 28), (3, 16, 20), (1, 6, 4), variants=4)
+    made = config(steps=1, network=PYTC_NETWORK, windows=recipe)
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    image = array_volume(toy_arrays((7, 40, 50), seed=1)[0], voxel_size_nm=SIZE, kind="image")
+    network = model_network(model).eval()
+    grey = torch.from_numpy(normalise(image.read(), sample_intensity(image), "uint8"))
+    levels = make_levels(network, made, torch.device("cpu"))(grey)
+    asked = PredictConfig(precision="float32")
+    assert np.array_equal(
+        levels, predict_volume(image, model, tmp_path / "p.zarr", config=asked).read()
+    )
+    assert levels.std() > 0
+    seen = []
+    network.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))
+    sources = [prepare_source(one) for one in open_samples(samples)]
+    assert 0 <= validate(network, sources, made, torch.device("cpu"))["validation_iou"] <= 1
+    assert set(seen) == {(1, 1, 4, 24, 28)}
+    panels = example_panels(network, sources, made, torch.device("cpu"))
+    assert panels[0].pictures.shape[1:] == (24, 28)
 
 
 def test_windows_and_outputs_of_pytc_networks():

@@ -11,18 +11,19 @@ from torch import Tensor
 from cristae.training.config import TrainConfig, augmentations_of
 from cristae.training.defects import apply_defects, draw_defects
 from cristae.training.grey import apply_grey, draw_grey
-from cristae.training.paste import paste_touching
+from cristae.training.paste import PasteConfig, is_pasted, paste_touching
 from cristae.training.sampling import (
     DEFECTS,
     GEOMETRY,
     GREY,
     PASTE,
     Source,
+    cut_patch,
     plan_patch,
     random_stream,
-    read_patch,
 )
 from cristae.training.targets import make_targets, needs_cpu
+from cristae.training.turning import turn_patches
 
 PREFETCH = 3
 
@@ -47,9 +48,12 @@ class Batch:
 def make_batch(
     sources: Sequence[Source], config: TrainConfig, first: int, device: torch.device
 ) -> Batch:
-    """The ``batch`` patches from patch ``first`` on; a pure function of the seed and ``first``."""
+    """The ``batch`` patches from patch ``first`` on; a pure function of the seed and ``first``.
+
+    The processor reads and draws; patches are turned and changed on the device, all at once.
+    """
     chosen = augmentations_of(config)
-    images, labels, masks, greys, defects = [], [], [], [], []
+    cuts, greys, defects = [], [], []
     for index in range(first, first + config.batch):
         plan = plan_patch(
             sources,
@@ -59,18 +63,26 @@ def make_batch(
             chosen.geometry,
             random_stream(config.seed, index, GEOMETRY),
         )
-        image, ids, mask = read_patch(sources[plan.source], plan, config.patch, config.intensity)
-        pasted, known_ids = paste_touching(
-            image.numpy(), ids.numpy(), chosen.paste, random_stream(config.seed, index, PASTE)
-        )
-        images.append(torch.from_numpy(pasted))
-        labels.append(torch.from_numpy(known_ids))
-        masks.append(mask)
+        cuts.append(cut_patch(sources[plan.source], plan, config.patch, config.intensity))
         greys.append(draw_grey(config.patch, chosen.grey, random_stream(config.seed, index, GREY)))
         stream = random_stream(config.seed, index, DEFECTS)
         defects.append(draw_defects(config.patch, chosen.defects, stream))
-    stack = apply_defects(torch.stack(images).to(device), defects)
-    return stack_patches(apply_grey(stack, greys), labels, masks, config)
+    images, labels, known = turn_patches(cuts, config.patch, device)
+    _paste(images, labels, chosen.paste, config.seed, first)
+    images = apply_grey(apply_defects(images, defects), greys)
+    return stack_patches(images, labels, known, config)
+
+
+def _paste(images: Tensor, labels: Tensor, config: PasteConfig, seed: int, first: int) -> None:
+    """Copy instances beside others, in place; only patches where that is done leave the device."""
+    for number in range(len(images)):
+        if not is_pasted(config, random_stream(seed, first + number, PASTE)):
+            continue
+        image, ids = (stack[number].cpu().numpy() for stack in (images, labels))
+        stream = random_stream(seed, first + number, PASTE)
+        pasted = paste_touching(image, ids, config, stream)
+        for stack, array in zip((images, labels), pasted, strict=True):
+            stack[number] = torch.from_numpy(array).to(stack.device)
 
 
 def supply(
@@ -94,21 +106,11 @@ def _one_thread() -> None:
 
 
 def stack_patches(
-    images: Tensor,
-    labels: Sequence[Tensor],
-    masks: Sequence[Tensor | None],
-    config: TrainConfig,
+    images: Tensor, labels: Tensor, known: Tensor | None, config: TrainConfig
 ) -> Batch:
-    """A batch from images (n, z, y, x) and the labels and masks of each patch."""
+    """A batch from images, labels and where these are known, each (n, z, y, x) on the device."""
     channels, target = config.network.channels, None
     if needs_cpu(channels):
-        target = make_targets(torch.stack(list(labels)), channels, config.targets)
-        target = target.to(images.device)
-    valid = None
-    if any(mask is not None for mask in masks):
-        filled = [
-            torch.ones_like(ids, dtype=torch.float32) if mask is None else mask
-            for ids, mask in zip(labels, masks, strict=True)
-        ]
-        valid = torch.stack(filled)[:, None].to(images.device)
-    return Batch(images[:, None], torch.stack(list(labels)).to(images.device), valid, target)
+        target = make_targets(labels.cpu(), channels, config.targets).to(images.device)
+    valid = None if known is None else known[:, None]
+    return Batch(images[:, None], labels, valid, target)

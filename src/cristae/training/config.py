@@ -197,6 +197,12 @@ def windows_of(config: TrainConfig) -> WindowRecipe | None:
     return WindowRecipe(config.patch, (z, y, x), (z, y, x))
 
 
+def validated_patch(config: TrainConfig) -> Triple:
+    """Extent (z, y, x) of what a run is validated on at a time: its patch, or a window."""
+    recipe = windows_of(config)
+    return config.patch if recipe is None else recipe.shape
+
+
 def patch_lattice(network: NetworkConfig) -> Triple:
     """What the extents (z, y, x) of a network's patches have to be multiples of."""
     return network_context(network).lattice if isinstance(network, UNetConfig) else (1, 1, 1)

@@ -167,7 +167,8 @@ def _apply(image: Tensor, defects: Defects) -> Tensor:
     for section, axis, length in defects.motion:
         image[section] = _smeared(image[section], axis, length)
     for section, band in defects.lost:
-        image[section][torch.from_numpy(band).to(image.device)] = image[section].mean()
+        lost = torch.from_numpy(band).to(image.device)
+        image[section].masked_fill_(lost, image[section].mean())
     if defects.jump is not None:
         section, contrast, brightness = defects.jump
         image[section:] = image[section:] * contrast + 2 * brightness

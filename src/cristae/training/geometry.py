@@ -1,7 +1,7 @@
-"""Geometry: a patch is turned, mirrored, scaled, bent and shifted in one interpolation.
+"""Geometry: how a patch is turned, mirrored, scaled, bent and shifted, all at once.
 
-`draw_warp` chooses, `warp_patch` cuts the patch out of its source, image and labels by the same
-coordinates. Every random number is drawn from the patch's own stream.
+`draw_warp` chooses, every random number from the patch's own stream; `turning` makes the patches of
+a batch, image and labels by the same places.
 """
 
 import math
@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
-from torch.nn import functional
 
 from cristae.configuration import config_dataclass
 from cristae.grid import Triple
@@ -22,8 +19,6 @@ Array = NDArray[Any]
 Random = np.random.Generator
 
 ELASTIC_CELL_PX = 32
-ANTIALIAS_FROM = 1.2
-"""Native voxels per working voxel above which each patch voxel is the mean of 2 x 2 samples."""
 
 
 @config_dataclass
@@ -76,12 +71,27 @@ class GeometryConfig:
 
 
 @dataclass(frozen=True)
+class SectionGroup:
+    """Sections of a patch that lie alike.
+
+    Attributes:
+        sections: Their numbers, ascending.
+        shift: Whole working voxels (y, x) by which they are off.
+        matrix: (2, 2), native voxels per working voxel, their angle in it.
+    """
+
+    sections: list[int]
+    shift: tuple[int, int]
+    matrix: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Warp:
     """In-plane geometry of a patch.
 
     A patch voxel at offset o (y, x) from the patch's centre shows the source at
     ``centre + matrix @ turned(o + shift of its section + bend at o)``, ``turned`` by the angle of
-    its section; voxel i covers i to i + 1.
+    its section; voxel i covers i to i + 1. All sections have the same bend.
 
     Attributes:
         centre: Source position (y, x) of the patch's centre, in native voxels.
@@ -97,14 +107,24 @@ class Warp:
     bend: NDArray[np.float32] | None
     turns: NDArray[np.float64] | None = None
 
-    @property
-    def margin(self) -> int:
-        """Largest shift of a section."""
-        return int(np.abs(self.shifts).max())
+    def groups(self) -> list[SectionGroup]:
+        """The sections, those together that are shifted and turned alike."""
+        turns = np.zeros(len(self.shifts)) if self.turns is None else self.turns
+        numbers: dict[tuple[int, int, float], list[int]] = {}
+        for section, ((y, x), turn) in enumerate(
+            zip(self.shifts.tolist(), turns.tolist(), strict=True)
+        ):
+            numbers.setdefault((y, x, turn), []).append(section)
+        return [
+            SectionGroup(sections, (y, x), self.matrix @ _rotation(turn) if turn else self.matrix)
+            for (y, x, turn), sections in numbers.items()
+        ]
 
     def bounds(self, patch: Triple) -> tuple[tuple[int, int], tuple[int, int]]:
         """Native voxels (first, one after last) along y and x that the patch can show."""
-        reach = self.margin + (0.0 if self.bend is None else float(np.abs(self.bend).max()))
+        reach = np.abs(self.shifts).max() + (
+            0.0 if self.bend is None else float(np.abs(self.bend).max())
+        )
         half = np.array([patch[1] / 2 + reach, patch[2] / 2 + reach])
         if self.turns is not None:
             half = half + np.sin(np.abs(self.turns).max()) * half[::-1]
@@ -149,106 +169,9 @@ def draw_warp(
     return Warp((y, x), matrix, shifts, _draw_bend(patch, config, random), turns)
 
 
-def warp_patch(
-    image: Tensor,
-    labels: Tensor,
-    mask: Tensor | None,
-    warp: Warp,
-    corner: tuple[int, int],
-    patch: Triple,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cut a patch out of its source box.
-
-    Args:
-        image: float32 (z, y, x), sections as in the patch, native voxels in plane.
-        labels: Integer ids below 2^24, the shape of ``image``.
-        mask: float32 of the same shape, or None.
-        warp: Where the patch lies.
-        corner: Native voxel (y, x) that is voxel 0 of ``image``.
-        patch: Extent (z, y, x) in working voxels.
-
-    Returns:
-        Image (linear), labels int32 and mask (both nearest), all of shape ``patch``.
-    """
-    margin = warp.margin
-    canvas = (patch[1] + 2 * margin, patch[2] + 2 * margin)
-    factor = math.sqrt(abs(float(np.linalg.det(warp.matrix))))
-    fine = 2 if factor > ANTIALIAS_FROM else 1
-    grids = _grids(warp, corner, canvas, fine, image.shape)
-    seen = _sample(image, grids, "bilinear")
-    if fine > 1:
-        seen = functional.avg_pool2d(seen, fine)
-        grids = _grids(warp, corner, canvas, 1, image.shape)
-    ids = _sample(labels.float(), grids, "nearest")
-    known = None if mask is None else _shift(_sample(mask, grids, "nearest"), warp, patch)
-    return _shift(seen, warp, patch), _shift(ids, warp, patch).to(torch.int32), known
-
-
-def _grids(
-    warp: Warp, corner: tuple[int, int], canvas: tuple[int, int], fine: int, source: torch.Size
-) -> list[tuple[slice | list[int], Tensor]]:
-    """The grid of each group of sections that are turned alike."""
-    if warp.turns is None:
-        return [(slice(None), _grid(warp, corner, canvas, fine, source[1:], 0.0))]
-    return [
-        (
-            np.flatnonzero(warp.turns == angle).tolist(),
-            _grid(warp, corner, canvas, fine, source[1:], angle),
-        )
-        for angle in np.unique(warp.turns).tolist()
-    ]
-
-
-def _grid(
-    warp: Warp,
-    corner: tuple[int, int],
-    canvas: tuple[int, int],
-    fine: int,
-    source: torch.Size,
-    angle: float,
-) -> Tensor:
-    """Sampling positions (1, y, x, 2) in the units of `torch.nn.functional.grid_sample`."""
-    height, width = canvas
-    rows = (torch.arange(height * fine, dtype=torch.float64) + 0.5) / fine - height / 2
-    columns = (torch.arange(width * fine, dtype=torch.float64) + 0.5) / fine - width / 2
-    offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, y, x)
-    if warp.bend is not None:
-        bend = torch.from_numpy(warp.bend)[None]
-        size = (height * fine, width * fine)
-        smooth = functional.interpolate(bend, size=size, mode="bicubic", align_corners=True)
-        offsets = offsets + smooth[0]
-    start = torch.tensor([warp.centre[0] - corner[0], warp.centre[1] - corner[1]])
-    matrix = torch.from_numpy(warp.matrix)
-    if angle:
-        cosine, sine = math.cos(angle), math.sin(angle)
-        matrix = matrix @ torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
-    position = torch.einsum("ij,jyx->yxi", matrix, offsets) + start - 0.5  # (y, x, 2), voxel index
-    # grid_sample counts x first, from -1 at the first voxel's centre to 1 at the last one's
-    last = torch.tensor([max(source[0] - 1, 1), max(source[1] - 1, 1)])
-    return (2 * position / last - 1).flip(-1)[None].float()
-
-
-def _sample(planes: Tensor, grids: list[tuple[slice | list[int], Tensor]], mode: str) -> Tensor:
-    """Sections (z, y, x) seen at their grid's positions; those of one grid at once, as channels."""
-    (_, *size, _) = grids[0][1].shape
-    seen = planes.new_empty((len(planes), *size))
-    for sections, grid in grids:
-        seen[sections] = functional.grid_sample(
-            planes[sections][None], grid, mode=mode, padding_mode="border", align_corners=True
-        )[0]
-    return seen
-
-
-def _shift(planes: Tensor, warp: Warp, patch: Triple) -> Tensor:
-    """The patch's part of each section of a canvas with a margin."""
-    margin, (_, height, width) = warp.margin, patch
-    if margin == 0:
-        return planes
-    parts = [
-        plane[margin + dy : margin + dy + height, margin + dx : margin + dx + width]
-        for plane, (dy, dx) in zip(planes, warp.shifts.tolist(), strict=True)
-    ]
-    return torch.stack(parts)
+def _rotation(angle: float) -> NDArray[np.float64]:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return np.array([[cosine, -sine], [sine, cosine]])
 
 
 def _draw_shifts(

@@ -136,9 +136,9 @@ def apply_grey(images: Tensor, greys: Sequence[Grey]) -> Tensor:
     """
     device = images.device
     contrast, brightness, gamma = _column([g.tone for g in greys], device)  # (n, 1, 1, 1) each
-    order = torch.from_numpy(np.stack([g.order for g in greys])).to(device)
-    if bool((order != torch.arange(order.shape[1], device=device)).any()):
-        images = torch.stack([image[o] for image, o in zip(images, order, strict=True)])
+    order = np.stack([g.order for g in greys])
+    if (order != np.arange(order.shape[1])).any():
+        images = torch.stack([image[o] for image, o in zip(images, order.tolist(), strict=True)])
     unit = _soften(images, greys).add(1).mul_(0.5)  # 0..1
     sections = torch.from_numpy(np.stack([g.sections for g in greys], axis=1)).to(device)
     unit.sub_(0.5).mul_(contrast * sections[0, :, :, None, None])
@@ -146,7 +146,7 @@ def apply_grey(images: Tensor, greys: Sequence[Grey]) -> Tensor:
     noisy = [(i, g.noise) for i, g in enumerate(greys) if g.noise is not None]
     for i, noise in noisy:
         unit[i] += noise.to(device)
-    if bool((gamma != 1).any()):
+    if any(g.tone[2] != 1 for g in greys):
         unit = torch.where(gamma == 1, unit, unit.clamp(0, 1).pow_(gamma))
     _blank(unit, greys)
     return unit.mul_(2).sub_(1).clamp_(-CLIP, CLIP)

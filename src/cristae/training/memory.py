@@ -14,7 +14,7 @@ from cristae.networks.model import NetworkConfig, fresh_network
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.unet import UNetConfig
 from cristae.training.batches import PREFETCH
-from cristae.training.config import TrainConfig, augmentations_of, patch_lattice
+from cristae.training.config import TrainConfig, augmentations_of, patch_lattice, windows_of
 from cristae.training.sampling import INDEX_SHAPE, working_factors
 from cristae.volumes.dataset import OpenedSample, fit_in_memory, held_bytes, is_by_planes
 from cristae.volumes.sources.pages import CACHE_BYTES
@@ -30,6 +30,9 @@ LOSS_TENSORS = 10
 FLAG_BYTES, PLACE_BYTES, FOREGROUND_MOST = 3, 40, 0.3
 """Memory of an index, for each voxel of a block and each of an instance (measured); the share of
 those that is reckoned with."""
+
+ROW_BYTES = 2 * 16 * 8
+"""Rows and weights that a voxel of a section is a sum of, where it is a mean of samples, twice."""
 
 OWN_BYTES = 32 << 20
 """What the arithmetic libraries allocate at their first use, measured."""
@@ -84,11 +87,9 @@ def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
         _held_bytes(config, opened)
         + max(
             config.batch * step_bytes(config.network, config.patch),
-            forward_bytes(config.network, config.validate_ap_box)
-            if config.validate_ap_every or config.tune
-            else 0,
+            validation_bytes(config),
         )
-        + max((_patch_bytes(config, one) for one in opened), default=0)
+        + config.batch * max((_patch_bytes(config, one) for one in opened), default=0)
         + OWN_BYTES
     )
 
@@ -135,6 +136,17 @@ def _kept_bytes(network: UNetConfig, patch: Triple) -> int:
     return kept
 
 
+def validation_bytes(config: TrainConfig) -> int:
+    """Memory of what a validation computes at a time, and of the sums of blended windows."""
+    decodes = config.validate_ap_every or config.tune
+    recipe = windows_of(config)
+    if recipe is None:
+        return forward_bytes(config.network, config.validate_ap_box) if decodes else 0
+    box = config.validate_ap_box if decodes else recipe.shape
+    sums = 2 * FLOAT * len(config.network.channels) * math.prod(box)
+    return forward_bytes(config.network, recipe.shape) + sums
+
+
 def forward_bytes(network: NetworkConfig, box: Triple) -> int:
     """Memory that a box takes in a forward pass without gradients: skips, and a block at work."""
     voxels = box[0] * box[1] * box[2]
@@ -179,7 +191,10 @@ def _plane_bytes(opened: Sequence[OpenedSample]) -> int:
 
 
 def _patch_bytes(config: TrainConfig, one: OpenedSample) -> int:
-    """The source box of the largest patch: as stored, as floats, labels, and copies of sections."""
+    """The source box of the largest patch, and what its voxels are sums of.
+
+    The box counts as stored, as floats, labels, and copies of sections and of those in the table.
+    """
     y, x = working_factors(one, config.working_voxel_size_nm)
     geometry = augmentations_of(config).geometry
     turned = 2.0 if geometry.turn or geometry.shift_turns else 1.0  # a turned square's bounding box
@@ -187,4 +202,5 @@ def _patch_bytes(config: TrainConfig, one: OpenedSample) -> int:
     area = config.patch[1] * y * config.patch[2] * x * turned / scale**2
     lost = geometry.lost_sections if geometry.lost else 0
     steps = max(one.sample.z_steps)
-    return int(area * (config.patch[0] + lost) * (steps * (2 + 2 * FLOAT) + 5 * FLOAT))
+    box = area * (config.patch[0] + lost) * (steps * (2 + 2 * FLOAT) + 5 * FLOAT)
+    return int(box + config.patch[1] * config.patch[2] * ROW_BYTES)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from cristae.engine.files import write_atomic
-from cristae.training.config import TrainConfig
+from cristae.training.boxes import make_levels
+from cristae.training.config import TrainConfig, validated_patch
 from cristae.training.sampling import Source, fixed_patches, read_patch
 from cristae.training.targets import make_targets, target_of
-from cristae.training.validation import probabilities
 from cristae.volumes.volume import Array
 
 SAMPLES = 4
@@ -46,14 +46,15 @@ def example_panels(
         config: Settings of the run.
         device: Where the network is.
     """
-    panels = []
+    panels, patch = [], validated_patch(config)
+    levels_of = make_levels(network, config, device)
     sources = sources[:SAMPLES]
-    for plan in fixed_patches(sources, 1, config.patch, config.working_voxel_size_nm):
+    for plan in fixed_patches(sources, 1, patch, config.working_voxel_size_nm):
         source = sources[plan.source]
-        image, ids, _ = read_patch(source, plan, config.patch, config.intensity)
-        found = probabilities(network, image, config, device)
+        image, ids, _ = read_patch(source, plan, patch, config.intensity)
+        found = levels_of(image)
         drawn = make_targets(ids[None], config.network.channels, config.targets)[0].numpy()
-        middle = config.patch[0] // 2
+        middle = patch[0] // 2
         pictures = [_levels(image[middle].numpy(), -1)]
         titles = ["image"]
         for i, channel in enumerate(config.network.channels):

@@ -59,6 +59,11 @@ class _Piece:
     grey: NDArray[np.float32]
 
 
+def is_pasted(config: PasteConfig, random: Random) -> bool:
+    """Whether a patch is one of the share: the first of its random numbers says so."""
+    return bool(random.random() < config.share)
+
+
 def paste_touching(
     image: NDArray[np.float32], labels: NDArray[np.int32], config: PasteConfig, random: Random
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -74,7 +79,7 @@ def paste_touching(
         New arrays; the ones given where there is nothing to copy or no room. Voxels of instances
         never change, copies have new ids.
     """
-    if random.random() >= config.share:
+    if not is_pasted(config, random):
         return image, labels
     ids, boxes = _whole_instances(labels)
     if not ids:

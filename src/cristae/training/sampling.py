@@ -1,7 +1,8 @@
 r"""Patches: patch i of a run is a pure function of (seed, i), so a run can be resumed anywhere.
 
-A patch is first planned (`plan_patch`: which sample, where, turned and scaled how), then read: its
-source voxels are one box, and all geometry is one interpolation from that box (`read_patch`)::
+A patch is first planned (`plan_patch`: which sample, where, turned and scaled how), then its source
+voxels are read, one box (`cut_patch`); all geometry is one interpolation from the boxes of a batch
+(`cristae.training.turning`)::
 
     source box          +-----------------+          patch, in working voxels
     (native voxels)     |    /\           |          +--------+
@@ -26,7 +27,8 @@ from torch import Tensor
 
 from cristae.configuration import config_dataclass
 from cristae.grid import Box, Triple, tile
-from cristae.training.geometry import GeometryConfig, Warp, draw_warp, warp_patch
+from cristae.training.geometry import GeometryConfig, Warp, draw_warp
+from cristae.training.turning import Cut, turn_patches
 from cristae.volumes.dataset import OpenedSample, compact_ids, voxel_size_of
 from cristae.volumes.intensity import IntensityStatistics, normalise, sample_intensity
 from cristae.volumes.volume import Volume, read_reflected
@@ -208,10 +210,8 @@ def plan_patch(
     return PatchPlan(chosen, sections, thickness, warp)
 
 
-def read_patch(
-    source: Source, plan: PatchPlan, patch: Triple, rule: str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Read and turn a planned patch.
+def cut_patch(source: Source, plan: PatchPlan, patch: Triple, rule: str) -> Cut:
+    """Read the source box of a planned patch.
 
     Args:
         source: The sample the plan names.
@@ -220,8 +220,7 @@ def read_patch(
         rule: Intensity rule.
 
     Returns:
-        Image float32 (z, y, x), normalised; labels int32 (z, y, x), whose ids stand for the
-        sample's within this patch only; and 1 where labels are known (None: everywhere).
+        The box; its ids stand for the sample's within this patch only.
     """
     opened = source.opened
     (y0, y1), (x0, x1) = plan.warp.bounds(patch)
@@ -237,14 +236,26 @@ def read_patch(
     )
     image = _pick_sections(grey, plan.sections - deep.start[0], plan.thickness)
     labels = read_reflected(opened.labels, box)[plan.sections - low]
-    labels = compact_ids(labels).astype(np.int32)  # few enough to be exact in float32
-    mask = None
+    known = None
     if opened.mask is not None:
         known = read_reflected(opened.mask, box)[plan.sections - low] != 0
-        mask = torch.from_numpy(known.astype(np.float32))
-    return warp_patch(
-        torch.from_numpy(image), torch.from_numpy(labels), mask, plan.warp, (y0, x0), patch
-    )
+        known = _by_pixel(known)
+    ids = _by_pixel(compact_ids(labels).astype(np.int32))
+    return Cut(_by_pixel(image), ids, known, plan.warp, (y0, x0))
+
+
+def read_patch(
+    source: Source, plan: PatchPlan, patch: Triple, rule: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A planned patch, read and turned; arguments as of `cut_patch`.
+
+    Returns:
+        Image float32 (z, y, x), normalised; labels int32 (z, y, x), whose ids stand for the
+        sample's within this patch only; and 1 where labels are known (None: everywhere).
+    """
+    cut = cut_patch(source, plan, patch, rule)
+    image, labels, known = turn_patches([cut], patch, torch.device("cpu"))
+    return image[0], labels[0], None if known is None else known[0]
 
 
 def fixed_patches(
@@ -309,6 +320,11 @@ def _keep_inside(centre: float, extent: float, length: int) -> float:
     if extent >= length:
         return length / 2
     return min(max(centre, extent / 2), length - extent / 2)
+
+
+def _by_pixel(box: Array) -> Array:
+    """An array (z, y, x) as (y, x, z), each pixel's sections beside one another."""
+    return np.ascontiguousarray(box.transpose(1, 2, 0))
 
 
 def _pick_sections(grey: Array, sections: Array, thickness: int) -> Array:

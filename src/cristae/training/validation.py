@@ -1,9 +1,7 @@
 """Validation: loss and foreground of fixed patches; instances of boxes, decoded and scored."""
 
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,15 @@ import torch
 from torch import nn
 
 from cristae.engine.executors import Resources
-from cristae.engine.progress import log
+from cristae.engine.progress import hushed
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
 from cristae.evaluation.tune import TuneConfig, tune_decoder, tuned_config
 from cristae.networks.channels import affinity_offsets
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.segment import segment_volume
 from cristae.training.batches import stack_patches
-from cristae.training.config import TrainConfig
+from cristae.training.boxes import make_levels
+from cristae.training.config import TrainConfig, validated_patch
 from cristae.training.sampling import Source, fixed_patches, read_patch
 from cristae.training.step import batch_loss, overlap, sigmoid_logits
 from cristae.volumes.volume import Array, Volume, array_volume
@@ -34,6 +33,8 @@ def validate(
 ) -> dict[str, Any]:
     """Mean loss over fixed patches; foreground IoU pooled in a sample, mean over samples.
 
+    A network that is run in windows is given patches of their extent.
+
     Args:
         network: In evaluation mode.
         sources: Validation samples.
@@ -45,11 +46,13 @@ def validate(
     """
     losses: list[float] = []
     counts = torch.zeros((len(sources), 2), dtype=torch.int64)  # in both, in either
+    patch = validated_patch(config)
     for plan in fixed_patches(
-        sources, config.validation_patches, config.patch, config.working_voxel_size_nm
+        sources, config.validation_patches, patch, config.working_voxel_size_nm
     ):
-        image, ids, mask = read_patch(sources[plan.source], plan, config.patch, config.intensity)
-        batch = stack_patches(image[None].to(device), [ids], [mask], config)
+        image, ids, mask = read_patch(sources[plan.source], plan, patch, config.intensity)
+        known = None if mask is None else mask[None].to(device)
+        batch = stack_patches(image[None].to(device), ids[None].to(device), known, config)
         logits = sigmoid_logits(network(batch.image), config.network)
         losses.append(float(batch_loss(logits, batch, config)[0]))
         counts[plan.source] += overlap(logits, batch, config)
@@ -140,7 +143,7 @@ def decode_levels(levels: Array, config: TrainConfig) -> Array:
         ConfigError: A decoder or thresholds that cannot be used with these channels.
     """
     resources = Resources(torch.get_num_threads())
-    with tempfile.TemporaryDirectory(prefix="cristae-") as folder, _quietly():
+    with tempfile.TemporaryDirectory(prefix="cristae-") as folder, hushed():
         return segment_volume(
             _prediction(levels, config),
             Path(folder) / "labels.zarr",
@@ -155,32 +158,20 @@ def check_decoder(config: TrainConfig) -> None:
     resolve(SegmentConfig(), _prediction(levels, config))
 
 
-@torch.no_grad()
-def probabilities(
-    network: nn.Module, image: torch.Tensor, config: TrainConfig, device: torch.device
-) -> Array:
-    """What a prediction would hold of one patch (z, y, x): uint8 (c, z, y, x)."""
-    logits = network(image[None, None].to(device))
-    probability = torch.sigmoid(sigmoid_logits(logits, config.network))[0]
-    levels: Array = (255 * probability).round().to(torch.uint8).cpu().numpy()
-    return levels
-
-
 def _predicted_boxes(
     network: nn.Module, sources: Sequence[Source], config: TrainConfig, device: torch.device
 ) -> Iterator[tuple[Array, Array, Array | None]]:
     """Prediction uint8 (c, z, y, x), true ids (z, y, x) and where these are known, of each box."""
-    box = config.validate_ap_box
+    box, levels_of = config.validate_ap_box, make_levels(network, config, device)
     for plan in fixed_patches(sources, config.validate_ap_boxes, box, config.working_voxel_size_nm):
         image, ids, mask = read_patch(sources[plan.source], plan, box, config.intensity)
-        levels = probabilities(network, image, config, device)
-        yield levels, ids.numpy(), None if mask is None else mask.numpy() > 0
+        yield levels_of(image), ids.numpy(), None if mask is None else mask.numpy() > 0
 
 
 def _best_parameters(
     levels: Array, truth: Volume, config: TrainConfig
 ) -> tuple[dict[str, Any], float]:
-    with _quietly():
+    with hushed():
         tuning = tune_decoder(
             _prediction(levels, config),
             truth,
@@ -191,17 +182,6 @@ def _best_parameters(
     parameters = tuned_config(best)
     del parameters["decoder"]
     return parameters, float(best.value or 0)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Boxes are many and small: what is said about each is no news."""
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _prediction(levels: Array, config: TrainConfig) -> Volume:
