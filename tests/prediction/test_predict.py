@@ -357,11 +357,17 @@ model = load_model(sys.argv[1])
 if case == "resampled":
     volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
     model = replace(model, working_voxel_size_nm=(None, 6.0, 6.0))
-config = predict.PredictConfig(precision=precision)
-predict.predict_volume(volume, model, sys.argv[2], config=config, resources=Resources(workers=1))
+config = predict.PredictConfig(precision=precision, variants=4 if case == "variants" else 1)
+models, mask = (model,), None
+if case == "masked pair":
+    models, mask = (model, model), open_volume(np.tile(np.uint8([0, 1]), (16, 192, 96)))
+predict.predict_volume(
+    volume, models, sys.argv[2], config=config, mask=mask, resources=Resources(workers=1)
+)
 print(promised[0], peak_memory() - before)
 """
-    for case in ("float32-plain", "bfloat16-plain", "float32-resampled"):
+    cases = ("float32-plain", "bfloat16-plain", "float32-resampled")
+    for case in (*cases, "bfloat16-variants", "float32-masked pair"):
         command = [sys.executable, "-c", script, str(tmp_path / "m.pt")]
         command += [str(tmp_path / f"{case}.zarr"), case]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

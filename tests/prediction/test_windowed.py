@@ -59,9 +59,15 @@ def small_shards(monkeypatch) -> None:
     monkeypatch.setattr(Layout.__init__, "__defaults__", ((2, 8, 8), (4, 16, 16)))
 
 
-def plain(array: np.ndarray, model: Model) -> np.ndarray:
+def plain(array: np.ndarray, model: Model, look=lambda image, find: find(image)) -> np.ndarray:
     """The blended prediction in float64, all in memory, a loop over windows."""
     recipe, network = model.windows, model_network(model)
+
+    def outputs(window):
+        with torch.no_grad():
+            logits = network(torch.from_numpy(window)[None, None])[0].numpy()
+        return np.stack([1 / (1 + np.exp(-logits[0])), (1 + np.tanh(logits[1])) / 2])
+
     low = recipe.padding
     high = [
         max(pad, window - n - pad)
@@ -83,10 +89,7 @@ def plain(array: np.ndarray, model: Model) -> np.ndarray:
         for y in starts[1]:
             for x in starts[2]:
                 place = tuple(slice(a, a + w) for a, w in zip((z, y, x), recipe.shape, strict=True))
-                with torch.no_grad():
-                    logits = network(torch.from_numpy(image[place].copy())[None, None])[0].numpy()
-                both = np.stack([1 / (1 + np.exp(-logits[0])), (1 + np.tanh(logits[1])) / 2])
-                total[(slice(None), *place)] += both * weight
+                total[(slice(None), *place)] += look(image[place].copy(), outputs) * weight
                 norm[place] += weight
     core = Box(low, low).grow((0, 0, 0), array.shape)
     return np.rint(255 * (total / norm)[(slice(None), *core.slices())])
@@ -142,6 +145,26 @@ def test_equal_to_a_plain_loop(pytc_model, texture, tmp_path, small_shards, shap
     assert difference.max() <= 1
     assert np.count_nonzero(difference) <= max(1, 1e-3 * difference.size)
     assert found.attributes["precision"] == "float32"
+
+
+@pytest.mark.parametrize(("count", "combine"), [(8, "mean"), (16, "mean"), (8, "max")])
+def test_variants_equal_a_plain_loop(
+    pytc_model, texture, tmp_path, small_shards, each_turn, count, combine
+):
+    """Each window turned by quarters, mirrored, and for 16 upside down; combined, then blended."""
+    array = texture((5, 18, 22))
+    pick = {"mean": np.mean, "max": np.max}[combine]
+
+    def look(image, find):
+        return pick(list(each_turn(image, find, count)), axis=0)
+
+    config = PredictConfig(variants=count, combine=combine)
+    volume, out = open_volume(array), tmp_path / "p.zarr"
+    found = predict_volume(volume, pytc_model, out, config=config, resources=ONE).read()
+    difference = np.abs(found - plain(array, pytc_model, look))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) < 1e-3 * difference.size
+    assert np.abs(found - plain(array, pytc_model)).max() > 5
 
 
 def test_windows_are_computed_once_each(pytc_model, texture, tmp_path, monkeypatch):
@@ -384,8 +407,16 @@ def test_several_checkpoints_are_averaged(pytc_model, texture, tmp_path):
     assert np.abs(alone[0] - alone[1]).max() > 5
 
 
-@pytest.mark.parametrize(("norm", "limit"), [("bn", 1 << 40), ("bn", 0), ("gn", 1 << 40)])
-def test_the_promise_holds_the_peak(tmp_path, norm, limit):
+@pytest.mark.parametrize(
+    ("norm", "limit", "case"),
+    [
+        ("bn", 1 << 40, "plain"),
+        ("bn", 0, "plain"),
+        ("gn", 1 << 40, "plain"),
+        ("bn", 1 << 40, "masked pair, turned"),
+    ],
+)
+def test_the_promise_holds_the_peak(tmp_path, norm, limit, case):
     """In a process of its own: peak above imports <= promise <= 2 x peak, in memory and on disk."""
     config = PytcConfig(block="residual_se", widths=(32, 64, 96, 128, 160), norm=norm)
     state = build_pytc_network(config).state_dict()
@@ -406,11 +437,18 @@ promised = []
 keep = predict.promise_memory
 predict.promise_memory = lambda s, n, r: (promised.append(n), keep(s, n, r))
 before = peak_memory()
-predict.predict_volume(volume, load_model(sys.argv[1]), sys.argv[2], resources=Resources(workers=1))
+models, mask, config = [load_model(sys.argv[1])], None, predict.PredictConfig()
+if sys.argv[4] != "plain":
+    models, config = 2 * models, predict.PredictConfig(variants=4)
+    mask = open_volume(np.tile(np.uint8([1, 0]), (8, 128, 128)))
+predict.predict_volume(
+    volume, models, sys.argv[2], config=config, mask=mask, resources=Resources(workers=1)
+)
 print(promised[0], peak_memory() - before)
 """
     command = [sys.executable, "-c", script, str(tmp_path / "m.pt"), str(tmp_path / "p.zarr")]
-    done = subprocess.run([*command, str(limit)], check=True, capture_output=True, text=True)
+    command += [str(limit), case]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     promise, peak = map(int, done.stdout.split())
     print(limit, promise / 2**20, peak / 2**20)
     assert peak <= promise <= 2 * peak

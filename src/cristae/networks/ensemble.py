@@ -109,7 +109,8 @@ def make_ensemble(
     device: torch.device = CPU,
 ) -> Runner:
     """Trained networks made ready for inference on a device as one; a single one as it is."""
-    runners = [make_runner(network, precision, device) for network in networks]
+    kept: dict[str, Tensor] | None = {} if device.type == "cpu" else None
+    runners = [make_runner(network, precision, device, kept) for network in networks]
     return runners[0] if len(runners) == 1 else EnsembleRunner(runners, combine)
 
 

@@ -50,10 +50,15 @@ class WindowNetwork:
         network: Trained network; it is copied.
         precision: Of all convolutions but the first and the last, which are float32.
         device: Where it computes.
+        kept: Memory for features, shared by networks that never compute at the same time.
     """
 
     def __init__(
-        self, network: PytcNetwork, precision: Precision, device: torch.device = CPU
+        self,
+        network: PytcNetwork,
+        precision: Precision,
+        device: torch.device = CPU,
+        kept: dict[str, Tensor] | None = None,
     ) -> None:
         self.config = network.config
         self.precision = precision
@@ -67,7 +72,7 @@ class WindowNetwork:
             if name not in ("conv_in", "conv_out"):
                 part.to(self._dtype)
         self._network = prepared.to(device)
-        self._kept: dict[str, Tensor] = {}
+        self._kept = {} if kept is None else kept
 
     @torch.no_grad()
     def probabilities(self, image: NDArray[np.float32] | Tensor, core: Box) -> Tensor:

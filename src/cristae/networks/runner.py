@@ -109,14 +109,20 @@ def network_contract(model: Model) -> Contract:
 
 
 def make_runner(
-    network: UNet | PytcNetwork, precision: Precision, device: torch.device = CPU
+    network: UNet | PytcNetwork,
+    precision: Precision,
+    device: torch.device = CPU,
+    kept: dict[str, Tensor] | None = None,
 ) -> Runner:
-    """A trained network made ready for inference on a device; it is copied."""
+    """A trained network made ready for inference on a device; it is copied.
+
+    Networks on the processor that never compute at the same time may share memory, ``kept``.
+    """
     prepared: TileNetwork | WindowNetwork
     if isinstance(network, UNet):
         prepared = TileNetwork(network, precision, device)
     else:
-        prepared = WindowNetwork(network, precision, device)
+        prepared = WindowNetwork(network, precision, device, kept)
     return prepared if device.type == "cpu" else DeviceRunner(prepared, device)
 
 
