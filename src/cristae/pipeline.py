@@ -30,6 +30,7 @@ from cristae.evaluation.evaluate import (
     write_scores,
 )
 from cristae.measurement.measure import measure_instances
+from cristae.networks.device import device_faults
 from cristae.networks.model import Model, load_model
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.presentation.report import ReportData, write_report
@@ -229,6 +230,7 @@ def _faults(config: RunConfig, running: Running) -> list[str]:
         faults.append("volumes: all of group train, expected one of validation or test at least")
     if running.overwrite is not None and running.overwrite not in STAGES:
         faults.append(f"--overwrite {running.overwrite!r}: expected one of {', '.join(STAGES)}")
+    faults += device_faults(config.predict.device)
     faults += [
         f"volumes: {sample.name}: neither image nor simulate, expected one of them"
         for sample in _predicted(config)

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from typer.testing import CliRunner
 
+from cristae.cli import app
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, MemoryLimitError
-from cristae.networks.model import Model
+from cristae.networks.model import Model, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction import passes, predict, tiled, windowed
@@ -109,6 +112,20 @@ def test_a_missing_device_is_told_with_all_other_faults(make_model, tmp_path, mo
     with pytest.raises(InputError, match=r"(?s)expected an image.*device cuda: not found here"):
         predict_volume(colours, make_model(), tmp_path / "p.zarr", config=config)
     assert not (tmp_path / "p.zarr").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "preview", "run"])
+def test_commands_refuse_a_missing_device_before_any_work(
+    make_model, tmp_path, monkeypatch, command
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    tifffile.imwrite(tmp_path / "image.tif", np.zeros((2, 9, 9), np.uint8))
+    save_model(make_model(), tmp_path / "model.pt")
+    image, model, out = (str(tmp_path / name) for name in ("image.tif", "model.pt", "out"))
+    paths = [image, out, "--model", model] if command == "run" else [image, model, out]
+    done = CliRunner().invoke(app, [command, *paths, "--voxel-size", "30,8,8", "--device", "cuda"])
+    assert "device cuda: not found here, expected auto or one of cpu" in str(done.exception)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["image.tif", "model.pt"]
 
 
 def test_the_device_is_no_setting_of_the_record(make_model, texture, tmp_path, caplog):
