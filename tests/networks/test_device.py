@@ -1,6 +1,7 @@
 """Devices: which there are, and networks on them; the processor stands in for a GPU."""
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -132,6 +133,39 @@ def test_a_tile_is_recorded_the_second_time_and_replayed(network, tiles, monkeyp
         assert torch.equal(found, plain.probabilities(tile, core))
     assert len(recorded) == 1
     assert len(replayed) == 3  # the second, the third and the last
+
+
+def test_a_replay_takes_a_new_input_and_gives_an_output_of_its_own(monkeypatch):
+    calls, streams = [], []
+
+    def double(tile):
+        found = 2 * tile
+        calls.append((tile, found))
+        return found
+
+    class Stream:
+        def wait_stream(self, other):
+            """Nothing to wait for."""
+
+    class Graph:
+        def replay(self):
+            static, found = calls[-1]
+            found.copy_(2 * static)
+
+    @contextmanager
+    def at(*arguments, stream=None, capture_error_mode="global"):
+        streams.append(stream or arguments[0])
+        yield
+
+    for name, fake in (("Stream", Stream), ("current_stream", Stream), ("CUDAGraph", Graph)):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, at)
+    replay = module.record_graph(double, torch.ones(3))
+    first, second = replay(torch.full((3,), 5.0)), replay(torch.full((3,), 7.0))
+    assert len(calls) == 2  # a warm-up and the recording, both on a stream of this device
+    assert streams[0] is streams[1]
+    assert (first.tolist(), second.tolist()) == ([10.0] * 3, [14.0] * 3)
 
 
 def test_large_tiles_are_not_recorded(network, tiles, monkeypatch):

@@ -191,7 +191,7 @@ def record_graph(
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # other devices' threads allocate meanwhile, which only they may not record
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         found = function(static)
 
     def replay(tile: Tensor) -> Tensor:
