@@ -32,6 +32,7 @@ from cristae.networks.unet import build_network
 from cristae.training.config import TrainConfig
 from cristae.training.sampling import prepare_source
 from cristae.training.speed import measure_step
+from cristae.training.step import reduced_precision, run_network
 from cristae.training.train import train_model
 from cristae.volumes.dataset import Sample, open_sample
 from cristae.volumes.simulate import SimulationConfig, simulate_volume
@@ -135,7 +136,8 @@ def report_gpu(config, network, times):
     with FlopCounterMode(display=False) as counter:
         network(image).sum().backward()
     rate = counter.get_total_flops() / times.step / 1e12
-    matrix = torch.randn((8192, 8192), device="cuda")
+    reduced = reduced_precision(config, image.device)
+    matrix = torch.randn((8192, 8192), device="cuda", dtype=reduced or torch.float32)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     matrix @ matrix
     start.record()
@@ -146,7 +148,7 @@ def report_gpu(config, network, times):
     best = ROUNDS * 2 * 8192**3 / start.elapsed_time(end) / 1e9
     print(f"GPU: {rate:.3g} TFLOP/s of {best:.3g} that a product of matrices reaches")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        network(image).sum().backward()
+        run_network(network, image, config, reduced).sum().backward()
         torch.cuda.synchronize()
     print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=8))
 

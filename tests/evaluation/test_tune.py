@@ -129,6 +129,12 @@ def test_default_grids_follow_the_decoder(pair):
         found = tune_decoder(prediction, config=start, resources=SERIAL)
         assert list(found.grid) == names
     assert len(found.settings) == 9
+    affinities = array_volume(np.full((3, 1, 2, 2), 200, np.uint8), name="p").with_(fingerprint="p")
+    for decoder, count in {"affinity_connected": 9, "affinity_agglomeration": 6}.items():
+        start = TuneConfig(segment=SegmentConfig(decoder=decoder))
+        found = tune_decoder(affinities, config=start, resources=SERIAL)
+        assert "affinity_threshold" in found.grid
+        assert len(found.settings) == count
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cristae.configuration import from_plain
 from cristae.networks.unet import network_context, total_stride
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.train import train_model
-from cristae.training.validation import check_decoder
+from cristae.training.validation import check_decoder, check_tuning
 from cristae.volumes.dataset import Sample, sample_faults
 
 from .conftest import toy_arrays
@@ -38,6 +38,8 @@ def test_fits_together(path):
     config, samples = read(path)
     check_train_config(config)
     check_decoder(config)
+    check_tuning(config)
+    assert config.tune
     assert [fault for sample in samples for fault in sample_faults(sample)] == []
     assert len({sample.name for sample in samples}) == len(samples)
     assert {sample.group for sample in samples} == {"train", "validation"}
@@ -59,6 +61,7 @@ def test_trains_when_shrunk(path, shared, tmp_path, monkeypatch):
     assert model.card["steps"] == "3"
     assert 0 <= float(model.card["validation_iou"]) <= 1
     assert model.card["data"]
+    assert_tuned(model, config)
 
 
 @pytest.mark.parametrize("name", sorted(MITOEM_ALL))
@@ -66,13 +69,23 @@ def test_mitoem_trains_when_shrunk(name, mitoem_folders, tmp_path, monkeypatch):
     """As above, from folders of a few small slices in the official layout."""
     monkeypatch.chdir(mitoem_folders)
     config, samples = read(CONFIGS[0].with_name(f"{name}.yaml"))
-    model = train_model(small(config), samples, tmp_path / "model.pt", threads=1)
+    # thresholds of the twins would be searched in the same way once more
+    made = replace(small(config), tune="mitoem_h" not in name)
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
     trained = [s.name for s in samples if s.group == "train"]
     assert model.card["trained_on"] == ", ".join(trained)
     assert 0 <= float(model.card["validation_iou"]) <= 1
     assert 0 <= float(model.card["validation_ap75"]) <= 1
+    if made.tune:
+        assert_tuned(model, config)
     halo = network_context(model.network_config).halo_vx
     assert (halo[0] == 0) == ("u2d" in name)
+
+
+def assert_tuned(model, config):
+    """The model's thresholds are those that a search ended with."""
+    assert model.card["earlier_thresholds"][0]["decoder"] == config.decoder
+    assert set(model.thresholds) > set(config.thresholds)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import torch
 
 from cristae.engine import blockwise
 from cristae.errors import ConfigError, MemoryLimitError
-from cristae.networks.model import load_model, model_network
+from cristae.networks.model import fresh_network, load_model, model_network
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
 from cristae.training import loop, train
+from cristae.training.batches import make_batch
 from cristae.training.boxes import make_levels
 from cristae.training.config import TrainConfig, check_train_config, windows_of
 from cristae.training.geometry import GeometryConfig
@@ -21,8 +22,8 @@ from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.memory import fitting_text, step_bytes
 from cristae.training.panels import example_panels
 from cristae.training.sampling import prepare_source
-from cristae.training.state import Files
-from cristae.training.step import sigmoid_logits
+from cristae.training.state import Files, first_state
+from cristae.training.step import batch_loss, run_network, sigmoid_logits
 from cristae.training.train import train_model
 from cristae.training.validation import validate
 from cristae.volumes.dataset import open_samples
@@ -179,13 +180,63 @@ def test_what_would_fit_is_said(samples, tmp_path, monkeypatch):  # noqa: F811
         train_model(replace(made, patch=(8, 96, 96), batch=16), samples, tmp_path / "a.pt")
     monkeypatch.undo()
 
+    monkeypatch.setattr(train.Team, "device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(train, "available_memory", lambda: 120 << 20)
+    train._promise(replace(made, batch=16, cache_gib=0.0), [], 1)  # a GPU has memory of its own
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError("Unable to allocate 9 GiB"),
+    ],
+    ids=["cuda", "cpu", "cudnn", "numpy"],
+)
+def test_running_out_of_memory_says_what_would_fit(samples, tmp_path, monkeypatch, error):  # noqa: F811
     def exhausted(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(loop.Run, "_update", exhausted)
+    made = config(batch=4, patch=(8, 64, 64))
     told = r"out of memory on cpu at patch .* with batch 4; patch \[8, 64, 64\] with batch 3"
     with pytest.raises(MemoryLimitError, match=told):
         train_model(made, samples, tmp_path / "b.pt", threads=1)
+
+
+def test_scaled_gradients_make_the_same_steps(samples, tmp_path, monkeypatch):  # noqa: F811
+    """A scale of a power of two, as half precision needs, changes no bit; resumed, it goes on."""
+    made = config(steps=3, validate_every=9)
+    plain = train_model(made, samples, tmp_path / "plain.pt", threads=1)
+
+    def scaled(*given):
+        return first_state(*given[:3], torch.float16)
+
+    monkeypatch.setattr(loop, "first_state", scaled)
+    train_killed_at(2, monkeypatch, made, samples, tmp_path / "cut.pt", threads=1)
+    cut = train_model(made, samples, tmp_path / "cut.pt", threads=1)
+    assert cut.fingerprint == plain.fingerprint
+    kept = torch.load(Files(tmp_path / "cut.pt").checkpoint, weights_only=True)["scaler"]
+    assert kept["scale"] == 65536.0
+    assert kept["_growth_tracker"] == 3
+
+
+def test_reduced_precision_gives_losses_in_float32(toy_source):
+    """In bfloat16 the logits and the loss are float32, near those of float32."""
+    made = config()
+    network = fresh_network(made.network)
+    batch = make_batch([toy_source], made, 0, torch.device("cpu"))
+    losses = []
+    for reduced in (None, torch.bfloat16):
+        logits = run_network(network, batch.image, made, reduced)
+        assert logits.dtype == torch.float32
+        loss, parts = batch_loss(logits, batch, made)
+        assert {loss.dtype, *(part.dtype for part in parts.values())} == {torch.float32}
+        losses.append(float(loss.detach()))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_reduced_precision_needs_a_gpu(samples, tmp_path):  # noqa: F811

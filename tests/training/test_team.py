@@ -15,7 +15,7 @@ from cristae.configuration import to_plain
 from cristae.errors import ConfigError, InputError, WorkerError, raise_faults
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.state import Files
-from cristae.training.team import Team, run_team
+from cristae.training.team import SharedNorm, Team, run_team
 from cristae.training.train import train_model
 
 from .test_train import STILL, TINY, samples  # noqa: F401  (a fixture)
@@ -114,3 +114,26 @@ def test_shares_are_equal_and_cover_the_batch():
     assert firsts == [0, 2, 4, 6, 8, 10]
     with pytest.raises(ConfigError, match="batch 4: expected a multiple of devices, 3"):
         check_train_config(shared_config(devices=3))
+
+
+def shared_norm_of(team, features):
+    """What a shared norm makes of bfloat16 features, and what of their gradient."""
+    norm = SharedNorm(features.shape[1])
+    given = features.bfloat16().requires_grad_()
+    found = norm(given)
+    found.float().square().sum().backward()
+    return found.detach(), given.grad, norm.running_mean, norm.running_var
+
+
+def test_statistics_of_half_precision_are_float32():
+    """Features far from 0: their variance would be lost in bfloat16; as torch's own norm."""
+    features = 100 + torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    found, gradient, mean, variance = run_team(shared_norm_of, (features,), 1, threads=1)
+    assert (found.dtype, gradient.dtype, mean.dtype) == (torch.bfloat16,) * 2 + (torch.float32,)
+    norm = torch.nn.BatchNorm2d(3)
+    given = features.bfloat16().float().requires_grad_()
+    expected = norm(given)
+    expected.square().sum().backward()
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(mean, norm.running_mean)
+    torch.testing.assert_close(variance, norm.running_var, rtol=1e-4, atol=1e-5)

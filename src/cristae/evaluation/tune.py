@@ -65,6 +65,11 @@ GRID: dict[str, tuple[Value, ...]] = {
 MASK_GRID: tuple[Value, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 """Foreground thresholds tried where the decoder knows no seeds and contours."""
 
+AFFINITY_GRID: dict[str, tuple[Value, ...]] = {
+    "affinity_threshold": (0.3, 0.5),
+    "merge_threshold": (0.5, 0.7, 0.9),
+}
+"""The grid of decoders that merge regions by affinities; others cut these at `MASK_GRID`."""
 
 KEPT = 3
 """Without truth, the instances of so many settings are kept beside the base's."""
@@ -80,7 +85,8 @@ class TuneConfig:
     Attributes:
         segment: Decoder, and the parameters that stay as they are.
         grid: Values tried, by parameter; every combination is. By default the benchmark's seed
-            and contour thresholds, or as many of them as the decoder has.
+            and contour thresholds, or as many of them as the decoder has and the foreground's;
+            of decoders of affinities, where these are cut and where regions merge.
         score: What is best: a name of `SCORES`, or the keys of a number of ``scores.json``,
             ``matching/0.5/all/recall``. Errors are best when lowest.
         evaluate: How to score; without relabelling, cropping and categories by cable length.
@@ -213,6 +219,10 @@ def _most_different(
 
 def _default_grid(segment: SegmentConfig, prediction: Volume) -> dict[str, tuple[Value, ...]]:
     parameters = resolve(segment, prediction).parameters
+    if "merge_threshold" in parameters:
+        return AFFINITY_GRID
+    if "affinity_threshold" in parameters:
+        return {"affinity_threshold": MASK_GRID}
     grid = {name: values for name, values in GRID.items() if name in parameters}
     if len(grid) == len(GRID):
         return grid

@@ -36,7 +36,7 @@ from cristae.training.state import (
     save_state,
     update_average,
 )
-from cristae.training.step import batch_loss, reduced_precision, sigmoid_logits
+from cristae.training.step import batch_loss, reduced_precision, run_network
 from cristae.training.team import Team
 from cristae.training.validation import decoded_precision, tuned_thresholds, validate
 from cristae.volumes.dataset import OpenedSample, load_samples
@@ -176,9 +176,7 @@ class Run:
         rate = learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None):
-            logits = network(batch.image)
-        logits = sigmoid_logits(logits.float(), config.network)
+        logits = run_network(network, batch.image, config, self.reduced)
         loss, parts = batch_loss(logits, batch, config)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -73,25 +73,20 @@ def fitting_text(config: TrainConfig, room: float, bytes_of: Callable[[TrainConf
         batch -= config.devices
 
 
-def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample]) -> int:
-    """Upper estimate of the memory of a run, imports apart.
+def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample], device: str = "cpu") -> int:
+    """Upper estimate of the memory that a run takes of the machine's, imports apart.
 
     Args:
         config: Settings.
         opened: The samples, not yet in memory.
+        device: Type of the device; a GPU has memory of its own for the network's step.
 
     Returns:
         Bytes: samples held, the network's step, and patches in the making.
     """
-    return (
-        _held_bytes(config, opened)
-        + max(
-            config.batch * step_bytes(config.network, config.patch),
-            validation_bytes(config),
-        )
-        + config.batch * max((_patch_bytes(config, one) for one in opened), default=0)
-        + OWN_BYTES
-    )
+    patches = config.batch * max((_patch_bytes(config, one) for one in opened), default=0)
+    step = max(config.batch * step_bytes(config.network, config.patch), validation_bytes(config))
+    return _held_bytes(config, opened) + patches + OWN_BYTES + (step if device == "cpu" else 0)
 
 
 def step_bytes(network: NetworkConfig, patch: Triple) -> int:

@@ -16,7 +16,7 @@ from cristae.training.batches import make_batch
 from cristae.training.config import TrainConfig
 from cristae.training.proposal import Device
 from cristae.training.sampling import Source
-from cristae.training.step import batch_loss, sigmoid_logits
+from cristae.training.step import batch_loss, reduced_precision, run_network
 from cristae.training.targets import TargetsConfig, make_targets
 from cristae.volumes.dataset import compact_ids
 from cristae.volumes.volume import Array, Volume, array_volume
@@ -124,7 +124,7 @@ def _timed(
     finally:
         torch.set_num_threads(threads)
     moments.append(_now(device))
-    logits = sigmoid_logits(network(batch.image), config.network)
+    logits = run_network(network, batch.image, config, reduced_precision(config, device))
     loss, _ = batch_loss(logits, batch, config)
     moments.append(_now(device))
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """One step's arithmetic: the loss of a batch, what it finds, and the precision it is done in."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cristae.errors import ConfigError
 from cristae.networks.model import NetworkConfig
@@ -21,6 +21,22 @@ def sigmoid_logits(logits: Tensor, network: NetworkConfig) -> Tensor:
         return logits
     factors = [2.0 if output == "tanh" else 1.0 for output in network.outputs]
     return logits * logits.new_tensor(factors).view(1, -1, 1, 1, 1)
+
+
+def run_network(
+    network: nn.Module, image: Tensor, config: TrainConfig, reduced: torch.dtype | None
+) -> Tensor:
+    """The logits of a batch in float32, most of the network computed in less where told to.
+
+    Args:
+        network: That of the run.
+        image: (n, 1, z, y, x) on the network's device.
+        config: Settings of the run.
+        reduced: From `reduced_precision`.
+    """
+    with torch.autocast(image.device.type, reduced, enabled=reduced is not None):
+        logits = network(image)
+    return sigmoid_logits(logits.float(), config.network)
 
 
 def batch_loss(
@@ -71,5 +87,6 @@ def reduced_precision(config: TrainConfig, device: torch.device) -> torch.dtype 
             raise ConfigError(f"precision {wanted}: expected float32 or auto where no GPU is found")
         return None
     if wanted == "auto":
-        wanted = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        emulated = not torch.cuda.is_bf16_supported(including_emulation=False)
+        wanted = "float32" if emulated else "bfloat16"
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(wanted)

@@ -94,12 +94,13 @@ class SharedNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(features)
         axes = [0, *range(2, features.dim())]
         column = (1, -1, *[1] * (features.dim() - 2))
-        mean = _team_mean(features.mean(axes))
-        centred = features - mean.view(column)
+        wide = features.float()  # half precision is too coarse for statistics
+        mean = _team_mean(wide.mean(axes))
+        centred = wide - mean.view(column)
         variance = _team_mean(centred.square().mean(axes))
         self._remember(mean.detach(), variance.detach(), features.numel() // len(mean))
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale.view(column) + self.bias.view(column)
+        return (centred * scale.view(column) + self.bias.view(column)).to(features.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions will do."""

@@ -36,6 +36,9 @@ from cristae.volumes.dataset import OpenedSample, Sample, keep_on_disk, open_sam
 
 __all__ = ["TrainConfig", "train_model"]
 
+ALLOCATION_WORDS = ("allocate memory", "ALLOC_FAILED")
+"""What a failed allocation says of itself: torch's on a CPU, and those of NVIDIA's libraries."""
+
 LEARNED_SHARE = 0.9
 """A step that ran out of memory needs more than there is: advice is for so much of it."""
 
@@ -148,7 +151,7 @@ def _promise(config: TrainConfig, opened: Sequence[OpenedSample], threads: int) 
             cache_gib=one.cache_gib / one.devices,
             devices=1,
         )
-        return one.devices * training_bytes(share, opened)
+        return one.devices * training_bytes(share, opened, Team().device().type)
 
     try:
         promise_memory("train", needed(config), Resources(threads))
@@ -162,8 +165,10 @@ def _advising(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Turn a failed allocation into an error that says which patch and batch would fit."""
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
+            words in str(error) for words in ALLOCATION_WORDS
+        ):
             raise
         raise out_of_memory(config, device) from error
 
@@ -176,7 +181,8 @@ def out_of_memory(config: TrainConfig, device: torch.device) -> MemoryLimitError
 
     there = available_memory()
     if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
+        free, _ = torch.cuda.mem_get_info(device)
+        there = free + torch.cuda.memory_reserved(device)
     room = LEARNED_SHARE * min(there, needed(config))
     return MemoryLimitError(
         f"train: out of memory on {device} at patch {list(config.patch)} with batch "

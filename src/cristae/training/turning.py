@@ -120,7 +120,8 @@ def on_device(array: Array, device: torch.device) -> Tensor:
     """An array as a tensor on a device; a GPU fetches it while the processor goes on."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        with torch.cuda.device(device):  # a thread of its own begins with the first GPU
+            return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
