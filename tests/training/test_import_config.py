@@ -109,6 +109,8 @@ def test_recipes_of_mitoem_are_the_shipped_ones(name, write):
         "decoder",
         "validate_every",
         "validate_ap_every",
+        "validate_ap_boxes",
+        "tune",
         "checkpoint_every",
         "card",
     }
