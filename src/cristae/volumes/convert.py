@@ -23,7 +23,7 @@ from cristae.engine.blockwise import (
     run_blocks,
 )
 from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.files import check_disk
+from cristae.engine.files import check_disk, folder_bytes
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError
@@ -135,7 +135,7 @@ def _convert(
     source: Volume, out: Path, pyramid: bool, resources: Resources, ledger: Ledger, reason: str
 ) -> None:
     watch, shown = Stopwatch(), replace(source, dtype=_stored_dtype(source))
-    check_disk(out, _disk_bytes(shown, pyramid) - _size_of(out))
+    check_disk(out, _disk_bytes(shown, pyramid) - folder_bytes(out))
     target = _create_target(shown, out)
     job = Job(source, target, _group_shape(source, target, resources))
     promise_memory("convert", _memory(job, pyramid, resources), resources)
@@ -324,7 +324,3 @@ def _disk_bytes(source: Volume, pyramid: bool) -> int:
         part /= np.prod(factors)
         total += part
     return int(total / (_LABELS_SHRINK if source.kind == "labels" else 1))
-
-
-def _size_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
