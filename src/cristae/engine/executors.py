@@ -16,6 +16,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -73,6 +74,19 @@ def run_tasks(
             yield item, _call(function, item)
         return
     yield from _run_pool(function, items, resources)
+
+
+@contextmanager
+def meanwhile(function: Callable[[], object]) -> Iterator[None]:
+    """Call a function in a thread of its own while the context is open, which waits for its end.
+
+    Raises:
+        Exception: What the function raised, unless the body raised.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        yield
+        future.result()
 
 
 def _run_pool(

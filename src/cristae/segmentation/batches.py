@@ -17,7 +17,7 @@ from cristae.segmentation.runs import Ints
 from cristae.segmentation.statistics import Statistics
 
 BATCH_VOXELS = 2_000_000
-"""Contested pieces are decoded together up to so many voxels."""
+"""Contested pieces are decoded together up to about so many voxels."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,14 @@ class Packer:
     budget: int | None
 
     def pack(self) -> tuple[Batch, ...]:
-        """Batches in order of their first block, packed up to `BATCH_VOXELS`."""
+        """Batches in order of their first block, of like size and an even number where they can.
+
+        Two workers then end at the same time. Batches cannot depend on how many there are: a
+        segmentation is resumed with other ones.
+        """
         voxels = self.statistics.voxels
+        pairs = -(-int(voxels.sum()) // (2 * BATCH_VOXELS))
+        most = -(-int(voxels.sum()) // max(1, 2 * pairs))
         first = np.searchsorted(self.parts.piece, np.arange(voxels.size + 1))
         order = np.lexsort((np.arange(voxels.size), self.parts.block[first[:-1]]))
         batches: list[Batch] = []
@@ -103,7 +109,7 @@ class Packer:
             if self.budget is not None and self._bytes(self.parts.take(mine)) > self.budget:
                 batches += [self._batch([k], rows, cut=True) for rows in self._cut(mine)]
                 continue
-            if group and total + voxels[k] > BATCH_VOXELS:
+            if group and total + voxels[k] // 2 > most:
                 batches.append(self._whole(group, first))
                 group, total = [], 0
             group.append(k)

@@ -172,7 +172,7 @@ def _number(
     there = decoded.first != NOWHERE
     stays = (totals.first != NOWHERE) & (totals.voxels >= job.decoding.min_size)
     order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
-    number = np.zeros(goes.size + 1, np.int64)  # the last stands for nobody
+    number = np.full(goes.size + 1, NOBODY, np.int64)  # the last stands for nobody
     number[order] = np.arange(1, order.size + 1)
     save_arrays(job.path("number"), {"number": number[goes]})
     kept = Statistics(*(field[order] for field in totals))

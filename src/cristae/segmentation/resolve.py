@@ -66,6 +66,9 @@ def joining_bytes(job: Job) -> int:
 def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
     """Join the tables of all blocks, and say what every piece becomes.
 
+    Memory grows with the pieces, seeds and face runs of all blocks, of which the contested pieces
+    are a part: `joining_bytes`, promised before it begins.
+
     Args:
         job: The segmentation.
         budget: Memory over which a contested piece is cut; None to cut none.

@@ -206,29 +206,43 @@ def scan_within(
     prepared = prepare_rule(channels, rule)
     if prepared is None:
         return no_runs()
-    place = (raster.place(*box.start), raster.plane, raster.row)
-    return Runs(*_scan_within(*runs, *prepared, place))
+    channels, *rule_of_levels = prepared
+    flat = tuple(channel.reshape(-1) for channel in channels)
+    offset = _offsets(runs.start, raster.place(*box.start), raster.plane, raster.row, box.shape)
+    return Runs(*_scan_within(*runs, offset, flat, *rule_of_levels))
 
 
 @njit(nogil=True, cache=True)
-def _scan_within(all_start, all_length, lines, bounds, uses, place):  # type: ignore[no-untyped-def]
+def _offsets(start, corner, plane, row, shape):  # type: ignore[no-untyped-def]
+    """Where the first voxel of each run lies in the flat array of a box."""
+    offset = np.empty(start.size, np.int64)
+    begin = np.int64(-row)  # of the row of the run before, which is often this one's
+    shift = np.int64(0)
+    for i in range(start.size):
+        if start[i] - corner < begin or start[i] - corner >= begin + row:
+            z = (start[i] - corner) // plane
+            y = (start[i] - corner - z * plane) // row
+            begin = z * plane + y * row
+            shift = (z * shape[1] + y) * shape[2] - begin - corner
+        offset[i] = start[i] + shift
+    return offset
+
+
+@njit(nogil=True, cache=True)
+def _scan_within(all_start, all_length, offset, lines, bounds, uses):  # type: ignore[no-untyped-def]
     above, below, beyond = bounds
     use_contour, use_distance = uses
-    corner, plane, row = place
+    mask, contour, distance = lines
     start = np.empty(1024 + all_start.size, np.int64)
     length = np.empty(1024 + all_start.size, np.int32)
     n = 0
     for i in range(all_start.size):
-        rest = all_start[i] - corner
-        z = rest // plane
-        rest -= z * plane
-        y = rest // row
-        x, extent = rest - y * row, all_length[i]
-        mask, contour, distance = lines[0][z, y], lines[1][z, y], lines[2][z, y]
+        extent = all_length[i]
         if n + extent // 2 + 1 > start.size:
             start, length = grown(start, n + extent), grown(length, n + extent)
+        shift = all_start[i] - offset[i]
         first = -1
-        for k in range(x, x + extent):
+        for k in range(offset[i], offset[i] + extent):
             passes = mask[k] > above
             if use_contour:
                 passes &= contour[k] < below
@@ -237,11 +251,11 @@ def _scan_within(all_start, all_length, lines, bounds, uses, place):  # type: ig
             if passes and first < 0:
                 first = k
             elif first >= 0 and not passes:
-                start[n], length[n] = all_start[i] + first - x, k - first
+                start[n], length[n] = first + shift, k - first
                 n += 1
                 first = -1
         if first >= 0:
-            start[n], length[n] = all_start[i] + first - x, x + extent - first
+            start[n], length[n] = first + shift, offset[i] + extent - first
             n += 1
     return start[:n].copy(), length[:n].copy()
 
@@ -249,19 +263,17 @@ def _scan_within(all_start, all_length, lines, bounds, uses, place):  # type: ig
 def values_of(runs: Runs, mask: Levels, box: Box, raster: Raster) -> NDArray[np.uint8]:
     """Mask value of each voxel of runs that lie in a block, one run after the other."""
     value = np.empty(int(runs.length.sum(dtype=np.int64)), np.uint8)
-    corner = raster.place(*box.start)
-    _gather(runs.start, runs.length, mask, corner, raster.plane, raster.row, value)
+    offset = _offsets(runs.start, raster.place(*box.start), raster.plane, raster.row, box.shape)
+    _gather(offset, runs.length, mask.reshape(-1), value)
     return value
 
 
 @njit(nogil=True, cache=True)
-def _gather(start, length, mask, corner, plane, row, value):  # type: ignore[no-untyped-def]
+def _gather(offset, length, mask, value):  # type: ignore[no-untyped-def]
     at = 0
-    for i in range(start.size):
-        z = (start[i] - corner) // plane
-        y = (start[i] - corner - z * plane) // row
-        x = start[i] - corner - z * plane - y * row
-        copy_values(mask[z, y, x : x + length[i]], value[at : at + length[i]])
+    for i in range(offset.size):
+        for k in range(length[i]):
+            value[at + k] = mask[offset[i] + k]
         at += length[i]
 
 

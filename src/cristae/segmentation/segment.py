@@ -31,7 +31,7 @@ from cristae.engine.blockwise import (
     promise_memory,
     run_blocks,
 )
-from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.executors import Resources, meanwhile, run_tasks
 from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
@@ -59,7 +59,7 @@ from cristae.segmentation.tables import (
     write_instances_table,
     write_runs_table,
 )
-from cristae.segmentation.writing import drop_canvas, layers, slab_step, write_step
+from cristae.segmentation.writing import band_bytes, layers, slab_step, write_step
 from cristae.volumes.pyramid import build_pyramid, pyramid_memory
 from cristae.volumes.sources.ome_zarr import CHUNK, Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import Volume
@@ -70,11 +70,9 @@ LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
 EDGE_BYTES = 4
 """Memory of labelling by affinities, for each voxel of a block: its edges and their mean."""
 
-LAYER_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 75, 60, 100
-"""Memory for each run that is gathered, painted, or widened or counted in a block (measured)."""
-
-SHARD_BYTES = 4.2
-"""Memory of writing a shard, for each of its voxels; their encoded form grows with the runs."""
+LAYER_RUN_BYTES, TABLE_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 75, 65, 60, 100
+"""Memory for each run gathered, put into its table, painted, or moved or counted (measured; of
+tables the columns of one layer, their copies, and what is left of the layer before)."""
 
 SAMPLES = 8
 """Chunks read before the start to see how many runs a voxel makes."""
@@ -183,10 +181,11 @@ def _segment(
     labels = _create_labels(job, out, columns["id"].dtype)
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
     write = partial(write_step, job, labels)
-    run_blocks("write", shards, write, ledger=ledger, resources=resources, description="writing")
-    drop_canvas()
     leave("runs", layers(job), slab_step)
-    _write_tables(job, out, columns)
+    with meanwhile(partial(_write_tables, job, out, columns)):  # it mostly waits for the disk
+        run_blocks(
+            "write", shards, write, ledger=ledger, resources=resources, description="writing"
+        )
     summary = {
         "blocks": len(job.blocks),
         "block_shape": list(job.block_shape),
@@ -235,7 +234,7 @@ def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, worke
         read = min(z, layer_depth(volume)) * y * x
     labelling = int(read * channels * (itemsize + (itemsize > 1)) + block * (edges + tables))
     shard = Box.of(layout.shard).clip(volume.box).size
-    writing = int(shard * (SHARD_BYTES + SHARD_RUN_BYTES * runs))
+    writing = band_bytes(layout) + int(shard * SHARD_RUN_BYTES * runs)
     needed = workers * max(labelling, writing)
     if pyramid:
         labels = volume.with_(dtype=np.dtype(np.uint32), channels=None, shard_shape=layout.shard)
@@ -287,11 +286,13 @@ def _promise_writing(
     layer = sorted(sum(runs[i] for i, _ in job.blocks_in(box)) for box in layers(job))
     shards = tile(job.prediction.box, layout.shard)
     painted = max(sum(runs[i] for i, _ in job.blocks_in(shard)) for shard in shards)
-    shard = SHARD_BYTES * shards[0].size + SHARD_RUN_BYTES * int(painted)
+    shard = band_bytes(layout) + SHARD_RUN_BYTES * int(painted)
     decoding = job.decoding
     moves = decoding.planar or decoding.to_neighbor or growth > 1
     moving = MOVED_RUN_BYTES * growth * int(runs.max()) if moves else 0
-    most = max(LAYER_RUN_BYTES * int(sum(layer[-workers:])), workers * max(int(shard), moving))
+    gathering = LAYER_RUN_BYTES * int(sum(layer[-workers:]))
+    table = TABLE_RUN_BYTES * int(layer[-1])
+    most = max(gathering, table + workers * shard, workers * moving)
     promise("segment, writing", FIXED_BYTES + most + held)
 
 

@@ -68,11 +68,15 @@ def measure_runs(runs: Runs, label: NDArray[Any], n: int, mass: Ints, raster: Ra
 @njit(nogil=True, cache=True)
 def _measure(start, length, label, run_mass, plane, row, found):  # type: ignore[no-untyped-def]
     voxels, mass, first, low, high = found
+    z = y = 0
+    begin = np.int64(-row)  # of the row of the run before, which is often this one's
     for i in range(start.size):
         k = label[i]
-        z = start[i] // plane
-        y = (start[i] - z * plane) // row
-        x = start[i] - z * plane - y * row
+        if start[i] < begin or start[i] >= begin + row:
+            z = start[i] // plane
+            y = (start[i] - z * plane) // row
+            begin = z * plane + y * row
+        x = start[i] - begin
         voxels[k] += length[i]
         mass[k] += run_mass[i]
         first[k] = min(first[k], start[i])

@@ -14,6 +14,7 @@ from cristae.grid import Box
 from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
 from cristae.segmentation.components import label_block
 from cristae.segmentation.decoders import Levels, quantise
+from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.runs import Ints, Runs, no_runs, runs_meet, runs_of_plane
 from cristae.segmentation.scanning import scan_rule
 from cristae.segmentation.scratch import (
@@ -98,7 +99,7 @@ def widen_step(job: Job, index: int, box: Box) -> None:
     """
     y, x = job.decoding.reach
     halo = box.grow((0, y, x)).clip(job.prediction.box)
-    runs, instance = _own_runs(job, halo)
+    runs, instance = _own_runs(job, halo, None)
     order = np.argsort(runs.start, kind="stable")
     raster = job.raster
     parts, names = [no_runs()], [np.zeros(0, np.int64)]
@@ -123,17 +124,45 @@ def widen_step(job: Job, index: int, box: Box) -> None:
     save_arrays(job.path(f"wide-{index}"), {**rows, **statistics._asdict()})
 
 
-def _own_runs(job: Job, box: Box) -> tuple[Runs, Ints]:
+def _own_runs(job: Job, box: Box, number: Ints | None) -> tuple[Runs, Ints]:
     """Runs of the blocks that share voxels with a box, and the instance of each; no floods."""
-    parts, names = [no_runs()], [np.zeros(0, np.int64)]
+    parts, names = [], []
     for index, block in job.blocks_in(box):
         start, length, piece = load_table(job, index, "start", "length", "piece")
-        instance = targets_of(job, index)[0][piece]
-        own = (instance >= 0) & runs_meet(Runs(start, length), block, box, job.raster)
-        parts.append(Runs(start[own], length[own]))
-        names.append(instance[own])
+        name = renamed(targets_of(job, index)[0], number)
+        own = runs_meet(Runs(start, length), block, box, job.raster)
+        own_start, own_length, own_name = _owned(start, length, piece, name, own)
+        parts.append(Runs(own_start, own_length))
+        names.append(own_name)
     runs = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
     return runs, np.concatenate(names)
+
+
+def renamed(instance: Ints, number: Ints | None) -> Ints:
+    """The number of each instance, or each as it is where there are no numbers; below 0 nobody."""
+    if number is None:
+        return instance
+    name = np.full(instance.size, NOBODY, np.int64)
+    own = instance >= 0
+    name[own] = number[instance[own]]
+    return name
+
+
+@njit(nogil=True, cache=True)
+def _owned(start, length, piece, name, there):  # type: ignore[no-untyped-def]
+    """The runs that are there and whose piece has a name of 0 or more."""
+    count = 0
+    for i in range(start.size):
+        there[i] &= name[piece[i]] >= 0
+        count += there[i]
+    its_start, its_length = np.empty(count, np.int64), np.empty(count, np.int32)
+    its_name = np.empty(count, np.int64)
+    n = 0
+    for i in range(start.size):
+        if there[i]:
+            its_start[n], its_length[n], its_name[n] = start[i], length[i], name[piece[i]]
+            n += 1
+    return its_start, its_length, its_name
 
 
 @njit(nogil=True, cache=True)
@@ -148,20 +177,28 @@ def _widen(start, length, name, plane, corner, row, reach):  # type: ignore[no-u
                 plane[v, u] = max(plane[v, u], name[i])
 
 
-def instance_runs(job: Job, index: int) -> tuple[Runs, Ints]:
-    """Runs of a block as decoded, in any order, and the instance of each."""
+def instance_runs(job: Job, index: int, number: Ints | None = None) -> tuple[Runs, Ints]:
+    """Runs of a block as decoded, in any order, and the instance of each.
+
+    With the number of each instance that number instead, and no runs of instances below 0.
+    """
     if job.decoding.reach != (0, 0):
         wide = load_arrays(job.path(f"wide-{index}"), "start", "length", "label", "instances")
-        return Runs(wide[0], wide[1]), wide[3][wide[2]]
-    runs, instance = _own_runs(job, job.block(index))
+        runs, name = Runs(wide[0], wide[1]), renamed(wide[3], number)[wide[2]]
+        return (runs, name) if number is None else (runs.take(name >= 0), name[name >= 0])
+    runs, instance = _own_runs(job, job.block(index), number)
     starts, lengths, names = [runs.start], [runs.length], [instance]
     spans, fresh = load_arrays(job.path("spans"), "spans", "fresh")
     low, high = np.searchsorted(spans[:, 0], [index, index + 1])
     for _, k, first, last in spans[low:high].tolist():
         rows = load_rows(job.path(f"flood-{k}"), "rows", first, last)
+        name = np.where(rows[:, 2] < 0, fresh[k] + ~rows[:, 2], rows[:, 2])
+        if number is not None:
+            name = number[name]
+            rows, name = rows[name >= 0], name[name >= 0]
         starts.append(rows[:, 0])
         lengths.append(rows[:, 1].astype(np.int32))
-        names.append(np.where(rows[:, 2] < 0, fresh[k] + ~rows[:, 2], rows[:, 2]))
+        names.append(name)
     return Runs(np.concatenate(starts), np.concatenate(lengths)), np.concatenate(names)
 
 

@@ -1,14 +1,17 @@
 """Writing: the shards of the labels, and the runs of the table, from what every block became."""
 
-import threading
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
-from cristae.segmentation.runs import Ints, Runs, paint_into
+from cristae.segmentation.runs import Ints, Raster, Runs
 from cristae.segmentation.scratch import Job, load_arrays, save_arrays
 from cristae.segmentation.steps import instance_runs
+from cristae.volumes.sources.ome_zarr import Layout
+from cristae.volumes.sources.shards import encode_chunk, write_shard
 from cristae.volumes.volume import Array, Volume
 
 SHORT = 64
@@ -17,44 +20,136 @@ SHORT = 64
 
 def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
     """Runs of a block after everything, in any order, and the final number of each."""
-    (number,) = load_arrays(job.path("number"), "number")
-    runs, instance = instance_runs(job, index)
-    name = number[instance]
-    there = name > 0
-    return (runs, name) if there.all() else (runs.take(there), name[there])
+    return instance_runs(job, index, load_arrays(job.path("number"), "number")[0])
 
 
 def write_step(job: Job, labels: Volume, box: Box) -> int:
-    """Write one shard of the labels; a shard without instances is left out. Gives its runs."""
+    """Write one shard of the labels; a shard without instances is left out. Gives its runs.
+
+    Chunks are painted a band at a time, and encoded one by one: no array of a shard is held, and
+    what is empty is never touched::
+
+        band: the chunks of one row along x   | chunk | chunk | chunk | chunk |
+    """
     parts = [final_runs(job, index) for index, _ in job.blocks_in(box)]
-    count = sum(name.size for _, name in parts)
-    if count:
-        canvas = _take_canvas(labels)
-        array = canvas[: box.size].reshape(box.shape)
-        for runs, name in parts:
-            paint_into(array, runs, name, box, job.raster)
-        labels.write(box, array)
-        for runs, name in parts:
-            paint_into(array, runs, np.zeros_like(name), box, job.raster)
-        _CANVASES.canvas = canvas
-    return count
+    runs = Runs(*(_joined([part[0][field] for part in parts]) for field in range(2)))
+    name = _joined([name for _, name in parts])
+    del parts
+    chunk, shard = labels.chunk_shape, labels.shard_shape or labels.chunk_shape
+    nz, ny, nx = (a // b for a, b in zip(shard, chunk, strict=True))
+    shape = (nx, chunk[0] * chunk[1], chunk[2])
+    painted = _in_bands(*runs, name.astype(labels.dtype), job.raster, box, chunk, (nz, ny))
+    del runs, name
+    canvas, touched = np.zeros(shape, labels.dtype), np.zeros(nx, np.bool_)
+    chunks = {}
+    for band in np.flatnonzero(np.diff(painted.first)).tolist():
+        low, high = painted.first[band : band + 2]
+        touched[:] = False
+        _paint(*painted[1:], (low, high), False, canvas, touched)
+        for k in np.flatnonzero(touched).tolist():
+            chunks[(*divmod(band, ny), k)] = encode_chunk(canvas[k])
+        _paint(*painted[1:], (low, high), True, canvas, touched)
+    write_shard(labels, box, chunks)
+    return int(painted.first[-1])
 
 
-_CANVASES = threading.local()
-"""Zeros for a shard, for each thread: clean pages cost more than painting a few voxels."""
+def band_bytes(layout: Layout) -> int:
+    """Memory of a band of chunks in uint32, and of a chunk while it is encoded."""
+    z, y, x = layout.chunk
+    return 4 * z * y * (layout.shard[2] + x)
 
 
-def _take_canvas(labels: Volume) -> Array:
-    canvas: Array | None = _CANVASES.__dict__.pop("canvas", None)
-    size = Box.of(labels.shard_shape or labels.chunk_shape).size
-    if canvas is None or canvas.size < size or canvas.dtype != labels.dtype:
-        return np.zeros(size, labels.dtype)
-    return canvas
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def drop_canvas() -> None:
-    """Give back what `write_step` keeps for this thread."""
-    _CANVASES.__dict__.clear()
+class Painted(NamedTuple):
+    """Runs in a shard, band by band.
+
+    Attributes:
+        first: First run of each band, and the end.
+        row: Row of each in its band, all planes counted.
+        start: First voxel along x, from the shard's border.
+        stop: Last voxel plus one.
+        name: What is painted.
+    """
+
+    first: Ints
+    row: NDArray[np.int32]
+    start: NDArray[np.int32]
+    stop: NDArray[np.int32]
+    name: Array
+
+
+def _in_bands(
+    start: Ints,
+    length: NDArray[np.int32],
+    name: Array,
+    raster: Raster,
+    box: Box,
+    chunk: Triple,
+    bands: tuple[int, int],
+) -> Painted:
+    """Runs that meet a shard, clipped to it and sorted by band, (z, y)."""
+    place = (np.array(box.start), np.array(box.stop), raster.plane, raster.row)
+    return Painted(*_sort_into_bands(start, length, name, place, chunk, bands))
+
+
+@njit(nogil=True, cache=True)
+def _sort_into_bands(start, length, name, place, chunk, bands):  # type: ignore[no-untyped-def]
+    low, high, plane, row = place
+    nz, ny = bands
+    band = np.empty(start.size, np.int32)
+    first = np.zeros(nz * ny + 1, np.int64)
+    z = y = 0
+    begin = np.int64(-row)  # of the row of the run before, which is often this one's
+    for i in range(start.size):
+        if start[i] < begin or start[i] >= begin + row:
+            z = start[i] // plane
+            y = (start[i] - z * plane) // row
+            begin = z * plane + y * row
+        inside = low[0] <= z < high[0] and low[1] <= y < high[1]
+        band[i] = -1
+        if inside and start[i] - begin < high[2] and start[i] - begin + length[i] > low[2]:
+            band[i] = (z - low[0]) // chunk[0] * ny + (y - low[1]) // chunk[1]
+            first[band[i] + 1] += 1
+    for b in range(nz * ny):
+        first[b + 1] += first[b]
+    rows = np.empty(first[-1], np.int32)
+    starts, stops = np.empty_like(rows), np.empty_like(rows)
+    names = np.empty(rows.size, name.dtype)
+    free = first.copy()
+    begin = np.int64(-row)
+    here = np.int64(0)
+    for i in range(start.size):
+        if band[i] < 0:
+            continue
+        if start[i] < begin or start[i] >= begin + row:
+            z = start[i] // plane
+            y = (start[i] - z * plane) // row
+            begin = z * plane + y * row
+            here = (z - low[0]) % chunk[0] * chunk[1] + (y - low[1]) % chunk[1]
+        k = free[band[i]]
+        free[band[i]] += 1
+        x = start[i] - begin - low[2]
+        rows[k], names[k] = here, name[i]
+        starts[k], stops[k] = max(x, 0), min(x + length[i], high[2] - low[2])
+    return first, rows, starts, stops, names
+
+
+@njit(nogil=True, cache=True)
+def _paint(rows, starts, stops, names, band, erase, canvas, touched):  # type: ignore[no-untyped-def]
+    """Paint the runs of a band into its chunks, (x, row, x), or erase them; marks the chunks."""
+    width = canvas.shape[2]
+    for i in range(band[0], band[1]):
+        name = names[i]
+        if erase:
+            name = canvas.dtype.type(0)
+        for k in range(starts[i] // width, (stops[i] - 1) // width + 1):
+            touched[k] = True
+            line = canvas[k, rows[i]]
+            for x in range(max(starts[i] - k * width, 0), min(stops[i] - k * width, width)):
+                line[x] = name
 
 
 def slab_step(job: Job, layer: int, slab: Box) -> None:

@@ -23,6 +23,7 @@ from cristae.volumes.volume import Array, Kind, Nanometres, Volume
 
 CHUNK: Triple = (32, 128, 128)
 SHARD: Triple = (64, 512, 512)
+ZSTD_LEVEL = 1
 AXES = ("z", "y", "x")
 
 
@@ -152,7 +153,7 @@ def create_array(
         "chunk_shape": [*ones, *layout.chunk],
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
-            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+            {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
         ],
         "index_codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},

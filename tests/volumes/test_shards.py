@@ -1,0 +1,59 @@
+"""Shards written chunk by chunk are those of the ordinary writer."""
+
+import numpy as np
+import pytest
+import zarr
+
+from cristae.errors import InputError
+from cristae.grid import Box
+from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
+from cristae.volumes.sources.shards import crc32c, encode_chunk, write_shard
+
+LAYOUT = Layout((4, 8, 8), (8, 16, 24))
+
+
+def test_checksum_is_the_published_one():
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_readers_find_what_was_written(tmp_path, dtype):
+    """In the last shard, which the volume's border cuts; other readers check the sum, too."""
+    volume = create_ome_zarr(
+        tmp_path / "a.zarr",
+        shape=(11, 20, 40),
+        dtype=dtype,
+        kind="labels",
+        voxel_size_nm=None,
+        layout=LAYOUT,
+    )
+    box = Box((8, 16, 24), (11, 20, 40))
+    expected = np.zeros((11, 20, 40), dtype)
+    expected[9, 17:19, 30:40] = np.iinfo(dtype).max
+    expected[8, 16, 24] = 7
+    whole = np.zeros((4, 8, 16), dtype)
+    whole[:3, :4] = expected[box.slices()]
+    chunks = {(0, 0, k): encode_chunk(whole[:, :, 8 * k : 8 * k + 8]) for k in range(2)}
+    write_shard(volume, box, chunks)
+    write_shard(volume, Box((0, 0, 0), (8, 16, 24)), {})
+    np.testing.assert_array_equal(volume.read(), expected)
+    np.testing.assert_array_equal(zarr.open(tmp_path / "a.zarr" / "0")[:], expected)
+    files = [path for path in (tmp_path / "a.zarr" / "0" / "c").rglob("*") if path.is_file()]
+    assert [str(path)[-5:] for path in files] == ["1/1/1"]
+
+
+def test_only_whole_shards_are_written(tmp_path):
+    volume = create_ome_zarr(
+        tmp_path / "a.zarr",
+        shape=(11, 20, 40),
+        dtype=np.uint32,
+        kind="labels",
+        voxel_size_nm=None,
+        layout=LAYOUT,
+    )
+    with pytest.raises(InputError, match="beginning of a shard"):
+        write_shard(volume, Box((4, 0, 0), (8, 16, 24)), {})
+    channels = volume.with_(channels=("mask",))
+    with pytest.raises(InputError, match="without channels"):
+        write_shard(channels, Box((0, 0, 0), (8, 16, 24)), {})
