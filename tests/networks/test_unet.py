@@ -6,7 +6,7 @@ import torch
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork, decoder_regions
+from cristae.networks.inference import TileNetwork, decoder_regions, encoder_regions
 from cristae.networks.runner import measure_deviation
 from cristae.networks.unet import (
     UNetConfig,
@@ -156,6 +156,21 @@ def test_the_decoder_computes_less_than_the_tile():
     assert finest == Box((5, 54, 54), (10, 122, 122))  # the core in positions, and 2 around
     assert middle.shape < (15, 88, 88)
     assert coarse.shape <= (15, 44, 44)
+
+
+def test_the_encoder_takes_in_less_than_the_tile():
+    """Level 0 takes in the halo; from there to the core each level's layers leave some behind."""
+    network, core = build_network(UNetConfig()), Box((7, 112, 112), (12, 240, 240))
+    finest, *deeper = encoder_regions(network, Box.of((19, 352, 352)), core)
+    assert (finest.start[0], finest.stop[0]) == (2, 17)  # 5 sections on either side
+    # along y: 56 -2, /2 -2, /2 -2, /2 -2, *2 -2, *2 -2, *2 -2, and the first layer's 1
+    assert finest.start[1] == 9
+    before = [n * f for n, f in zip(finest.shape, (1, 2, 2), strict=True)]
+    for level, box in enumerate(deeper, start=1):
+        reach = [n * f for n, f in zip(box.shape, (1, 2 << level, 2 << level), strict=True)]
+        assert all(a <= b for a, b in zip(reach, before, strict=True))
+        assert reach[1:] < before[1:]
+        before = reach
 
 
 def test_deviation_of_bfloat16_is_measured(random_network):

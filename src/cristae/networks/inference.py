@@ -3,8 +3,8 @@
 ::
 
     tile     |..halo..|=====core=====|..halo..|
-    encoder  |--------------------------------|     the whole tile, at every level
-    decoder        |--|=====core=====|--|           what reaches the core, less at finer levels
+    encoder   |------------------------------|      what reaches the core, less at deeper levels
+    decoder        |--|=====core=====|--|           the same, less at finer levels
 
 Level 0, whose tensors are the largest, runs a few sections at a time, so that they stay small;
 deeper levels run whole, as their blocks join sections. Neither changes what the core is.
@@ -13,7 +13,9 @@ Batch normalisation is folded and memory is channels-last. In bfloat16 and float
 last convolution stay in float32.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Literal, cast
 
 import numpy as np
@@ -80,15 +82,19 @@ class TileNetwork:
         """
         tile = torch.as_tensor(image, device=self._device)[None, None]
         self._network.check_input(tile)
-        regions = decoder_regions(self._network, Box.of(_extent(tile[0, 0])), core)
-        skip, features = self._encode_finest(tile, regions[0])
-        skips = [skip]
-        box = Box.of((0, 0, 0))
+        whole, strides = Box.of(_extent(tile[0, 0])), self.config.strides
+        entered = encoder_regions(self._network, whole, core)
+        regions = decoder_regions(self._network, whole, core)
+        skip, features = self._encode_finest(tile, entered, regions[0])
+        skips, box = [skip], entered[1]
         for level in range(1, len(self.config.widths)):
             if level > 1:
+                raised = _scaled(entered[level], strides[level - 1])
+                features = _crop(features, box, raised)
+                features = features.contiguous(memory_format=torch.channels_last)
                 features = self._network.downs[level - 1](features, features.shape[0])
+                box = entered[level]
             features = self._network.encoder[level](features, features.shape[0])
-            box = Box.of(_extent(features[:, 0]))
             if level < len(regions):
                 skips.append(_crop(features, box, regions[level]))
         for level in range(len(regions) - 1, 0, -1):
@@ -96,19 +102,25 @@ class TileNetwork:
             box = regions[level]
         return self._decode_finest(features, box, skip, regions[0], core)
 
-    def _encode_finest(self, tile: Tensor, region: Box) -> tuple[Tensor, Tensor]:
+    def _encode_finest(
+        self, tile: Tensor, entered: list[Box], region: Box
+    ) -> tuple[Tensor, Tensor]:
         """Level 0: its output in a region, and level 1's input."""
         config, network = self.config, self._network
-        stride = config.strides[0]
-        whole = Box.of(_divided(_extent(tile[0, 0]), (1, config.stem, config.stem)))
+        stride, raised = config.strides[0], _scaled(entered[1], config.strides[0])
         skip = self._empty(region.shape, config.widths[0])
-        coarse = self._empty(_divided(whole.shape, stride), config.widths[1])
-        for slab in self._slabs(whole):
-            first, last = slab.start[0], slab.stop[0]
-            features = network.enter(tile[:, :, first:last]).to(self._dtype)
-            features = network.encoder[0](features, last - first)
-            down = network.downs[0](features, last - first)
-            coarse[first // stride[0] : last // stride[0]] = down
+        coarse = self._empty(entered[1].shape, config.widths[1])
+        for slab in self._slabs(entered[0]):
+            z, y, x = _scaled(slab, (1, config.stem, config.stem)).slices()
+            features = network.enter(tile[:, :, z, y, x]).to(self._dtype)
+            features = network.encoder[0](features, features.shape[0])
+            part = raised.clip(slab)
+            if not part.empty:
+                inner = _crop(features, slab, part).contiguous(memory_format=torch.channels_last)
+                first, last = (
+                    z // stride[0] - entered[1].start[0] for z in (part.start[0], part.stop[0])
+                )
+                coarse[first:last] = network.downs[0](inner, inner.shape[0])
             part = region.clip(slab)
             if not part.empty:
                 _crop(skip, region, part).copy_(_crop(features, slab, part))
@@ -165,21 +177,55 @@ def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
     Returns:
         A box for each level from 0 to the deepest but one, clipped to the tile.
     """
-    config = network.config
-    finest = len(config.strides)
-    scale: Triple = (1, config.stem, config.stem)
-    first, last = core.start, (core.stop[0] - 1, core.stop[1] - 1, core.stop[2] - 1)
-    intervals = [
-        needed_positions(network, axis, first[axis] // scale[axis], last[axis] // scale[axis])
-        for axis in range(3)
-    ]
+    config, scale = network.config, (1, network.config.stem, network.config.stem)
+    intervals = _needed(network, core)
     regions = []
-    for level in range(finest):
-        (z0, z1), (y0, y1), (x0, x1) = (along[1 + level] for along in intervals)
+    for level in range(len(config.strides)):
         extent = Box.of(_divided(tile.shape, scale))
-        regions.append(Box((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1)).clip(extent))
+        regions.append(_hull(along[1 + level] for along in intervals).clip(extent))
         scale = _multiplied(scale, config.strides[level])
     return regions
+
+
+def encoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
+    """What each encoder level must take in for a core: boxes in that level's positions.
+
+    Args:
+        network: Only its layers' margins and strides are read.
+        tile: The whole tile in voxels, from 0.
+        core: The voxels wanted.
+
+    Returns:
+        A box for each level, finest first, clipped to the tile; of level 0 what the first layer
+        takes in. Times its stride it lies in the finer level's box.
+    """
+    config, scale = network.config, (1, network.config.stem, network.config.stem)
+    intervals = _needed(network, core)
+    regions = []
+    for level in range(len(config.widths)):
+        along = (axis[0] if level == 0 else axis[-1 - level] for axis in intervals)
+        extent = Box.of(_divided(tile.shape, scale))
+        regions.append(_hull(along).clip(extent))
+        if level < len(config.strides):
+            scale = _multiplied(scale, config.strides[level])
+    return regions
+
+
+def _needed(network: UNet, core: Box) -> list[list[tuple[int, int]]]:
+    """`needed_positions` of a core of voxels along z, y and x."""
+    scale = (1, network.config.stem, network.config.stem)
+    return [
+        needed_positions(
+            network, axis, core.start[axis] // scale[axis], (core.stop[axis] - 1) // scale[axis]
+        )
+        for axis in range(3)
+    ]
+
+
+def _hull(along: Iterable[tuple[int, int]]) -> Box:
+    """The box of inclusive intervals along z, y and x."""
+    (z0, z1), (y0, y1), (x0, x1) = along
+    return Box((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1))
 
 
 def inference_bytes(
@@ -195,18 +241,38 @@ def inference_bytes(
         device: Type of its device.
     """
     width = 4 if precision == "float32" else 2
-    positions = tile[0] * tile[1] * tile[2] / config.stem**2
+    positions, *deeper = _entered_positions(config, tile, core)
     joined = 0 in config.z_kernel_levels or config.strides[0][0] > 1
     slab = positions if joined else max(_slab_positions(device), positions / tile[0])
     kept = core[0] * (core[1] + _AROUND) * (core[2] + _AROUND) / config.stem**2
-    finest = config.widths[0] * (slab * (4 + 4 * width) + min(kept, positions) * width)
-    held, largest = 0.0, 0.0
-    for features, stride in zip(config.widths[1:], config.strides, strict=True):
-        positions /= stride[0] * stride[1] * stride[2]
-        largest = max(largest, held + 3 * positions * features * width)
-        held += positions * features * width
+    finest = config.widths[0] * (slab * (4 + 3 * width) + min(kept, positions) * width)
+    held, largest, finer = 0.0, 0.0, 0.0
+    for features, positions in zip(config.widths[1:], deeper, strict=True):
+        size = positions * features * width
+        largest = max(largest, held + 3 * size, held + finer + size)
+        held, finer = held + size, size
     logits = core[0] * core[1] * core[2] * len(config.channels) * 4
     return int(finest + largest + logits)
+
+
+def _entered_positions(config: UNetConfig, tile: Triple, core: Triple) -> list[int]:
+    """Upper bounds of what `encoder_regions` hold, for a core wherever it lies on the lattice."""
+    z, y, x = ((n - c) // 2 for n, c in zip(tile, core, strict=True))
+    middle = Box((z, y, x), (z, y, x)).grow((0, 0, 0), core)
+    whole, positions = _divided(tile, (1, config.stem, config.stem)), []
+    regions = encoder_regions(_layers(config), Box.of(tile), middle)
+    for region, stride in zip(regions, (*config.strides, (1, 1, 1)), strict=True):
+        extents = (min(n + 2, m) for n, m in zip(region.shape, whole, strict=True))
+        positions.append(math.prod(extents))
+        whole = _divided(whole, stride)
+    return positions
+
+
+@lru_cache(8)
+def _layers(config: UNetConfig) -> UNet:
+    """A network's layers without weights."""
+    with torch.device("meta"):
+        return UNet(config)
 
 
 def _crop(features: Tensor, box: Box, part: Box) -> Tensor:
@@ -217,6 +283,10 @@ def _crop(features: Tensor, box: Box, part: Box) -> Tensor:
 
 def _slab_positions(device: str) -> int:
     return SLAB_POSITIONS if device == "cpu" else GPU_SLAB_POSITIONS
+
+
+def _scaled(box: Box, factors: Triple) -> Box:
+    return Box(_multiplied(box.start, factors), _multiplied(box.stop, factors))
 
 
 def _extent(tensor: Tensor) -> Triple:

@@ -4,7 +4,9 @@ The network runs on the image at voxels `COARSER` times larger in the plane, whi
 sixteenth. A cell of 16x16x16 coarse voxels is kept where any channel reaches `SIGNAL` in it or in
 one of its 26 neighbours. Cells lie on one grid over the volume, so what is left out does not depend
 on tiles. A network sees mitochondria smaller than it was trained on: how many it misses depends on
-model and data, and is to be measured before it is used.
+model and data, and is to be measured before it is used. Measured (`python benchmarks/skip.py`, the
+weights `general`, a simulated 64x512x1024 of which 60 % is resin): half of the voxels are left out,
+and all of the 31 mitochondria are kept whole. In tissue dense with them nothing is left out.
 """
 
 import numpy as np
