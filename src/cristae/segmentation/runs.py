@@ -135,6 +135,14 @@ def number_roots(parent: NDArray[Any]) -> tuple[NDArray[Any], int]:
 
 
 @njit(nogil=True, cache=True)
+def locate(place, plane, row):  # type: ignore[no-untyped-def]
+    """(z, y, x) of a numbered voxel, for kernels (`Raster.locate`)."""
+    z = place // plane
+    y = (place - z * plane) // row
+    return z, y, place - z * plane - y * row
+
+
+@njit(nogil=True, cache=True)
 def find_root(parent, i):  # type: ignore[no-untyped-def]
     """Root of a node of a forest, which gets shorter on the way."""
     while parent[i] != i:
@@ -254,12 +262,8 @@ def paint_into(
 def _paint(start, length, value, array, corner, plane, row):  # type: ignore[no-untyped-def]
     nz, ny, nx = array.shape
     for i in range(start.size):
-        z = start[i] // plane
-        rest = start[i] - z * plane
-        y = rest // row
-        x = rest - y * row - corner[2]
-        z -= corner[0]
-        y -= corner[1]
+        z, y, x = locate(start[i], plane, row)
+        z, y, x = z - corner[0], y - corner[1], x - corner[2]
         if 0 <= z < nz and 0 <= y < ny:
             low, high = max(0, x), min(nx, x + length[i])
             name = value[i]
@@ -283,9 +287,7 @@ def on_faces(runs: Runs, box: Box, raster: Raster) -> NDArray[np.bool_]:
 @njit(nogil=True, cache=True)
 def _find_faces(start, length, low, last, plane, row, touches):  # type: ignore[no-untyped-def]
     for i in range(start.size):
-        z = start[i] // plane
-        y = (start[i] - z * plane) // row
-        x = start[i] - z * plane - y * row
+        z, y, x = locate(start[i], plane, row)
         before = z == low[0] or y == low[1] or x == low[2]
         touches[i] = before or z == last[0] or y == last[1] or x + length[i] - 1 == last[2]
 
@@ -303,9 +305,7 @@ def runs_meet(runs: Runs, inside: Box, box: Box, raster: Raster) -> NDArray[np.b
 @njit(nogil=True, cache=True)
 def _meet(start, length, low, high, plane, row, meet):  # type: ignore[no-untyped-def]
     for i in range(start.size):
-        z = start[i] // plane
-        y = (start[i] - z * plane) // row
-        x = start[i] - z * plane - y * row
+        z, y, x = locate(start[i], plane, row)
         inside = low[0] <= z < high[0] and low[1] <= y < high[1]
         meet[i] = inside and x < high[2] and x + length[i] > low[2]
 

@@ -208,13 +208,14 @@ def scan_within(
         return no_runs()
     channels, *rule_of_levels = prepared
     flat = tuple(channel.reshape(-1) for channel in channels)
-    offset = _offsets(runs.start, raster.place(*box.start), raster.plane, raster.row, box.shape)
+    corner, shape = raster.place(*box.start), channels[0].shape
+    offset = _offsets(runs.start, corner, raster.plane, raster.row, shape)
     return Runs(*_scan_within(*runs, offset, flat, *rule_of_levels))
 
 
 @njit(nogil=True, cache=True)
 def _offsets(start, corner, plane, row, shape):  # type: ignore[no-untyped-def]
-    """Where the first voxel of each run lies in the flat array of a box."""
+    """Where the first voxel of each run lies in a flat array of a shape."""
     offset = np.empty(start.size, np.int64)
     begin = np.int64(-row)  # of the row of the run before, which is often this one's
     shift = np.int64(0)
@@ -263,7 +264,8 @@ def _scan_within(all_start, all_length, offset, lines, bounds, uses):  # type: i
 def values_of(runs: Runs, mask: Levels, box: Box, raster: Raster) -> NDArray[np.uint8]:
     """Mask value of each voxel of runs that lie in a block, one run after the other."""
     value = np.empty(int(runs.length.sum(dtype=np.int64)), np.uint8)
-    offset = _offsets(runs.start, raster.place(*box.start), raster.plane, raster.row, box.shape)
+    corner = raster.place(*box.start)
+    offset = _offsets(runs.start, corner, raster.plane, raster.row, mask.shape)  # may go beyond
     _gather(offset, runs.length, mask.reshape(-1), value)
     return value
 

@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cristae.grid import Box
-from cristae.segmentation.runs import Ints, Raster, Runs
+from cristae.segmentation.runs import Ints, Raster, Runs, locate
 
 NOWHERE = np.iinfo(np.int64).max
 
@@ -73,9 +73,8 @@ def _measure(start, length, label, run_mass, plane, row, found):  # type: ignore
     for i in range(start.size):
         k = label[i]
         if start[i] < begin or start[i] >= begin + row:
-            z = start[i] // plane
-            y = (start[i] - z * plane) // row
-            begin = z * plane + y * row
+            z, y, x = locate(start[i], plane, row)
+            begin = start[i] - x
         x = start[i] - begin
         voxels[k] += length[i]
         mass[k] += run_mass[i]
@@ -118,9 +117,7 @@ def mass_in(runs: Runs, mask: NDArray[np.uint8], box: Box, raster: Raster) -> In
 @njit(nogil=True, cache=True)
 def _sum_mask(start, length, mask, corner, plane, row, mass):  # type: ignore[no-untyped-def]
     for i in range(start.size):
-        z = (start[i] - corner) // plane
-        y = (start[i] - corner - z * plane) // row
-        x = start[i] - corner - z * plane - y * row
+        z, y, x = locate(start[i] - corner, plane, row)
         line = mask[z, y]
         total = 0
         for k in range(x, x + length[i]):

@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
-from cristae.segmentation.runs import Ints, Raster, Runs
+from cristae.segmentation.runs import Ints, Raster, Runs, locate
 from cristae.segmentation.scratch import Job, load_arrays, save_arrays
 from cristae.segmentation.steps import instance_runs
 from cristae.volumes.sources.ome_zarr import Layout
@@ -105,9 +105,8 @@ def _sort_into_bands(start, length, name, place, chunk, bands):  # type: ignore[
     begin = np.int64(-row)  # of the row of the run before, which is often this one's
     for i in range(start.size):
         if start[i] < begin or start[i] >= begin + row:
-            z = start[i] // plane
-            y = (start[i] - z * plane) // row
-            begin = z * plane + y * row
+            z, y, x = locate(start[i], plane, row)
+            begin = start[i] - x
         inside = low[0] <= z < high[0] and low[1] <= y < high[1]
         band[i] = -1
         if inside and start[i] - begin < high[2] and start[i] - begin + length[i] > low[2]:
@@ -125,9 +124,8 @@ def _sort_into_bands(start, length, name, place, chunk, bands):  # type: ignore[
         if band[i] < 0:
             continue
         if start[i] < begin or start[i] >= begin + row:
-            z = start[i] // plane
-            y = (start[i] - z * plane) // row
-            begin = z * plane + y * row
+            z, y, x = locate(start[i], plane, row)
+            begin = start[i] - x
             here = (z - low[0]) % chunk[0] * chunk[1] + (y - low[1]) % chunk[1]
         k = free[band[i]]
         free[band[i]] += 1
@@ -218,9 +216,7 @@ def _columns(start, length, name, order, plane, row):  # type: ignore[no-untyped
         if start[i] == stop and number[n - 1] == name[i]:
             place[3, n - 1] += length[i]
         else:
-            z = start[i] // plane
-            y = (start[i] - z * plane) // row
-            x = start[i] - z * plane - y * row
+            z, y, x = locate(start[i], plane, row)
             place[0, n], place[1, n], place[2, n], place[3, n] = z, y, x, x + length[i]
             number[n] = name[i]
             n += 1
