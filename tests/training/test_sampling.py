@@ -307,3 +307,16 @@ def test_fixed_patches_are_fixed(toy_source):
     for a, b in zip(first, again, strict=True):
         assert a.warp.centre == b.warp.centre
         assert np.array_equal(a.sections, b.sections)
+
+
+def test_sections_that_nobody_labelled_are_told(caplog):
+    image, labels = toy_arrays()
+    labels = labels.copy()
+    labels[0], labels[3] = 0, 0  # the first may really hold nothing
+    with caplog.at_level("WARNING", logger="cristae"):
+        source = prepare_source(toy_opened(image, labels))
+    assert source.index.blank.tolist() == [3]
+    assert "sections 3 " in caplog.text
+    mask = np.ones_like(labels)
+    mask[3] = 0
+    assert not index_instances(*map(array_volume, (labels, mask))).blank.size

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.configuration import config_dataclass
+from cristae.engine.progress import log
 from cristae.grid import Box, Triple, tile
 from cristae.training.geometry import GeometryConfig, Warp, draw_warp
 from cristae.training.turning import Cut, turn_patches
@@ -41,6 +42,8 @@ GEOMETRY, GREY, PASTE, DEFECTS = 0, 1, 2, 3
 
 INDEX_SHAPE = (32, 1024, 1024)
 INDEX_BLOCKS = 64
+PLENTY = 0.01
+"""Share of a section above which one without labels beside it is suspect."""
 POINTS_PER_INSTANCE = 64
 
 
@@ -72,6 +75,7 @@ class InstanceIndex:
         points: Some voxels (z, y, x) of each instance.
         first_contact: As ``first``, for ``contacts``.
         contacts: Some voxels of each instance that have a voxel of another beside them.
+        blank: Sections without any instance between sections that hold plenty.
     """
 
     voxels: NDArray[np.int64]
@@ -79,6 +83,7 @@ class InstanceIndex:
     points: NDArray[np.int64]
     first_contact: NDArray[np.int64]
     contacts: NDArray[np.int64]
+    blank: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,13 @@ def prepare_source(opened: OpenedSample) -> Source:
         InputError: What reading the volumes raises.
     """
     index = index_instances(opened.labels, opened.mask)
+    if index.blank.size:
+        log.warning(
+            "%s: sections %s (the first is 0) hold no instance, those beside them do: if nobody "
+            "labelled them, they teach that there is none; leave them out with roi or mask",
+            opened.labels.name,
+            ", ".join(map(str, index.blank)),
+        )
     return Source(opened, sample_intensity(opened.image), index)
 
 
@@ -140,10 +152,16 @@ def index_instances(labels: Volume, mask: Volume | None = None) -> InstanceIndex
     counts: dict[int, int] = {}
     points: dict[int, list[Array]] = {}
     contacts: dict[int, list[Array]] = {}
+    labelled, usable = np.zeros((2, labels.shape[0]))
     for block in (blocks[i] for i in chosen):
         array = labels.read(block)
+        sections = slice(block.start[0], block.stop[0])
+        usable[sections] += array[0].size
         if mask is not None:
-            array[mask.read(block) == 0] = 0
+            outside = mask.read(block) == 0
+            array[outside] = 0
+            usable[sections] -= np.count_nonzero(outside, (1, 2))
+        labelled[sections] += np.count_nonzero(array, (1, 2))
         for one, positions in _by_instance(array, array > 0):
             counts[one] = counts.get(one, 0) + len(positions)
             points.setdefault(one, []).append(_places(positions, block))
@@ -154,7 +172,24 @@ def index_instances(labels: Volume, mask: Volume | None = None) -> InstanceIndex
         np.array([counts[i] for i in ids], np.int64),
         *_join_places([points[i] for i in ids]),
         *_join_places([contacts.get(i, []) for i in ids]),
+        _blank_sections(labelled, usable),
     )
+
+
+def _blank_sections(labelled: Array, usable: Array) -> NDArray[np.int64]:
+    """Sections without labels whose nearest labelled sections, one on either side, hold plenty.
+
+    Args:
+        labelled: Voxels of instances in each section.
+        usable: Voxels in each section that could be labelled.
+    """
+    share = labelled / np.maximum(usable, 1)
+    held = np.flatnonzero(labelled)
+    blank = np.flatnonzero((labelled == 0) & (usable > 0))
+    after = np.searchsorted(held, blank)
+    inner = (after > 0) & (after < held.size)
+    blank, after = blank[inner], after[inner]
+    return blank[np.minimum(share[held[after - 1]], share[held[after]]) > PLENTY]
 
 
 def working_factors(opened: OpenedSample, working: WorkingSize) -> tuple[float, float]:
