@@ -88,7 +88,7 @@ __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume
 Promise = Callable[[str, int], None]
 """Called with a part of the stage and the bytes it needs."""
 
-VERSION = 1
+VERSION = 2
 """Raised when the same prediction and parameters would give other labels."""
 
 
