@@ -1,5 +1,8 @@
 """Shards written chunk by chunk are those of the ordinary writer."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -57,3 +60,30 @@ def test_only_whole_shards_are_written(tmp_path):
     channels = volume.with_(channels=("mask",))
     with pytest.raises(InputError, match="without channels"):
         write_shard(channels, Box((0, 0, 0), (8, 16, 24)), {})
+
+
+def test_nothing_is_left_of_a_killed_writer(tmp_path, monkeypatch):
+    volume = create_ome_zarr(
+        tmp_path / "a.zarr",
+        shape=(4, 8, 8),
+        dtype=np.uint32,
+        kind="labels",
+        voxel_size_nm=None,
+        layout=LAYOUT,
+    )
+    whole = np.ones(volume.chunk_shape, np.uint32)
+    chunks = {(0, 0, 0): encode_chunk(whole)}
+
+    def killed(descriptor):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", killed)
+        patched.setattr(Path, "unlink", lambda *_, **__: None)  # who is killed tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            write_shard(volume, volume.box, chunks)
+    folder = tmp_path / "a.zarr" / "0" / "c" / "0" / "0"
+    assert len(list(folder.iterdir())) == 1
+    write_shard(volume, volume.box, chunks)
+    assert [path.name for path in folder.iterdir()] == ["0"]
+    np.testing.assert_array_equal(volume.read(), whole)

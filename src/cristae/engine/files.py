@@ -11,15 +11,18 @@ from typing import IO, Any
 from cristae.errors import DiskSpaceError
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, alone: bool = False) -> None:
     """Write a file under another name, put it on disk, then give it its name.
 
     Args:
         path: The file; replaced when it exists.
         write: Called with the open binary file.
+        alone: Nobody else writes this file meanwhile, so the other name is always the same one:
+            what a killed run left under it is then written over, not left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    mark = "" if alone else f".{uuid.uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)

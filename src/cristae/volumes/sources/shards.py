@@ -34,6 +34,9 @@ def encode_chunk(array: Array) -> bytes:
 def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> None:
     """Write one shard; it is on disk when this returns, and no reader ever sees half of it.
 
+    No other task writes the same shard meanwhile; one that was killed leaves nothing behind once
+    the shard is written again.
+
     Args:
         volume: Without channels, from `create_ome_zarr`.
         box: The shard, clipped to the volume.
@@ -60,7 +63,7 @@ def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> Non
     ends = index.tobytes()
     ends += crc32c(ends).to_bytes(4, "little")
     path = Path(reader.path, "c", *(str(number) for number, _ in place))
-    write_atomic(path, lambda file: file.writelines([*chunks.values(), ends]))
+    write_atomic(path, lambda file: file.writelines([*chunks.values(), ends]), alone=True)
 
 
 def crc32c(data: bytes) -> int:
