@@ -99,10 +99,12 @@ class Request:
 
     def network_bytes(self, tile: Triple, core: Triple) -> int:
         """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
-        kind = self.devices[0].type
-        needed = ensemble_bytes(self.models, tile, core, self.precision, kind)
-        recorded = kind == "cuda" and math.prod(tile) <= GRAPH_VOXELS
-        return needed * (1 + recorded)  # what is recorded keeps its memory
+        of_tile = (tile, core, self.precision, self.devices[0].type)
+        needed = ensemble_bytes(self.models, *of_tile)
+        if self.devices[0].type == "cuda" and math.prod(tile) <= GRAPH_VOXELS:
+            # what a member has recorded keeps its memory
+            needed += sum(ensemble_bytes([model], *of_tile) for model in self.models)
+        return needed
 
     def check_room(self, needed: int) -> None:
         """Refuse what does not fit into a device's memory.
