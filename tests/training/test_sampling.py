@@ -320,3 +320,5 @@ def test_sections_that_nobody_labelled_are_told(caplog):
     mask = np.ones_like(labels)
     mask[3] = 0
     assert not index_instances(*map(array_volume, (labels, mask))).blank.size
+    mask[3, 0] = 1  # a row says nothing of its section
+    assert not index_instances(*map(array_volume, (labels, mask))).blank.size

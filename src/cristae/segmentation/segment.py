@@ -89,7 +89,8 @@ Promise = Callable[[str, int], None]
 """Called with a part of the stage and the bytes it needs."""
 
 VERSION = 2
-"""Raised when the same prediction and parameters would give other labels."""
+"""Raised when the same prediction and parameters would give other labels, or other scratch files:
+those of an interrupted run are read by the next."""
 
 
 def segment_volume(

@@ -179,17 +179,22 @@ def index_instances(labels: Volume, mask: Volume | None = None) -> InstanceIndex
 def _blank_sections(labelled: Array, usable: Array) -> NDArray[np.int64]:
     """Sections without labels whose nearest labelled sections, one on either side, hold plenty.
 
+    One of which the mask leaves less than half of what it leaves beside it proves nothing.
+
     Args:
         labelled: Voxels of instances in each section.
         usable: Voxels in each section that could be labelled.
     """
     share = labelled / np.maximum(usable, 1)
     held = np.flatnonzero(labelled)
-    blank = np.flatnonzero((labelled == 0) & (usable > 0))
+    blank = np.flatnonzero(labelled == 0)
     after = np.searchsorted(held, blank)
     inner = (after > 0) & (after < held.size)
-    blank, after = blank[inner], after[inner]
-    return blank[np.minimum(share[held[after - 1]], share[held[after]]) > PLENTY]
+    blank, before, after = blank[inner], held[after[inner] - 1], held[after[inner]]
+    plenty = np.minimum(share[before], share[after]) > PLENTY
+    alike = 2 * usable[blank] >= np.minimum(usable[before], usable[after])
+    found: NDArray[np.int64] = blank[plenty & alike]
+    return found
 
 
 def working_factors(opened: OpenedSample, working: WorkingSize) -> tuple[float, float]:
