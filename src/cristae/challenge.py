@@ -4,13 +4,11 @@ The page of 2023 asks for HDF5 files of slices 500-999 of both volumes, named as
 with one dataset of 500 x 4096 x 4096 voxels. Background is 0 and every other id an instance.
 """
 
-import errno
 import math
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +20,10 @@ import pandas as pd
 
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.files import check_disk, write_atomic
+from cristae.engine.files import check_disk, full_disk_told, write_atomic
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, track
-from cristae.errors import DiskSpaceError, InputError, SourceNotFoundError, raise_faults
+from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.measurement.tally import as_labels
 from cristae.volumes.sources.hdf5 import open_hdf5
@@ -112,7 +110,7 @@ def submit_instances(
         widest = max(volume.dtype.itemsize for volume in volumes.values())
         promise_memory("submit", 6 * resources.workers * math.prod(BLOCK) * widest, resources)
         check_disk(out, sum(volume.size // 16 for volume in volumes.values()))
-        with _disk(out):
+        with full_disk_told(out):
             for name, volume in volumes.items():
                 if NAMES[name] not in ledger.done("file"):
                     _write_hdf5(volume, ledger.scratch / NAMES[name], resources)
@@ -121,19 +119,6 @@ def submit_instances(
             _write_zip(out, ledger)
         ledger.finish()
     return out
-
-
-@contextmanager
-def _disk(out: Path) -> Iterator[None]:
-    """Say that the disk is full where writing ends for that reason."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DiskSpaceError(
-            f"{out}: the disk is full; the same command goes on where there is room again"
-        ) from error
 
 
 def _faults(name: str, volume: Volume) -> list[str]:

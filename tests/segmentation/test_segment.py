@@ -1,5 +1,6 @@
 """The stage as a user meets it: its output, its tables, its resumption, its promises."""
 
+import errno
 import logging
 import re
 from dataclasses import replace
@@ -13,8 +14,9 @@ from tests.segmentation.helpers import SERIAL, noise
 
 from cristae import __version__
 from cristae.engine.executors import Resources
-from cristae.errors import InputError, MemoryLimitError, OutputExistsError
+from cristae.errors import DiskSpaceError, InputError, MemoryLimitError, OutputExistsError
 from cristae.segmentation import segment as stage
+from cristae.segmentation import writing
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, read_runs, segment_volume
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
@@ -262,3 +264,19 @@ def test_summary_line(prediction, tmp_path, caplog):
     assert f"8 blocks of 7x20x19, {table['id'].size} instances, {small} small ones removed" in line
     assert f"largest component {seeds.max()} voxels" in line
     assert re.search(r", \d+(\.\d+)? [kMG]?voxels/s, peak memory \d+\.\d\d GiB$", line)
+
+
+@pytest.mark.parametrize(
+    ("part", "what"), [(stage, "write_instances_table"), (writing, "write_shard")]
+)
+def test_a_disk_that_runs_full(prediction, labels, tmp_path, monkeypatch, part, what):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out, settings = tmp_path / "other.zarr", {"config": CONFIG, "resources": Resources(2)}
+    with monkeypatch.context() as patch:
+        patch.setattr(part, what, full)
+        with pytest.raises(DiskSpaceError, match=re.escape(f"{out}: the disk is full")):
+            segment_volume(prediction, out, **settings)
+    segment_volume(prediction, out, **settings)
+    assert content(out) == content(tmp_path / "labels.zarr")

@@ -1,14 +1,16 @@
 """Files written so that a reader never sees half of one, and room for them checked first."""
 
+import errno
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from cristae.errors import DiskSpaceError
+from cristae.errors import DiskSpaceError, WorkerError
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, alone: bool = False) -> None:
@@ -92,6 +94,24 @@ def check_disk(path: Path, bytes_needed: int) -> None:
         raise DiskSpaceError(
             f"{path}: needs up to {bytes_needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
         )
+
+
+@contextmanager
+def full_disk_told(out: Path) -> Iterator[None]:
+    """Say that the disk is full where writing ends for that reason.
+
+    Raises:
+        DiskSpaceError: In place of the error that says so, or of a worker's error caused by it.
+    """
+    try:
+        yield
+    except (OSError, WorkerError) as error:
+        cause = error.__cause__ if isinstance(error, WorkerError) else error
+        if not isinstance(cause, OSError) or cause.errno != errno.ENOSPC:
+            raise
+        raise DiskSpaceError(
+            f"{out}: the disk is full; the same command goes on where there is room again"
+        ) from error
 
 
 def folder_bytes(folder: Path) -> int:

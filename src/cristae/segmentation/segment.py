@@ -32,7 +32,7 @@ from cristae.engine.blockwise import (
     run_blocks,
 )
 from cristae.engine.executors import Resources, meanwhile, run_tasks
-from cristae.engine.files import check_disk
+from cristae.engine.files import check_disk, full_disk_told
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import MemoryLimitError
@@ -131,7 +131,7 @@ def segment_volume(
         InputError: Probabilities outside [0, 1].
         MemoryLimitError: It cannot fit; a piece too large for a flood is named with its box. With
             ``allow_approximate`` such a piece is cut, and its instances flagged in the table.
-        DiskSpaceError: The output cannot fit.
+        DiskSpaceError: The output cannot fit, or did not.
         OutputExistsError: The output exists with other inputs or settings.
     """
     out, resources = Path(out), resources or Resources()
@@ -154,7 +154,8 @@ def segment_volume(
         promise = _promising(resources)
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
         check_disk(out, prediction.size // 16)
-        summary = _segment(job, out, ledger, resources, promise)
+        with full_disk_told(out):
+            summary = _segment(job, out, ledger, resources, promise)
         if pyramid:
             build_pyramid(out, ledger=ledger, resources=resources)
         ledger.finish(**summary)
