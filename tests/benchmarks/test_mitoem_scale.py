@@ -28,7 +28,7 @@ def test_it_runs_and_tells_all_figures(script, tmp_path):
     assert 0.02 < found["prediction"]["foreground"] < 0.15
     assert {"label", "flood", "writing", "runs"} <= set(ours["stages"])
     assert sum(ours["stages"].values()) == pytest.approx(ours["seconds"])
-    assert floor["bytes"] == ours["bytes"]  # the same labels, all of them
+    assert floor["bytes"] == pytest.approx(ours["bytes"], rel=0.02)  # the same labels, two writers
     assert found["ratio"] == ours["seconds"] / floor["seconds"]
     assert ours["peak"] > 50 << 20
     assert f"{found['ratio']:.2f} x the time" in done.stdout
