@@ -36,6 +36,7 @@ def test_peak_and_promise(caplog):
     resources = Resources(workers=1, executor="serial")
     volumes = Compared(bars("found", 0), bars("true", 3))
     overlap_table(Compared(bars("found", 0).crop(BOX), bars("true", 3).crop(BOX)))  # compiles
+    caplog.clear()  # what another test made louder may have told
     tracemalloc.start()
     with caplog.at_level(logging.INFO, logger="cristae"):
         overlap_table(volumes, resources=resources)
