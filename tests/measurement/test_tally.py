@@ -63,6 +63,15 @@ def test_equals_brute_force(shape, seed, dtype):
     assert tally.voxels == first.size
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint64])
+def test_runs_of_every_length_in_long_rows(dtype):
+    """Ends on, before and behind the strides in which voxels are looked at."""
+    first = np.tril(np.ones((150, 150), dtype), -1)[None]
+    second = np.ascontiguousarray(2 * first[..., ::-1])
+    assert_equal(tally_block(first, second), brute_force(first, second))
+    assert_equal(tally_block(first, first), brute_force(first, first))
+
+
 @given(shapes, shapes, st.integers(0, 2**32 - 1))
 def test_pieces_equal_the_whole(shape, block, seed):
     rng = np.random.default_rng(seed)

@@ -359,27 +359,25 @@ def row_ends(a, b, begin, size, ends):  # type: ignore[no-untyped-def]
     n, x = 0, begin
     while x < size:
         va, vb = a[x], b[x]
-        while x + _WIDE <= size:
-            changed_a, changed_b = va ^ va, vb ^ vb
-            for k in range(64):
-                changed_a |= a[x + np.uint64(k)] ^ va
-                changed_b |= b[x + np.uint64(k)] ^ vb
-            if changed_a or changed_b:
-                break
+        while x + _WIDE <= size and not _differ(a, b, va, vb, x, 64):
             x += _WIDE
-        while x + _NARROW <= size:
-            changed_a, changed_b = va ^ va, vb ^ vb
-            for k in range(8):
-                changed_a |= a[x + np.uint64(k)] ^ va
-                changed_b |= b[x + np.uint64(k)] ^ vb
-            if changed_a or changed_b:
-                break
+        while x + _NARROW <= size and not _differ(a, b, va, vb, x, 8):
             x += _NARROW
         while x < size and a[x] == va and b[x] == vb:
             x += _ONE
         ends[n] = x
         n += 1
     return n
+
+
+@njit(nogil=True, cache=True)
+def _differ(a, b, va, vb, x, width):  # type: ignore[no-untyped-def]
+    """Whether any of ``width`` voxels from x on holds another pair; looks at all of them."""
+    changed_a, changed_b = va ^ va, vb ^ vb
+    for k in range(width):
+        changed_a |= a[x + np.uint64(k)] ^ va
+        changed_b |= b[x + np.uint64(k)] ^ vb
+    return changed_a or changed_b
 
 
 @njit(nogil=True, cache=True)
