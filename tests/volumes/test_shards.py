@@ -15,6 +15,17 @@ from cristae.volumes.sources.shards import crc32c, encode_chunk, write_shard
 LAYOUT = Layout((4, 8, 8), (8, 16, 24))
 
 
+def empty_labels(folder, shape, dtype=np.uint32):
+    return create_ome_zarr(
+        folder / "a.zarr",
+        shape=shape,
+        dtype=dtype,
+        kind="labels",
+        voxel_size_nm=None,
+        layout=LAYOUT,
+    )
+
+
 def test_checksum_is_the_published_one():
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
@@ -23,14 +34,7 @@ def test_checksum_is_the_published_one():
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
 def test_readers_find_what_was_written(tmp_path, dtype):
     """In the last shard, which the volume's border cuts; other readers check the sum, too."""
-    volume = create_ome_zarr(
-        tmp_path / "a.zarr",
-        shape=(11, 20, 40),
-        dtype=dtype,
-        kind="labels",
-        voxel_size_nm=None,
-        layout=LAYOUT,
-    )
+    volume = empty_labels(tmp_path, (11, 20, 40), dtype)
     box = Box((8, 16, 24), (11, 20, 40))
     expected = np.zeros((11, 20, 40), dtype)
     expected[9, 17:19, 30:40] = np.iinfo(dtype).max
@@ -47,14 +51,7 @@ def test_readers_find_what_was_written(tmp_path, dtype):
 
 
 def test_only_whole_shards_are_written(tmp_path):
-    volume = create_ome_zarr(
-        tmp_path / "a.zarr",
-        shape=(11, 20, 40),
-        dtype=np.uint32,
-        kind="labels",
-        voxel_size_nm=None,
-        layout=LAYOUT,
-    )
+    volume = empty_labels(tmp_path, (11, 20, 40))
     with pytest.raises(InputError, match="beginning of a shard"):
         write_shard(volume, Box((4, 0, 0), (8, 16, 24)), {})
     channels = volume.with_(channels=("mask",))
@@ -63,14 +60,7 @@ def test_only_whole_shards_are_written(tmp_path):
 
 
 def test_nothing_is_left_of_a_killed_writer(tmp_path, monkeypatch):
-    volume = create_ome_zarr(
-        tmp_path / "a.zarr",
-        shape=(4, 8, 8),
-        dtype=np.uint32,
-        kind="labels",
-        voxel_size_nm=None,
-        layout=LAYOUT,
-    )
+    volume = empty_labels(tmp_path, (4, 8, 8))
     whole = np.ones(volume.chunk_shape, np.uint32)
     chunks = {(0, 0, 0): encode_chunk(whole)}
 
