@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from tests.recipes import BASE, BC
 
 from cristae import challenge, cli
 
@@ -37,53 +38,6 @@ LEARN = (  # the recipe's own rate rises over 1000 steps
     " --set train.warmup_steps=0 --set train.calibration_batches=2 --set train.batch=2"
     " --set train.ema_decay=0.9 --set train.augmentation=own"
 )
-COMMON = """
-SYSTEM: {NUM_GPUS: 4, NUM_CPUS: 16}
-MODEL:
-  ARCHITECTURE: unet_plus_3d
-  BLOCK_TYPE: residual_se
-  INPUT_SIZE: [17, 225, 225]
-  OUTPUT_SIZE: [17, 225, 225]
-  NORM_MODE: sync_bn
-  FILTERS: [32, 64, 96, 128, 160]
-DATASET:
-  IMAGE_NAME: [im_train.json]
-  LABEL_NAME: [mito_train.json]
-  INPUT_PATH: /path/to/data
-  OUTPUT_PATH: outputs/
-  PAD_SIZE: [4, 64, 64]
-  DO_CHUNK_TITLE: 1
-  DATA_CHUNK_NUM: [4, 8, 8]
-  DATA_CHUNK_ITER: 10000
-SOLVER:
-  LR_SCHEDULER_NAME: WarmupCosineLR
-  BASE_LR: 0.04
-  ITERATION_STEP: 1
-  ITERATION_SAVE: 5000
-  ITERATION_TOTAL: 150000
-  SAMPLES_PER_BATCH: 2
-INFERENCE:
-  INPUT_SIZE: [17, 257, 257]
-  OUTPUT_SIZE: [17, 257, 257]
-  IMAGE_NAME: im_test.json
-  OUTPUT_NAME: result
-  PAD_SIZE: [4, 64, 64]
-  AUG_MODE: mean
-  AUG_NUM: 4
-  STRIDE: [8, 128, 128]
-  SAMPLES_PER_BATCH: 8
-"""
-BC = """
-MODEL:
-  OUT_PLANES: 2
-  TARGET_OPT: ["0", "4-1-1"]
-  LOSS_OPTION: [[WeightedBCEWithLogitsLoss, DiceLoss], [WeightedBCEWithLogitsLoss, DiceLoss]]
-  LOSS_WEIGHT: [[1.0, 0.5], [1.0, 0.5]]
-  WEIGHT_OPT: [["1", "0"], ["1", "0"]]
-  OUTPUT_ACT: [[none, sigmoid], [none, sigmoid]]
-DATASET: {OUTPUT_PATH: outputs/MitoEM_BC/}
-INFERENCE: {OUTPUT_ACT: [sigmoid, sigmoid], OUTPUT_PATH: outputs/MitoEM_BC/test/}
-"""
 
 
 def blocks_of(page):
@@ -154,7 +108,7 @@ def test_the_page_on_mitoem_runs(mitoem, monkeypatch, capfd):
 def mitoem(tmp_path):
     """Slices 392-407 and 500-507 of both volumes, and the recipes: dark boxes, each an instance."""
     for letter, seed in (("R", 0), ("H", 1)):
-        (tmp_path / f"MitoEM-{letter}-Base.yaml").write_text(COMMON)
+        (tmp_path / f"MitoEM-{letter}-Base.yaml").write_text(BASE)
         (tmp_path / f"MitoEM-{letter}-BC.yaml").write_text(BC)
         random = np.random.default_rng(seed)
         labels = np.zeros((24, 96, 96), np.uint16)

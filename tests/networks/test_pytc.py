@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from tests.recipes import BASE, BC
 from torch import nn
 
 from cristae.errors import ConfigError, InputError, SourceNotFoundError
@@ -33,29 +35,6 @@ CASES = (
     "unet_plus_3d_residual_se_bn_bc",
     "unet_plus_3d_residual_se_gn_bc",
 )
-
-BASE = """
-SYSTEM: {NUM_GPUS: 4, NUM_CPUS: 16}
-MODEL:
-  ARCHITECTURE: unet_plus_3d
-  BLOCK_TYPE: residual_se
-  INPUT_SIZE: [17, 225, 225]
-  OUTPUT_SIZE: [17, 225, 225]
-  NORM_MODE: sync_bn
-  FILTERS: [32, 64, 96, 128, 160]
-DATASET: {IMAGE_NAME: [im_train.json], PAD_SIZE: [4, 64, 64], DATA_CHUNK_NUM: [4, 8, 8]}
-SOLVER: {BASE_LR: 0.04}
-INFERENCE:
-  INPUT_SIZE: [17, 257, 257]
-  OUTPUT_SIZE: [17, 257, 257]
-  PAD_SIZE: [4, 64, 64]
-  AUG_NUM: 4
-  STRIDE: [8, 128, 128]
-"""
-BC = """
-MODEL: {OUT_PLANES: 2, TARGET_OPT: ["0", "4-1-1"], NORM_MODE: gn}
-INFERENCE: {OUTPUT_ACT: [sigmoid, sigmoid]}
-"""
 
 
 @pytest.fixture
@@ -170,7 +149,7 @@ def test_outputs_become_probabilities() -> None:
 
 
 def test_a_recipe_is_read_with_overrides_and_defaults(recipe) -> None:
-    setup = read_pytc_config(recipe(BASE, BC))
+    setup = read_pytc_config(recipe(BASE, BC, "MODEL: {NORM_MODE: gn}"))
     assert setup.network == PytcConfig(
         architecture="unet_plus_3d",
         block="residual_se",
@@ -189,11 +168,15 @@ def test_a_recipe_is_read_with_overrides_and_defaults(recipe) -> None:
     assert setup.decoder == "bc_watershed"
     reasons = dict(line.split(": ", 1) for line in setup.not_carried)
     assert reasons["SOLVER.BASE_LR"] == "of training"
-    assert set(reasons) == {
-        "SYSTEM.NUM_GPUS",
-        "SYSTEM.NUM_CPUS",
-        "DATASET.IMAGE_NAME",
-        "SOLVER.BASE_LR",
+    trees = [yaml.safe_load(text) for text in (BASE, BC)]
+    given = {f"{part}.{key}" for tree in trees for part in tree for key in tree[part]}
+    assert set(reasons) <= given
+    assert given - set(reasons) == {
+        *(f"MODEL.{key}" for key in ("ARCHITECTURE", "BLOCK_TYPE", "FILTERS", "NORM_MODE")),
+        *(f"MODEL.{key}" for key in ("INPUT_SIZE", "OUTPUT_SIZE", "OUT_PLANES", "TARGET_OPT")),
+        *(f"DATASET.{key}" for key in ("PAD_SIZE", "DATA_CHUNK_NUM")),
+        *(f"INFERENCE.{key}" for key in ("INPUT_SIZE", "OUTPUT_SIZE", "PAD_SIZE", "STRIDE")),
+        *(f"INFERENCE.{key}" for key in ("AUG_MODE", "AUG_NUM", "OUTPUT_ACT")),
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tifffile
 import yaml
+from tests.recipes import BASE, BCE, RECIPES, override
 from typer.testing import CliRunner
 
 from cristae.cli import app
@@ -19,72 +20,6 @@ from cristae.training.import_config import import_pytc_config
 from cristae.training.train import train_model
 
 from .conftest import toy_arrays
-
-BASE = """
-SYSTEM: {NUM_GPUS: 4, NUM_CPUS: 16}
-MODEL:
-  ARCHITECTURE: unet_plus_3d
-  BLOCK_TYPE: residual_se
-  INPUT_SIZE: [17, 225, 225]
-  OUTPUT_SIZE: [17, 225, 225]
-  NORM_MODE: sync_bn
-  FILTERS: [32, 64, 96, 128, 160]
-DATASET:
-  INPUT_PATH: data
-  IMAGE_NAME: [im_train.json]
-  LABEL_NAME: [mito_train.json]
-  DO_CHUNK_TITLE: 1
-  DATA_CHUNK_NUM: [4, 8, 8]
-SOLVER:
-  LR_SCHEDULER_NAME: WarmupCosineLR
-  BASE_LR: 0.04
-  ITERATION_TOTAL: 150000
-  SAMPLES_PER_BATCH: 2
-INFERENCE:
-  INPUT_SIZE: [17, 257, 257]
-  OUTPUT_SIZE: [17, 257, 257]
-  AUG_NUM: 4
-  STRIDE: [8, 128, 128]
-"""
-BCE, DICE, MSE = "WeightedBCEWithLogitsLoss", "DiceLoss", "WeightedMSE"
-RECIPES = {
-    "a": (3, ["2"], [[BCE]], [[1.0]], [["1"]], ["sigmoid"]),
-    "ac": (
-        4,
-        ["2", "4-1-1"],
-        [[BCE], [BCE, DICE]],
-        [[1.0], [1.0, 0.5]],
-        [["1"], ["1", "0"]],
-        ["sigmoid", "sigmoid"],
-    ),
-    "bc": (
-        2,
-        ["0", "4-1-1"],
-        [[BCE, DICE], [BCE, DICE]],
-        [[1.0, 0.5], [1.0, 0.5]],
-        [["1", "0"], ["1", "0"]],
-        ["sigmoid", "sigmoid"],
-    ),
-    "bcd": (
-        3,
-        ["0", "4-1-1", "6"],
-        [[BCE, DICE], [BCE, DICE], [MSE]],
-        [[1.0, 0.5], [1.0, 0.5], [5.0]],
-        [["1", "0"], ["1-1", "0"], ["0"]],
-        ["sigmoid", "sigmoid", "tanh"],
-    ),
-}
-
-
-def override(planes, targets, losses, factors, weights, acts):
-    model = {
-        "OUT_PLANES": planes,
-        "TARGET_OPT": targets,
-        "LOSS_OPTION": losses,
-        "LOSS_WEIGHT": factors,
-        "WEIGHT_OPT": weights,
-    }
-    return {"MODEL": model, "INFERENCE": {"OUTPUT_ACT": acts}}
 
 
 @pytest.fixture
