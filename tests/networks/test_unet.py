@@ -146,7 +146,7 @@ def test_slabs_of_sections_do_not_matter(random_network, monkeypatch):
     image = np.random.default_rng(0).normal(size=(9, 48, 64)).astype(np.float32)
     core = Box((3, 8, 8), (8, 40, 50))
     whole = network.logits(image, core)
-    monkeypatch.setattr("cristae.networks.inference.SLAB_POSITIONS", 2 * 24 * 32)
+    monkeypatch.setattr("cristae.networks.inference.SLAB_BYTES", 2 * 24 * 32)
     torch.testing.assert_close(network.logits(image, core), whole, rtol=0, atol=1e-5)
 
 

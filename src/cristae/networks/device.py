@@ -91,9 +91,9 @@ def reduced_precision(device: torch.device) -> Precision | None:
     return "bfloat16" if device.type == "cpu" and bfloat16_is_fast() else None
 
 
-def prepare_devices(devices: Sequence[torch.device], threads: int, reuse: bool = False) -> None:
+def prepare_devices(devices: Sequence[torch.device], threads: int) -> None:
     """Set what torch keeps for all: `prepare_cpu`, and float32 that is float32 on a GPU, too."""
-    prepare_cpu(threads, reuse)
+    prepare_cpu(threads)
     if any(device.type == "cuda" for device in devices):
         torch.backends.cudnn.allow_tf32 = False
 

@@ -6,11 +6,12 @@
     encoder   |------------------------------|      what reaches the core, less at deeper levels
     decoder        |--|=====core=====|--|           the same, less at finer levels
 
-Level 0, whose tensors are the largest, runs a few sections at a time, so that they stay small;
-deeper levels run whole, as their blocks join sections. Neither changes what the core is.
+Layers run a few sections at a time, so that what passes between them stays small: fresh memory
+costs as much as a convolution. Deeper levels keep their features, and once more where a block joins
+sections. None of that changes what the core is.
 
-Batch normalisation is folded and memory is channels-last. In bfloat16 and float16 the first and the
-last convolution stay in float32.
+Batch normalisation is folded and memory is channels-last. In bfloat16 and float16 the image enters
+in two parts, what its rounding keeps and what it leaves, and the last convolution stays in float32.
 """
 
 import math
@@ -21,16 +22,17 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cristae.grid import Box, Triple
-from cristae.networks.unet import UNet, UNetConfig, fold_batch_norm, needed_positions
+from cristae.networks.unet import Block, UNet, UNetConfig, fold_batch_norm, needed_positions
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-SLAB_POSITIONS = 1 << 18
-GPU_SLAB_POSITIONS = 1 << 22
-"""Positions of level 0 computed at a time, on the processor and elsewhere; one section at least."""
+SLAB_BYTES = 16 << 20
+GPU_SLAB_BYTES = 256 << 20
+"""Features of a level computed at a time, on the processor and elsewhere; one section at least."""
 
 _AROUND = 32
 """Voxels more than the core's that level 0 keeps of its features, both sides together."""
@@ -46,7 +48,7 @@ class TileNetwork:
 
     Args:
         network: Trained network; it is copied.
-        precision: Of all convolutions but the first and the last, which are float32.
+        precision: Of all convolutions but the last, which is float32.
         device: Where it computes.
     """
 
@@ -58,6 +60,8 @@ class TileNetwork:
         self._dtype = DTYPES[precision]
         for part in ("encoder", "downs", "ups", "decoder"):
             getattr(self._network, part).to(self._dtype)
+        if self._dtype != torch.float32:
+            self._network.first.conv = _SplitConv(self._network.first.conv, self._dtype)
         self._network.to(device)
 
     def probabilities(self, image: NDArray[np.float32] | Tensor, core: Box) -> Tensor:
@@ -89,12 +93,9 @@ class TileNetwork:
         skips, box = [skip], entered[1]
         for level in range(1, len(self.config.widths)):
             if level > 1:
-                raised = _scaled(entered[level], strides[level - 1])
-                features = _crop(features, box, raised)
-                features = features.contiguous(memory_format=torch.channels_last)
-                features = self._network.downs[level - 1](features, features.shape[0])
-                box = entered[level]
-            features = self._network.encoder[level](features, features.shape[0])
+                finer = _crop(features, box, _scaled(entered[level], strides[level - 1]))
+                features, box = self._descend(finer, level), entered[level]
+            features = self._block(self._network.encoder[level], features)
             if level < len(regions):
                 skips.append(_crop(features, box, regions[level]))
         for level in range(len(regions) - 1, 0, -1):
@@ -112,8 +113,8 @@ class TileNetwork:
         coarse = self._empty(entered[1].shape, config.widths[1])
         for slab in self._slabs(entered[0]):
             z, y, x = _scaled(slab, (1, config.stem, config.stem)).slices()
-            features = network.enter(tile[:, :, z, y, x]).to(self._dtype)
-            features = network.encoder[0](features, features.shape[0])
+            features = network.enter(tile[:, :, z, y, x])
+            features = self._block(network.encoder[0], features)
             part = raised.clip(slab)
             if not part.empty:
                 inner = _crop(features, slab, part).contiguous(memory_format=torch.channels_last)
@@ -126,15 +127,49 @@ class TileNetwork:
                 _crop(skip, region, part).copy_(_crop(features, slab, part))
         return skip, coarse
 
+    def _descend(self, finer: Tensor, level: int) -> Tensor:
+        """A level's features from the finer level's."""
+        sections, stride = len(finer), self.config.strides[level - 1]
+        z, y, x = _divided((sections, *finer.shape[2:]), stride)
+        features = self._empty((z, y, x), self.config.widths[level])
+        for at in self._parts(features):
+            part = finer[at.start * stride[0] : at.stop * stride[0]]
+            part = part.contiguous(memory_format=torch.channels_last)
+            features[at] = self._network.downs[level - 1](part, len(part))
+        return features
+
+    def _block(self, block: nn.Module, features: Tensor) -> Tensor:
+        """A block's output, in the memory of its input."""
+        block, sections = cast("Block", block), len(features)
+        inner = features
+        if block.middle is not None:
+            inner = self._empty((sections + 2, *features.shape[2:]), features.shape[1])
+            inner[0] = inner[-1] = 0  # beyond the ends
+            for at in self._parts(features):
+                first = block.first(features[at], sections)
+                inner[at.start + 1 : at.stop + 1] = functional.relu_(first)
+        for at in self._parts(features):
+            if block.middle is not None:
+                part = block.middle.inside(inner[at.start : at.stop + 2])
+            else:
+                part = block.first(features[at], sections)
+            features[at].add_(block.last(functional.relu_(part), sections)).relu_()
+        return features
+
     def _decode(self, features: Tensor, box: Box, skip: Tensor, level: int, region: Box) -> Tensor:
         """A decoder level's output in a region, from the coarser level's output in ``box``."""
         stride = self.config.strides[level]
         needed = Box(_divided(region.start, stride), _divided_up(region.stop, stride))
         raised = Box(_multiplied(needed.start, stride), _multiplied(needed.stop, stride))
-        features = self._network.ups[level](_crop(features, box, needed))
-        features = _crop(features, raised, region) + skip
-        features = features.contiguous(memory_format=torch.channels_last)
-        return cast("Tensor", self._network.decoder[level](features, features.shape[0]))
+        coarse, up = _crop(features, box, needed), self._network.ups[level]
+        features = self._empty(region.shape, self.config.widths[level])
+        if stride[0] > 1:
+            torch.add(_crop(up(coarse), raised, region), skip, out=features)
+        else:
+            _, y, x = region.relative_to(raised.start).slices()
+            for at in self._parts(features):
+                torch.add(up(coarse[at])[:, :, y, x], skip[at], out=features[at])
+        return self._block(self._network.decoder[level], features)
 
     def _decode_finest(
         self, features: Tensor, box: Box, skip: Tensor, region: Box, core: Box
@@ -155,15 +190,47 @@ class TileNetwork:
         """A region of level 0 in slabs of sections; whole where its layers join sections."""
         (z, y, x), (start, *low), (stop, *high) = region.shape, region.start, region.stop
         joined = 0 in self.config.z_kernel_levels or self.config.strides[0][0] > 1
-        step = z if joined else max(1, _slab_positions(self._device.type) // (y * x))
+        step = z if joined else self._step(self.config.widths[0] * y * x)
         for first in range(start, stop, step):
             yield Box((first, low[0], low[1]), (min(first + step, stop), high[0], high[1]))
+
+    def _parts(self, features: Tensor) -> Iterator[slice]:
+        """Slabs of features (z, c, y, x)."""
+        sections, step = len(features), self._step(math.prod(features.shape[1:]))
+        return (slice(z, min(z + step, sections)) for z in range(0, sections, step))
+
+    def _step(self, section: int) -> int:
+        """Sections of so many numbers that make a slab."""
+        return max(1, _slab_bytes(self._device.type) // (section * self._dtype.itemsize))
 
     def _empty(self, extent: Triple, width: int) -> Tensor:
         (z, y, x), memory = extent, torch.channels_last
         return torch.empty(
             (z, width, y, x), dtype=self._dtype, device=self._device, memory_format=memory
         )
+
+
+class _SplitConv(nn.Conv2d):
+    """A convolution of few float32 channels in less precision that hardly rounds them.
+
+    Each comes as two, rounded and what that left; a convolution in float32 takes twice as long.
+
+    Args:
+        conv: What it does, in float32.
+        dtype: Of the arithmetic.
+    """
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        outputs, inputs = conv.weight.shape[:2]
+        super().__init__(2 * inputs, outputs, 3, padding=1, dtype=dtype)
+        weight = torch.cat([conv.weight.detach()] * 2, 1).to(dtype)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(cast("Tensor", conv.bias).detach().to(dtype))
+
+    def forward(self, features: Tensor) -> Tensor:
+        rounded = features.to(self.weight.dtype)
+        left = (features - rounded).to(self.weight.dtype)
+        return super().forward(torch.cat([rounded, left], 1))
 
 
 def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
@@ -241,31 +308,43 @@ def inference_bytes(
         device: Type of its device.
     """
     width = 4 if precision == "float32" else 2
-    positions, *deeper = _entered_positions(config, tile, core)
+    entered, raised = _computed_positions(config, tile, core)
     joined = 0 in config.z_kernel_levels or config.strides[0][0] > 1
-    slab = positions if joined else max(_slab_positions(device), positions / tile[0])
+    finest = entered[0] * config.widths[0] * width
+    slab = finest if joined else min(max(_slab_bytes(device), finest / tile[0]), finest)
     kept = core[0] * (core[1] + _AROUND) * (core[2] + _AROUND) / config.stem**2
-    finest = config.widths[0] * (slab * (4 + 3 * width) + min(kept, positions) * width)
-    held, largest, finer = 0.0, 0.0, 0.0
-    for features, positions in zip(config.widths[1:], deeper, strict=True):
-        size = positions * features * width
-        largest = max(largest, held + 3 * size, held + finer + size)
-        held, finer = held + size, size
+    skip = min(kept * config.widths[0] * width, finest)
+    held, largest = [0.0], 0.0
+    for level, features in enumerate(config.widths[1:], 1):
+        size = entered[level] * features * width
+        largest = max(largest, held[-1] + size * (1 + (level in config.z_kernel_levels)))
+        held.append(held[-1] + size)
+    coarse = held[-1] - held[-2]
+    for level in range(len(config.strides) - 1, 0, -1):
+        size = raised[level] * config.widths[level] * width
+        largest = max(largest, held[level] + coarse + 2 * size)
+        coarse = size
     logits = core[0] * core[1] * core[2] * len(config.channels) * 4
-    return int(finest + largest + logits)
+    return int(6 * slab + skip + max(largest, coarse) + logits)
 
 
-def _entered_positions(config: UNetConfig, tile: Triple, core: Triple) -> list[int]:
-    """Upper bounds of what `encoder_regions` hold, for a core wherever it lies on the lattice."""
+def _computed_positions(
+    config: UNetConfig, tile: Triple, core: Triple
+) -> tuple[list[int], list[int]]:
+    """Upper bounds of what `encoder_regions` and `decoder_regions` hold, for a core anywhere."""
     z, y, x = ((n - c) // 2 for n, c in zip(tile, core, strict=True))
     middle = Box((z, y, x), (z, y, x)).grow((0, 0, 0), core)
-    whole, positions = _divided(tile, (1, config.stem, config.stem)), []
-    regions = encoder_regions(_layers(config), Box.of(tile), middle)
-    for region, stride in zip(regions, (*config.strides, (1, 1, 1)), strict=True):
-        extents = (min(n + 2, m) for n, m in zip(region.shape, whole, strict=True))
-        positions.append(math.prod(extents))
-        whole = _divided(whole, stride)
-    return positions
+    whole, network, bounds = Box.of(tile), _layers(config), []
+    for regions in (encoder_regions, decoder_regions):
+        extent, positions = _divided(tile, (1, config.stem, config.stem)), []
+        for region, stride in zip(
+            regions(network, whole, middle), (*config.strides, (1, 1, 1)), strict=False
+        ):
+            extents = (min(n + 2, m) for n, m in zip(region.shape, extent, strict=True))
+            positions.append(math.prod(extents))
+            extent = _divided(extent, stride)
+        bounds.append(positions)
+    return bounds[0], bounds[1]
 
 
 @lru_cache(8)
@@ -281,8 +360,8 @@ def _crop(features: Tensor, box: Box, part: Box) -> Tensor:
     return features[z, :, y, x]
 
 
-def _slab_positions(device: str) -> int:
-    return SLAB_POSITIONS if device == "cpu" else GPU_SLAB_POSITIONS
+def _slab_bytes(device: str) -> int:
+    return SLAB_BYTES if device == "cpu" else GPU_SLAB_BYTES
 
 
 def _scaled(box: Box, factors: Triple) -> Box:

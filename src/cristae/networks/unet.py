@@ -130,14 +130,25 @@ class SectionConv(nn.Module):
 
     def forward(self, features: Tensor, sections: int) -> Tensor:
         """Features (n * z, c, y, x) of ``sections`` = z sections each, not yet rectified."""
+        columns = cast("Tensor", self.norm(self.conv(self._columns(features, sections))))
+        return self._planes(columns, features)
+
+    def inside(self, features: Tensor) -> Tensor:
+        """Features (z + 2, c, y, x) to (z, c, y, x), from those on both sides of each section."""
+        columns = self._columns(features, len(features))
+        return self._planes(functional.conv2d(columns, self.conv.weight, self.conv.bias), features)
+
+    @staticmethod
+    def _columns(features: Tensor, sections: int) -> Tensor:
+        """The same memory as (n, c, z, y * x), channels-last."""
         _, width, height, length = features.shape
-        columns = (
-            features.reshape(-1, sections, width, height, length)
-            .transpose(1, 2)  # (n, c, z, y, x), still the same memory
-            .flatten(3)  # (n, c, z, y * x), channels-last
-        )
-        columns = cast("Tensor", self.norm(self.conv(columns)))
-        planes = columns.reshape(-1, width, sections, height, length).transpose(1, 2)
+        return features.reshape(-1, sections, width, height, length).transpose(1, 2).flatten(3)
+
+    @staticmethod
+    def _planes(columns: Tensor, like: Tensor) -> Tensor:
+        """Columns as (n * z, c, y, x) again."""
+        _, width, height, length = like.shape
+        planes = columns.unflatten(3, (height, length)).transpose(1, 2)
         return planes.reshape(-1, width, height, length)
 
 

@@ -57,7 +57,7 @@ def network_rate(
 ) -> float:
     """Voxels a second through the network on all devices together, by a tile of noise on one."""
     contract, devices = network_contract(model), find_devices(device)
-    prepare_devices(devices, resources.workers, reuse=contract.windows is not None)
+    prepare_devices(devices, resources.workers)
     runner = model_runner(model, precision, devices[0])
     z, y, x = sample_shape(contract)
     if contract.context is not None and devices[0].type != "cpu":

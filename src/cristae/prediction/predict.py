@@ -192,7 +192,7 @@ def _predict(asked: _Asked, ledger: Ledger) -> None:
     statistics = _statistics(source, asked.models[0], config)
     regions = _regions(asked, statistics, ledger)
     devices = find_devices(config.device)
-    prepare_devices(devices, asked.resources.workers, reuse=contract.windows is not None)
+    prepare_devices(devices, asked.resources.workers)
     rule, grids = asked.models[0].intensity, asked.grids
     image = ImageInput(grids.read, statistics, rule, config.invert, grids.read_factors)
     networks = [model_network(model) for model in asked.models]

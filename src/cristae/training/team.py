@@ -13,6 +13,7 @@ So a run ends with the weights of one process that takes whole batches, up to th
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -224,9 +225,14 @@ def _first_result(receivers: list[Connection]) -> Any:
     return results[0]
 
 
+def _say(sender: Connection, kind: str, value: Any) -> None:
+    # tensors whole: `Connection.send` would lend them, and this process may end before they are read
+    sender.send_bytes(pickle.dumps((kind, value)))
+
+
 def _word_of(receiver: Connection) -> tuple[str, Any]:
     try:
-        return cast("tuple[str, Any]", receiver.recv())
+        return cast("tuple[str, Any]", pickle.loads(receiver.recv_bytes()))
     except EOFError:
         return "death", "ended without a word (killed, or out of memory?)"
 
@@ -248,13 +254,13 @@ def _take_part(
     torch.set_num_threads(threads)
     try:
         _meet(team, port)
-        sender.send(("done", work(team, *arguments)))
+        _say(sender, "done", work(team, *arguments))
         distributed.destroy_process_group()
     except CristaeError as error:
-        sender.send(("fault", error))
+        _say(sender, "fault", error)
     except Exception as error:
         log.debug("%s", traceback.format_exc())
-        sender.send(("failure", f"failed: {type(error).__name__}: {error}"))
+        _say(sender, "failure", f"failed: {type(error).__name__}: {error}")
         raise SystemExit(1) from error
 
 
