@@ -226,7 +226,7 @@ def _first_result(receivers: list[Connection]) -> Any:
 
 
 def _say(sender: Connection, kind: str, value: Any) -> None:
-    # tensors whole: `Connection.send` would lend them, and this process may end before they are read
+    # `Connection.send` would only lend tensors, and this process may end before they are read
     sender.send_bytes(pickle.dumps((kind, value)))
 
 
