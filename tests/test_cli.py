@@ -49,6 +49,7 @@ def test_help_and_import_load_neither_torch_nor_numba():
         (["info", "nowhere.tif"], "nowhere.tif: no such file or folder"),
         (["info", ".", "--voxel-size", "1,2"], "--voxel-size '1,2': expected three numbers"),
         (["info", ".", "--voxel-size", "1,2,-3"], "expected positive numbers"),
+        (["info", ".", "--voxel-size", "1,nan,inf"], "expected positive numbers"),
         (["run", "a.tif"], "needs RUN_DIR and --model"),
         (["run", "a.yaml", "--roi", ":,:,:"], "--roi: for a run of a SOURCE"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
@@ -68,7 +69,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_start_logging", interrupted)
+    monkeypatch.setattr(cli.stages, "start_logging", interrupted)
     monkeypatch.setattr(sys, "argv", ["cristae", "demo"])
     with pytest.raises(SystemExit) as end:
         cli.main()

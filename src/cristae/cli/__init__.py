@@ -1,0 +1,73 @@
+"""The command line: parse, call, print; `stages` and `tools` hold a function a subcommand.
+
+Stages are imported inside the commands, so that ``cristae --help`` is quick.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cristae.cli import stages, tools
+from cristae.errors import CristaeError
+
+app = typer.Typer(
+    help="Find every mitochondrion in electron-microscopy volumes, and measure each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+COMMANDS = (  # as `--help` lists them
+    stages.demo,
+    stages.run,
+    tools.info,
+    stages.convert,
+    tools.simulate,
+    tools.import_config,
+    tools.plan,
+    stages.train,
+    tools.models,
+    tools.preview,
+    stages.predict,
+    tools.tune,
+    stages.segment,
+    stages.evaluate,
+    stages.measure,
+    stages.report,
+    tools.compare,
+    tools.submit,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        from cristae import __version__
+
+        typer.echo(f"cristae {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """The entry point: a fault is one message and exit code 2, an interruption exit code 130."""
+    try:
+        app()
+    except CristaeError as error:
+        typer.echo(f"cristae: {error}", err=True)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("cristae: interrupted; the same command goes on from here", err=True)
+        raise
