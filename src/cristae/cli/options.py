@@ -1,0 +1,205 @@
+"""Options that commands share, and what becomes of their text."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cristae.errors import ConfigError, InputError, OutputExistsError
+
+if TYPE_CHECKING:
+    from cristae.engine.executors import Resources
+    from cristae.networks.model import Model
+    from cristae.volumes.volume import Volume
+
+Source = Annotated[str, typer.Argument(help="a volume in any form")]
+OutZarr = Annotated[Path, typer.Argument(metavar="OUT.zarr", help="the folder to write")]
+VoxelSize = Annotated[
+    str | None,
+    typer.Option("--voxel-size", metavar="Z,Y,X", help="nm; replaces what the source says"),
+]
+Roi = Annotated[str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="only this part")]
+KindOption = Annotated[
+    Literal["image", "labels"] | None, typer.Option("--kind", help="what the voxels are")
+]
+Root = Annotated[
+    Path | None, typer.Option(help="folder that relative paths of a tile index count from")
+]
+Index = Annotated[
+    str | None, typer.Option(metavar="t=0,c=1", help="element of a time or channel axis")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None,
+    typer.Option(help="where networks compute; auto by default: GPUs (cuda) where there are any"),
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")
+]
+ModelName = Annotated[
+    str, typer.Argument(help="a model file, a name that `models` lists, or a PyTC checkpoint")
+]
+PytcConfigs = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="YAML", help="of a PyTC checkpoint; may be repeated, later override"),
+]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml")]
+Prediction = Annotated[str, typer.Argument(help="a prediction in any form")]
+Invert = Annotated[bool, typer.Option("--invert", help="for bright membranes")]
+Ensemble = Annotated[
+    list[str] | None,
+    typer.Option("--ensemble", metavar="MODEL", help="one more model; outputs are combined"),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="tasks at a time; all cores by default")]
+Memory = Annotated[
+    float | None, typer.Option(metavar="GIB", help="memory to use; what is free by default")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an existing output")]
+NoPyramid = Annotated[bool, typer.Option("--no-pyramid", help="full size only")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="warnings and errors only")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="tell more")]
+
+
+def start_logging(quiet: bool, verbose: bool) -> None:
+    """Tell warnings and errors only, or more, on the standard error stream."""
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    from cristae.engine.progress import log_to_stderr
+
+    log_to_stderr(level)
+
+
+def settings_given(**options: Any) -> dict[str, Any]:
+    """Settings that have options of their own, of which those count that were given."""
+    return {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
+
+
+def resources_of(workers: int | None, memory: float | None) -> "Resources":
+    """All cores and what memory is free, unless told otherwise."""
+    from cristae.engine.executors import Resources, available_cores
+
+    return Resources(workers=workers or available_cores(), memory_gib=memory)
+
+
+def open_source(
+    source: str,
+    voxel_size: str | None,
+    roi: str | None,
+    *,
+    root: Path | None = None,
+    index: str | None = None,
+    kind: Literal["image", "labels"] | None = None,
+) -> "Volume":
+    """A volume by the options that tell of a source."""
+    from cristae.volumes.sources import open_volume
+
+    size = numbers("--voxel-size", voxel_size)
+    at = _elements(index)
+    return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root, index=at)
+
+
+def open_labels(source: str, voxel_size: str | None, roi: str | None) -> "Volume":
+    """A volume of labels.
+
+    Raises:
+        InputError: It says that it is something else.
+    """
+    volume = open_source(source, voxel_size, roi, kind="labels")
+    said = volume.attributes.get("kind", "labels")
+    if said != "labels":
+        raise InputError(f"{source}: kind {said!r} found, expected labels")
+    return volume
+
+
+def load_models(
+    model: str, others: list[str] | None, pytc_config: list[Path] | None
+) -> "list[Model]":
+    """A model and those that are combined with it."""
+    from cristae.networks.checkpoint import load_pytc_model
+    from cristae.networks.model import load_model
+
+    names = [model, *(others or [])]
+    return [load_pytc_model(n, pytc_config) if pytc_config else load_model(n) for n in names]
+
+
+def integers(option: str, text: str | None) -> tuple[int, int, int] | None:
+    """Three positive whole numbers, of ``Z,Y,X``.
+
+    Raises:
+        ConfigError: They are something else.
+    """
+    values = numbers(option, text)
+    if values is None:
+        return None
+    if any(value != int(value) for value in values):
+        raise ConfigError(f"{option} {text!r}: expected whole numbers")
+    z, y, x = (int(value) for value in values)
+    return z, y, x
+
+
+def numbers(option: str, text: str | None) -> tuple[float, float, float] | None:
+    """Three positive numbers, of ``Z,Y,X``.
+
+    Raises:
+        ConfigError: They are something else.
+    """
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: expected three numbers Z,Y,X") from error
+    if not all(0 < number < math.inf for number in (z, y, x)):
+        raise ConfigError(f"{option} {text!r}: expected positive numbers")
+    return z, y, x
+
+
+def _elements(text: str | None) -> dict[str, int] | None:
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(axis and number.isdecimal() for axis, _, number in pairs):
+        raise ConfigError(f"--index {text!r}: expected axis=number, as in t=0,c=1")
+    return {axis: int(number) for axis, _, number in pairs}
+
+
+def refuse_given(options: Mapping[str, Any], reason: str) -> None:
+    """Refuse options that do not go with the others.
+
+    Args:
+        options: Their values by name; those that were not given are None.
+        reason: What they are for, or what goes in their place.
+
+    Raises:
+        ConfigError: At least one was given; all of those are named.
+    """
+    names = [name for name, value in options.items() if value is not None]
+    if names:
+        raise ConfigError(f"{', '.join(names)}: {reason}")
+
+
+def refuse_existing(out: Path | None, overwrite: bool) -> None:
+    """Refuse to write over a file or folder that is there.
+
+    Raises:
+        OutputExistsError: It is there, and ``overwrite`` is false.
+    """
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+
+
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """The text of a configuration, short lists in one line each."""
+    import yaml
+
+    return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None))
+
+
+def write_text(text: str, out: Path) -> None:
+    """Write a file whole or not at all."""
+    from cristae.engine.files import write_atomic
+
+    write_atomic(out, lambda file: file.write(text.encode()))

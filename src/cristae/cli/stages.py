@@ -1,0 +1,397 @@
+"""The stages of the straight line, each alone, and all of them at once."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cristae.cli.options import (
+    Config,
+    Device,
+    Ensemble,
+    Index,
+    Invert,
+    KindOption,
+    Memory,
+    ModelName,
+    NoPyramid,
+    OutZarr,
+    Overwrite,
+    Prediction,
+    PytcConfigs,
+    Quiet,
+    Roi,
+    Root,
+    Set,
+    Source,
+    Verbose,
+    VoxelSize,
+    Workers,
+    integers,
+    load_models,
+    numbers,
+    open_labels,
+    open_source,
+    refuse_existing,
+    refuse_given,
+    resources_of,
+    settings_given,
+    start_logging,
+)
+from cristae.errors import ConfigError
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="the run folder to make")] = Path("cristae-demo"),
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Simulate a volume, find its mitochondria with the shipped weights, score and picture them."""
+    start_logging(quiet, verbose)
+    from cristae.demo import run_demo
+
+    result = run_demo(out, resources=resources_of(workers, memory), overwrite=overwrite)
+    typer.echo(result.text)
+    typer.echo(str(result.report))
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="CONFIG.yaml|SOURCE")],
+    run_dir: Annotated[Path | None, typer.Argument(help="with SOURCE: the folder to make")] = None,
+    model: Annotated[str | None, typer.Option(help="with SOURCE: name or file of a model")] = None,
+    truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    device: Device = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="redo this stage and those after it")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do everything: from a configuration, or from a source and a model."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.pipeline import RunConfig, Running
+    from cristae.pipeline import run as run_stages
+
+    config_file = source.endswith((".yaml", ".yml"))
+    if config_file:
+        unfit = {"RUN_DIR": run_dir, "--model": model, "--truth": truth, "--roi": roi}
+        unfit["--voxel-size"] = voxel_size
+        refuse_given(unfit, f"for a run of a SOURCE; use --set with {source}")
+    elif run_dir is None or model is None:
+        raise ConfigError("a run of a SOURCE needs RUN_DIR and --model (or give a CONFIG.yaml)")
+    tree: Any = source
+    if not config_file:
+        sample = {
+            "name": "volume",
+            "image": source,
+            "labels": truth,
+            "group": "test",
+            "roi": roi,
+            "voxel_size_nm": numbers("--voxel-size", voxel_size),
+        }
+        tree = {"volumes": [sample], "out": str(run_dir), "model": model}
+    computing = [] if device is None else [f"predict.device={device}"]
+    config = load_config(RunConfig, tree, (settings or []) + computing)
+    command = " ".join(["cristae", *sys.argv[1:]])
+    running = Running(resources_of(workers, memory), overwrite, command)
+    typer.echo(str(run_stages(config, running)))
+
+
+def convert(
+    source: Source,
+    out: OutZarr,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    kind: KindOption = None,
+    root: Root = None,
+    index: Index = None,
+    no_pyramid: NoPyramid = False,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Stream a source of any form and size into sharded OME-Zarr with a pyramid."""
+    start_logging(quiet, verbose)
+    from cristae.volumes.convert import convert_volume
+
+    convert_volume(
+        open_source(source, voxel_size, roi, root=root, index=index, kind=kind),
+        out,
+        kind=kind,
+        pyramid=not no_pyramid,
+        resources=resources_of(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+def train(
+    config: Config,
+    out: Annotated[
+        Path | None, typer.Option(help="the model file; OUT/model.pt by default")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="start from these weights")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU, that share each batch")
+    ] = None,
+    settings: Set = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a network on the volumes of a configuration."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.pipeline import RunConfig
+    from cristae.runfolder import RunFolder
+    from cristae.training.train import train_model
+
+    run_config = load_config(RunConfig, config, settings or [])
+    if run_config.train is None:
+        raise ConfigError(f"{config}: train is null, expected how to train")
+    train_config = run_config.train
+    if devices is not None:
+        train_config = replace(train_config, devices=devices)
+    train_model(
+        train_config,
+        run_config.volumes,
+        out or RunFolder(Path(run_config.out)).model,
+        start_from=start_from,
+        threads=workers,
+        overwrite=overwrite,
+    )
+
+
+def predict(
+    source: Source,
+    model: ModelName,
+    out: OutZarr,
+    pytc_config: PytcConfigs = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    root: Root = None,
+    index: Index = None,
+    invert: Invert = False,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="auto by default; float32 for a PyTC checkpoint"),
+    ] = None,
+    device: Device = None,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="truncate 255 p as PyTC does, not round it")
+    ] = False,
+    ensemble: Ensemble = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="where there is tissue; 0 elsewhere")
+    ] = None,
+    grid: Annotated[
+        Literal["source", "working"] | None,
+        typer.Option(help="voxels of the output: the source's (default) or the model's"),
+    ] = None,
+    skip_empty: Annotated[
+        bool, typer.Option("--skip-empty", help="leave out what a coarse pass sees nothing in")
+    ] = False,
+    chunks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write PyTC's result_*.h5 files as well")
+    ] = None,
+    settings: Set = None,
+    block_shape: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels a pass; not for PyTC checkpoints")
+    ] = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a volume of any size through a network."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.prediction.predict import PredictConfig, predict_volume
+
+    given = settings_given(
+        invert=invert,
+        precision=precision,
+        device=device,
+        truncate=truncate,
+        grid=grid,
+        skip_empty=skip_empty,
+    )
+    predict_volume(
+        open_source(source, voxel_size, roi, root=root, index=index),
+        load_models(model, ensemble, pytc_config),
+        out,
+        config=load_config(PredictConfig, given, settings or []),
+        mask=None if mask is None else open_source(mask, None, roi),
+        block_shape=integers("--block-shape", block_shape),
+        resources=resources_of(workers, memory),
+        overwrite=overwrite,
+        chunks=chunks,
+    )
+
+
+def segment(
+    prediction: Prediction,
+    out: OutZarr,
+    decoder: Annotated[
+        str | None, typer.Option(help="the model's own by default; `mitoem` is a preset")
+    ] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    block_shape: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time")
+    ] = None,
+    allow_approximate: Annotated[
+        bool,
+        typer.Option(
+            "--allow-approximate", help="cut a component too large for memory, and flag its pieces"
+        ),
+    ] = False,
+    no_pyramid: NoPyramid = False,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn a prediction of any size into instances, exactly."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.segmentation.segment import SegmentConfig, segment_volume
+
+    given = settings_given(decoder=decoder, allow_approximate=allow_approximate)
+    segment_volume(
+        open_source(prediction, voxel_size, roi),
+        out,
+        config=load_config(SegmentConfig, given, settings or []),
+        block_shape=integers("--block-shape", block_shape),
+        pyramid=not no_pyramid,
+        resources=resources_of(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+def evaluate(
+    instances: Annotated[str, typer.Argument(help="the instances found")],
+    truth: Annotated[str, typer.Argument(help="the true instances")],
+    scores: Annotated[
+        str | None,
+        typer.Option(help="prediction whose mean ranks the instances, or a table instance,score"),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="OUT.json", help="write the scores")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="DIR", help="write the match tables")] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="voxels where it is 0 are left out")
+    ] = None,
+    scores_channel: Annotated[
+        int | None, typer.Option(min=0, help="channel of --scores; the mean of all by default")
+    ] = None,
+    categories: Annotated[
+        Literal["cable_length", "volume", "none"] | None,
+        typer.Option(help="what counts are told apart by; cable_length by default"),
+    ] = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="every connected part of an id is an instance")
+    ] = False,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="compare the common part of volumes that differ")
+    ] = False,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    block_shape: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time, not run tables")
+    ] = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score instances against the truth."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.evaluation.evaluate import (
+        EvaluateConfig,
+        ScoreFiles,
+        evaluate_volume,
+        format_scores,
+        read_scores,
+        score_instances,
+        write_tables,
+    )
+
+    found, true = (open_labels(source, voxel_size, roi) for source in (instances, truth))
+    ranking: Any = None
+    if scores:
+        is_table = Path(scores).suffix == ".csv"
+        ranking = read_scores(Path(scores)) if is_table else open_source(scores, voxel_size, roi)
+    given = settings_given(
+        score_channel=scores_channel, categories=categories, relabel=relabel, crop=crop
+    )
+    options: dict[str, Any] = {
+        "scores": ranking,
+        "mask": open_source(mask, voxel_size, roi) if mask else None,
+        "config": load_config(EvaluateConfig, given, settings or []),
+        "block_shape": integers("--block-shape", block_shape),
+        "resources": resources_of(workers, memory),
+    }
+    if json is None:
+        refuse_existing(csv, overwrite)
+        result = score_instances(found, true, **options)
+        if csv is not None:
+            write_tables(result, csv)
+    else:
+        result = evaluate_volume(found, true, ScoreFiles(json, csv, overwrite), **options)
+    typer.echo(format_scores(result))
+
+
+def measure(
+    instances: Annotated[str, typer.Argument(help="the instances")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="the table to write")],
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure every instance: volume, centroid, bounding box."""
+    start_logging(quiet, verbose)
+    from cristae.measurement.measure import measure_instances
+
+    measure_instances(
+        open_labels(instances, voxel_size, roi),
+        out,
+        resources=resources_of(workers, memory),
+        overwrite=overwrite,
+    )
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="a run folder")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the report of a run folder."""
+    start_logging(quiet, verbose)
+    from cristae.pipeline import report_run
+
+    typer.echo(str(report_run(run_dir)))

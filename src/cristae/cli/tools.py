@@ -1,0 +1,304 @@
+"""What helps before, between and after the stages."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cristae.cli.options import (
+    Config,
+    Device,
+    Ensemble,
+    Index,
+    Invert,
+    Memory,
+    ModelName,
+    Overwrite,
+    Prediction,
+    PytcConfigs,
+    Quiet,
+    Roi,
+    Root,
+    Set,
+    Source,
+    Verbose,
+    VoxelSize,
+    Workers,
+    as_yaml,
+    load_models,
+    open_labels,
+    open_source,
+    refuse_existing,
+    refuse_given,
+    resources_of,
+    settings_given,
+    start_logging,
+    write_text,
+)
+from cristae.errors import ConfigError
+
+
+def info(
+    source: Source,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    root: Root = None,
+    index: Index = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Print what a source is: shape, type, chunks, voxel size, size on disk, intensities.
+
+    Of a folder of the MitoEM data set, its splits and how to open each.
+    """
+    start_logging(quiet, verbose)
+    from cristae.volumes.info import describe
+    from cristae.volumes.mitoem import find_mitoem
+
+    data_set = find_mitoem(source)
+    if data_set is not None:
+        unfit = {"--voxel-size": voxel_size, "--roi": roi, "--root": root, "--index": index}
+        refuse_given(unfit, f"for a volume, found a data set of several in {source}")
+        typer.echo(data_set.text)
+        return
+    typer.echo(describe(open_source(source, voxel_size, roi, root=root, index=index)).text)
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="for volume.zarr and truth.zarr")],
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Simulate EM with known instances (`--set shape=[32,512,512] --set seed=7 ...`)."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.volumes.convert import convert_volume
+    from cristae.volumes.simulate import SimulationConfig, simulate_volume
+
+    image, truth = simulate_volume(load_config(SimulationConfig, {}, settings or []))
+    resources = resources_of(workers, memory)
+    convert_volume(image, out / "volume.zarr", resources=resources, overwrite=overwrite)
+    convert_volume(truth, out / "truth.zarr", resources=resources, overwrite=overwrite)
+
+
+def import_config(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="BASE.yaml [OVERRIDE.yaml ...]", help="later override")
+    ],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="of MitoEM: train on its splits; may be repeated"),
+    ] = None,
+    network: Annotated[
+        Literal["own", "pytc"], typer.Option(help="cristae's network, or the recipe's")
+    ] = "own",
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.yaml", help="write it there, not on the screen")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn a training configuration of PyTorch Connectomics v1 into one of cristae."""
+    start_logging(quiet, verbose)
+    from cristae.training.import_config import import_pytc_config
+
+    refuse_existing(out, overwrite)
+    imported = import_pytc_config(configs, data or (), network)
+    for line in imported.not_carried:
+        typer.echo(f"not carried over: {line}", err=True)
+    text = as_yaml(imported.tree)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(text, out)
+
+
+def plan(
+    config: Config,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.yaml", help="write the filled configuration there")
+    ] = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Propose what a configuration leaves open, and say what every stage will take."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_tree
+    from cristae.plan import plan_run
+
+    refuse_existing(out, overwrite)
+    found = plan_run(load_tree(config, settings or []), str(config), resources_of(workers, memory))
+    typer.echo(found.text)
+    if out is not None:
+        write_text(as_yaml(found.tree), out)
+
+
+def models() -> None:
+    """List the weights that come with cristae, with their cards."""
+    from cristae.networks.model import model_card, named_models
+
+    for name, path in named_models().items():
+        typer.echo(f"{name}\n{path}\n\n{model_card(name)}")
+
+
+def preview(
+    source: Source,
+    model: ModelName,
+    out: Annotated[Path, typer.Argument(metavar="PAGE.html", help="the page to write")] = Path(
+        "preview.html"
+    ),
+    n: Annotated[int, typer.Option("--n", min=1, help="places to look at")] = 6,
+    pytc_config: PytcConfigs = None,
+    ensemble: Ensemble = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    root: Root = None,
+    index: Index = None,
+    invert: Invert = False,
+    device: Device = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Look at a few places before a whole volume is predicted: one page, about a minute."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.prediction.predict import PredictConfig
+    from cristae.presentation.preview import preview_volume
+
+    given = settings_given(invert=invert, device=device)
+    page = preview_volume(
+        open_source(source, voxel_size, roi, root=root, index=index),
+        load_models(model, ensemble, pytc_config),
+        out,
+        places=n,
+        config=load_config(PredictConfig, given, settings or []),
+        resources=resources_of(workers, memory),
+        overwrite=overwrite,
+    )
+    typer.echo(str(page))
+
+
+def tune(
+    prediction: Prediction,
+    truth: Annotated[
+        str | None, typer.Argument(help="the true instances; without, only what changes is shown")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write")] = Path("tuned"),
+    image: Annotated[str | None, typer.Option(help="grey values for the pictures")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="ap_75, accuracy_75, ... or keys of scores.json: a/b/c")
+    ] = None,
+    decoder: Annotated[str | None, typer.Option(help="the model's own by default")] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="put the best into this model file")
+    ] = None,
+    voxel_size: VoxelSize = None,
+    roi: Roi = None,
+    settings: Set = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search decoder thresholds (`--set grid.seed_threshold=[0.85,0.9] --set segment....`)."""
+    start_logging(quiet, verbose)
+    from cristae.configuration import load_config
+    from cristae.evaluation.tune import TuneConfig
+    from cristae.networks.model import load_model, retune_model
+    from cristae.presentation.tuning import read_tuned, tune_volume
+
+    if write is not None:
+        if truth is None:
+            raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
+        load_model(write)  # found unfit now rather than after the search
+    given = settings_given(score=score, segment=settings_given(decoder=decoder) or None)
+    volume = open_source(prediction, voxel_size, roi)
+    tuned = tune_volume(
+        volume,
+        open_labels(truth, voxel_size, roi) if truth else None,
+        out,
+        image=open_source(image, voxel_size, roi) if image else None,
+        config=load_config(TuneConfig, given, settings or []),
+        resources=resources_of(workers, memory),
+        overwrite=overwrite,
+    )
+    if write is not None:
+        name, thresholds = read_tuned(tuned)
+        retune_model(write, name, thresholds, volume.voxel_size_nm)
+    typer.echo(tuned.read_text().rstrip() if truth else str(tuned))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    score: Annotated[
+        list[str] | None,
+        typer.Option(help="ap_75, accuracy_75, ... or keys of scores.json; may be repeated"),
+    ] = None,
+    by: Annotated[
+        Literal["pool", "sample"], typer.Option(help="all samples together, or each")
+    ] = "pool",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help=".md, .tex or .html; may be repeated"),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Put runs side by side: model and post-processing against scores by size."""
+    start_logging(quiet, verbose)
+    from cristae.evaluation.compare import compare_runs, markdown, write_comparisons
+
+    found = compare_runs(runs, score or ("ap_75", "accuracy_75"), by)
+    write_comparisons(found, out or (), overwrite=overwrite)
+    typer.echo(markdown(found).rstrip())
+
+
+def submit(
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT.zip", help="the submission to write")
+    ] = None,
+    human: Annotated[
+        str | None, typer.Option(metavar="INSTANCES", help="of MitoEM-H, slices 500-999")
+    ] = None,
+    rat: Annotated[
+        str | None, typer.Option(metavar="INSTANCES", help="of MitoEM-R, slices 500-999")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="FILE.zip", help="look at a submission that is there")
+    ] = None,
+    roi: Roi = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a submission to the MitoEM challenge, or check one."""
+    start_logging(quiet, verbose)
+    from cristae.challenge import check_submission, submission_text, submit_instances
+
+    resources = resources_of(workers, memory)
+    if check is not None:
+        if out is not None or human is not None or rat is not None:
+            raise ConfigError(f"--check {check}: expected alone, without --human, --rat and OUT")
+        typer.echo(submission_text(check_submission(check, resources)))
+        return
+    if out is None or human is None or rat is None:
+        raise ConfigError("submit: expected --human, --rat and OUT.zip, or --check FILE.zip")
+    one, two = (open_labels(source, None, roi) for source in (human, rat))
+    typer.echo(str(submit_instances(one, two, out, resources=resources, overwrite=overwrite)))
