@@ -148,7 +148,7 @@ class SectionConv(nn.Module):
     def _planes(columns: Tensor, like: Tensor) -> Tensor:
         """Columns as (n * z, c, y, x) again."""
         _, width, height, length = like.shape
-        planes = columns.unflatten(3, (height, length)).transpose(1, 2)
+        planes = columns.reshape(*columns.shape[:3], height, length).transpose(1, 2)
         return planes.reshape(-1, width, height, length)
 
 
