@@ -75,6 +75,20 @@ def test_foreign_output_is_refused_and_a_foreign_folder_never_removed(output):
         assert (output / "zarr.json").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_where_a_file_is_due_is_never_removed(tmp_path, overwrite):
+    output = tmp_path / "out.csv"
+    (output / "of a person").mkdir(parents=True)
+    with pytest.raises(OutputExistsError, match="not made by cristae"):
+        begin(output, overwrite=overwrite)
+    assert (output / "of a person").is_dir()
+    file = tmp_path / "out.zarr"
+    file.write_text("x")
+    with pytest.raises(OutputExistsError, match="a file found, expected a folder"):
+        begin(file, overwrite=overwrite)
+    assert file.read_text() == "x"
+
+
 def test_a_record_whose_output_is_gone_counts_for_nothing(tmp_path):
     output = tmp_path / "out.csv"
     with begin(output, a=1) as ledger:

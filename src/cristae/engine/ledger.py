@@ -152,9 +152,11 @@ def open_ledger(
     identity: dict[str, Any] = json.loads(
         json.dumps({"stage": stage, "inputs": dict(inputs), "settings": dict(settings)})
     )
+    if is_folder and output.is_file():
+        raise OutputExistsError(f"{output}: a file found, expected a folder or nothing")
     ledger = Ledger(output, identity, is_folder)
     record, finished = _find_record(output, is_folder)
-    if overwrite and _is_ours(output, is_folder, record):
+    if overwrite and (record is not None or not output.is_dir()):
         _refuse_if_busy(ledger)
         _remove_output(output, is_folder)
         record, finished = None, False
@@ -224,10 +226,6 @@ def _occupied(output: Path, is_folder: bool) -> bool:
     if is_folder and output.is_dir():
         return any(entry.name != ".cristae" for entry in output.iterdir())
     return output.exists()
-
-
-def _is_ours(output: Path, is_folder: bool, record: dict[str, Any] | None) -> bool:
-    return record is not None or not is_folder
 
 
 def _refuse_if_busy(ledger: Ledger) -> None:
