@@ -3,9 +3,20 @@
 import numpy as np
 import pytest
 
-from cristae.measurement.skeleton import NO_FACES, trace_skeleton
+from cristae.grid import Box
+from cristae.measurement.skeleton import NO_FACES, Rules, trace_parts
+from cristae.measurement.voxels import parts_of
+from cristae.segmentation.runs import Raster
+from cristae.segmentation.scanning import scan
 
 ISO = (1.0, 1.0, 1.0)
+
+
+def trace_skeleton(mask, spacing, **rules):
+    """Of an instance given as an array that holds nothing else."""
+    raster = Raster(mask.shape)
+    parts = parts_of(scan(mask.view(np.uint8), Box.of(mask.shape), raster), raster)
+    return trace_parts(parts, spacing, Rules(**rules))
 
 
 def tube(shape, axis, radius):

@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from cristae.networks.model import load_model, model_network, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network, pytc_probabilities
 from cristae.networks.pytc_config import read_pytc_config
 from cristae.networks.pytc_inference import WindowNetwork
-from cristae.networks.runner import measure_deviation
+from cristae.networks.runner import compare_runners, make_runner
 from cristae.networks.windows import (
     WindowRecipe,
     recipe_faults,
@@ -389,5 +390,5 @@ def test_reduced_precision_is_measured(precision) -> None:
     torch.manual_seed(0)
     network = build_pytc_network(PytcConfig(widths=(8, 8, 8), isotropy=(False, False, True))).eval()
     image = np.random.default_rng(0).normal(size=(5, 33, 33)).astype(np.float32)
-    deviation = measure_deviation(network, image, precision)
+    deviation = compare_runners(partial(make_runner, network), image, precision)
     assert 0 < deviation.mean < deviation.largest < 0.1

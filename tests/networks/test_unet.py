@@ -1,13 +1,15 @@
 """The U-Net: shapes, what a logit sees, and folding."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork, decoder_regions, encoder_regions
-from cristae.networks.runner import measure_deviation
+from cristae.networks.inference import TileNetwork, level_regions
+from cristae.networks.runner import compare_runners, make_runner
 from cristae.networks.unet import (
     UNetConfig,
     build_network,
@@ -152,7 +154,7 @@ def test_slabs_of_sections_do_not_matter(random_network, monkeypatch):
 
 def test_the_decoder_computes_less_than_the_tile():
     network, core = build_network(UNetConfig()), Box((5, 112, 112), (10, 240, 240))
-    finest, middle, coarse = decoder_regions(network, Box.of((15, 352, 352)), core)
+    finest, middle, coarse = level_regions(network, Box.of((15, 352, 352)), core)[1]
     assert finest == Box((5, 54, 54), (10, 122, 122))  # the core in positions, and 2 around
     assert middle.shape < (15, 88, 88)
     assert coarse.shape <= (15, 44, 44)
@@ -161,7 +163,7 @@ def test_the_decoder_computes_less_than_the_tile():
 def test_the_encoder_takes_in_less_than_the_tile():
     """Level 0 takes in the halo; from there to the core each level's layers leave some behind."""
     network, core = build_network(UNetConfig()), Box((7, 112, 112), (12, 240, 240))
-    finest, *deeper = encoder_regions(network, Box.of((19, 352, 352)), core)
+    finest, *deeper = level_regions(network, Box.of((19, 352, 352)), core)[0]
     assert (finest.start[0], finest.stop[0]) == (2, 17)  # 5 sections on either side
     # along y: 56 -2, /2 -2, /2 -2, /2 -2, *2 -2, *2 -2, *2 -2, and the first layer's 1
     assert finest.start[1] == 9
@@ -175,7 +177,8 @@ def test_the_encoder_takes_in_less_than_the_tile():
 
 def test_deviation_of_bfloat16_is_measured(random_network):
     image = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
-    deviation = measure_deviation(random_network(SMALL), image)
+    make = partial(make_runner, random_network(SMALL))
+    deviation = compare_runners(make, image, "bfloat16")
     assert 0 < deviation.mean < deviation.largest < 0.2
 
 

@@ -189,44 +189,6 @@ class Matches:
             scores[f"75_{size_range.name}"] = curve.average_precision
         return scores
 
-    def prediction_rows(self) -> NDArray[np.float64]:
-        """The reference's ``match_p`` table, in ranking order.
-
-        Returns:
-            (predictions, 2 + 3 x ranges) floats, as the reference has them (ids above 2**53 are
-            rounded): id and voxels of the prediction, then for each range id, voxels and IoU of
-            its best truth, zeros where there is none.
-        """
-        table, order = self.table, self.order
-        columns: list[NDArray[np.generic]] = [table.prediction.labels, table.prediction.voxels]
-        for size_range in self.ranges:
-            best = self.best[size_range.name]
-            columns += [
-                _at(table.truth.labels, best.rows),
-                _at(table.truth.voxels, best.rows),
-                best.iou,
-            ]
-        return np.stack([c.astype(np.float64) for c in columns], axis=1)[order]
-
-    def missed_rows(self) -> NDArray[np.float64]:
-        """The reference's ``match_fn`` table: truth that is no prediction's best, by id.
-
-        Returns:
-            (missed, 5): id and voxels of the prediction that overlaps it best (zeros where none
-            does), id and voxels of the truth, IoU.
-        """
-        table = self.table
-        missed = np.setdiff1d(np.arange(len(table.truth)), self.best["all"].rows)
-        best = best_prediction(table, self.order)
-        columns = (
-            _at(table.prediction.labels, best.rows[missed]),
-            _at(table.prediction.voxels, best.rows[missed]),
-            table.truth.labels[missed],
-            table.truth.voxels[missed],
-            best.iou[missed],
-        )
-        return np.stack([c.astype(np.float64) for c in columns], axis=1)
-
 
 def match(
     table: Overlaps, scores: Floats | None = None, thresholds: tuple[int, int] = (5000, 15000)
@@ -241,11 +203,6 @@ def match(
     ranges = size_ranges(thresholds)
     best = {r.name: best_truth(table, r) for r in ranges}
     return Matches(table, ranges, rank(table, scores), best)
-
-
-def _at(values: NDArray[np.generic], rows: Rows) -> NDArray[np.generic]:
-    """Values at rows, 0 at `NONE`."""
-    return np.append(values, values.dtype.type(0))[rows]
 
 
 def voxel_scores(table: Overlaps) -> dict[str, float | None]:

@@ -1,8 +1,7 @@
 """Measurement of every instance of a label volume, in voxels and in nanometres.
 
 One pass in blocks sums integers (`tally`); floats come last, so the table does not depend on
-blocks or workers. Columns that need more than one pass over voxels (surface area, skeletons) will
-be computed from the same boxes and joined here.
+blocks or workers.
 """
 
 from dataclasses import dataclass

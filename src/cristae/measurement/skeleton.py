@@ -21,10 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cristae.grid import Box
-from cristae.measurement.voxels import NO_FACES, Faces, Floats, Part, parts_of
-from cristae.segmentation.runs import Raster
-from cristae.segmentation.scanning import scan
+from cristae.measurement.voxels import NO_FACES, Faces, Floats, Part
 from cristae.volumes.volume import Nanometres
 
 SCALE, CONST = 1.5, 300.0
@@ -70,37 +67,17 @@ class Skeleton:
         return float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1).sum())
 
 
-def trace_skeleton(
-    mask: NDArray[np.bool_],
-    spacing: Nanometres,
-    *,
-    scale: float = SCALE,
-    const: float = CONST,
-    faces: Faces = NO_FACES,
-    cut_ends: bool = True,
-) -> Skeleton:
-    """The TEASAR skeleton of an instance, each 26-connected part on its own.
-
-    Args:
-        mask: (z, y, x) the instance and nothing else.
-        spacing: Distance (z, y, x) between voxels, in the unit of ``const``.
-        scale: What is covered around a path: this times the distance to the outside, ...
-        const: ... and so much more.
-        faces: For each axis, whether the volume ends at the array's first and at its last plane.
-        cut_ends: Let paths end in the middle of every section that such a face cuts, and begin in
-            the last of them. An instance that lies along a face is then hardly traced at all.
-
-    Returns:
-        The skeleton; a part of a single voxel has no edge.
-    """
-    nz, ny, nx = mask.shape
-    raster = Raster((nz, ny, nx))
-    parts = parts_of(scan(mask.view(np.uint8), Box.of(raster.shape), raster), raster)
-    return trace_parts(parts, spacing, Rules(scale, const, cut_ends, faces))
-
-
 class Rules(NamedTuple):
-    """How parts are traced, see `trace_skeleton`; the faces are those of the parts' volume."""
+    """How parts are traced.
+
+    Attributes:
+        scale: What is covered around a path: this times the distance to the outside, ...
+        const: ... and so much more, in the unit of the distance between voxels.
+        cut_ends: Let paths end in the middle of every section that a face of the volume cuts, and
+            begin in the last of them. An instance that lies along a face is then hardly traced.
+        faces: For each axis, whether the volume ends at the first and at the last plane of the
+            array that the parts' voxels are counted in.
+    """
 
     scale: float = SCALE
     const: float = CONST
@@ -109,7 +86,16 @@ class Rules(NamedTuple):
 
 
 def trace_parts(parts: Iterable[Part], spacing: Nanometres, rules: Rules) -> Skeleton:
-    """The skeleton of an instance from its parts, in voxels of their volume."""
+    """The TEASAR skeleton of an instance, each of its 26-connected parts on its own.
+
+    Args:
+        parts: The parts, voxels counted in one array.
+        spacing: Distance (z, y, x) between voxels, in the unit of ``rules.const``.
+        rules: How they are traced.
+
+    Returns:
+        The skeleton, in voxels of that array; a part of a single voxel has no edge.
+    """
     traced = [_trace_part(part, spacing, rules) for part in parts]
     rows = np.cumsum([0, *(len(part.vertices) for part in traced)])
     return Skeleton(

@@ -7,7 +7,6 @@ nothing else.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -160,19 +159,6 @@ def sample_shape(contract: Contract) -> Triple:
     lattice = contract.context.lattice if contract.context else (1, 1, 1)
     z, y, x = (math.ceil(n / step) * step for n, step in zip(SAMPLE, lattice, strict=True))
     return z, y, x
-
-
-def measure_deviation(
-    network: UNet | PytcNetwork, image: NDArray[np.float32], precision: Precision = "bfloat16"
-) -> Deviation:
-    """How far probabilities of a reduced precision are from float32 ones on one tile.
-
-    Args:
-        network: Trained network.
-        image: (z, y, x) normalised tile of `sample_shape`, or another the network takes.
-        precision: The reduced one.
-    """
-    return compare_runners(partial(make_runner, network), image, precision)
 
 
 def compare_runners(

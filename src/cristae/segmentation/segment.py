@@ -40,7 +40,7 @@ from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.contested import flood_step
-from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
+from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.instances import decide_instances
 from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
 from cristae.segmentation.runs import Ints
@@ -353,7 +353,7 @@ def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:
         "parameters": to_plain(job.decoding.parameters),
         "source": job.prediction.name,
         "version": __version__,
-        "quantisation": _quantisation(job.prediction, job.decoding),
+        "quantisation": _quantisation(job.prediction),
     }
     return create_ome_zarr(
         out,
@@ -366,7 +366,7 @@ def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:
     )
 
 
-def _quantisation(prediction: Volume, decoding: Decoding) -> str:
+def _quantisation(prediction: Volume) -> str:
     if prediction.dtype == np.uint8:
         return str(prediction.attributes.get("quantisation", "uint8 as given"))
     return f"{prediction.dtype} truncated to 256 levels"

@@ -76,14 +76,12 @@ class OpenedSample:
         image: Grey values.
         labels: Instance ids, widened where the sample says so.
         mask: 0 where the labels are not to be trusted, or None.
-        in_memory: Whether the arrays are held in memory.
     """
 
     sample: Sample
     image: Volume
     labels: Volume
     mask: Volume | None
-    in_memory: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -235,7 +233,7 @@ def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[Open
         held = [_load(volume, compact=volume is one.labels) for volume in volumes]
         room -= sum(volume.size * volume.dtype.itemsize for volume in held)
         mask = held[2] if one.mask is not None else None
-        result.append(OpenedSample(one.sample, held[0], held[1], mask, in_memory=True))
+        result.append(OpenedSample(one.sample, held[0], held[1], mask))
     return result
 
 

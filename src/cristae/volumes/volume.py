@@ -138,19 +138,6 @@ class Volume:
         """The same voxels, described otherwise."""
         return replace(self, **changes)
 
-    def channel_index(self, name: str) -> int:
-        """Position of a channel.
-
-        Raises:
-            InputError: No such channel; those there are listed.
-        """
-        names = self.channels or ()
-        if name not in names:
-            raise InputError(
-                f"{self.name}: no channel {name!r}, found {', '.join(names) or 'none'}"
-            )
-        return names.index(name)
-
     def _check(self, box: Box) -> None:
         if not self.box.contains(box):
             raise InputError(f"{self.name}: box {box} reaches outside {self.box}")
