@@ -152,6 +152,8 @@ def test_what_is_not_known_is_not_scored(tmp_path):
         ({"volumes": [simulated("a", "test", 1)] * 2}, "'a' twice"),
         ({"volumes": [simulated("a/b", "test", 1)]}, "name 'a/b'"),
         ({"volumes": [{"name": "a", "group": "test"}]}, "neither image nor simulate"),
+        ({"volumes": [simulated("a", "test", 1) | {"labels": "b.tif"}]}, "labels given beside"),
+        ({"volumes": [{"name": "a", "group": "test", "image": "a", "mask": "b"}]}, "mask given wi"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_before_any_work(tmp_path, changes, says):

@@ -20,7 +20,7 @@ from cristae.engine.blockwise import Stopwatch, peak_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import read_json, write_atomic, write_json
 from cristae.engine.progress import log
-from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.errors import ConfigError, raise_faults
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
     ScoreFiles,
@@ -39,11 +39,10 @@ from cristae.runfolder import RunFolder, SampleFolder
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.training.train import TrainConfig, train_model
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.dataset import Sample
+from cristae.volumes.dataset import Sample, open_sources, pair_faults, sample_faults
 from cristae.volumes.partial import split_ignored
-from cristae.volumes.simulate import simulate_volume
 from cristae.volumes.sources import open_volume
-from cristae.volumes.volume import Kind, Volume
+from cristae.volumes.volume import Volume
 
 STAGES = ("convert", "train", "predict", "segment", "evaluate", "measure", "report")
 """The stages of a run in their order."""
@@ -232,45 +231,20 @@ def _faults(config: RunConfig, running: Running) -> list[str]:
         faults.append(f"--overwrite {running.overwrite!r}: expected one of {', '.join(STAGES)}")
     faults += device_faults(config.predict.device)
     faults += [
-        f"volumes: {sample.name}: neither image nor simulate, expected one of them"
+        f"volumes: {sample.name}: {fault}"
         for sample in _predicted(config)
-        if sample.image is None and sample.simulate is None
+        for fault in sample_faults(sample, labels_needed=False)
     ]
     return faults
 
 
 def _open_sources(sample: Sample) -> Sources:
     """Image, truth, and where the truth is known, of a sample; all faults at once."""
-    if sample.simulate is not None:
-        image, truth = simulate_volume(sample.simulate)
-        return open_volume(image, roi=sample.roi), open_volume(truth, roi=sample.roi), None
-    faults: list[str] = []
-    volumes: dict[str, Volume] = {}
-    given: tuple[tuple[str, str | None, Kind | None], ...] = (
-        ("image", sample.image, "image"),
-        ("labels", sample.labels, "labels"),
-        ("mask", sample.mask, None),
-    )
-    for role, source, kind in given:
-        if source is not None:
-            try:
-                volumes[role] = open_volume(
-                    source, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi, kind=kind
-                )
-            except InputError as error:
-                faults.append(str(error))
-    raise_faults(f"volume {sample.name!r}", faults)
-    image = volumes.pop("image")
-    faults = [
-        f"{role} {volume.name} of shape {volume.shape}, expected that of image {image.name}, "
-        f"{image.shape}"
-        for role, volume in volumes.items()
-        if volume.shape != image.shape
-    ]
-    raise_faults(f"volume {sample.name!r}", faults)
-    if "labels" not in volumes:
+    image, labels, mask = open_sources(sample)
+    raise_faults(f"volume {sample.name!r}", pair_faults(image, labels, mask))
+    if labels is None:
         return image, None, None
-    return image, *split_ignored(volumes["labels"], volumes.get("mask"), sample.ignore_label)
+    return image, *split_ignored(labels, mask, sample.ignore_label)
 
 
 def _get_model(config: RunConfig, folder: RunFolder, running: Running) -> Model:

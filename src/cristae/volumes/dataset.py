@@ -107,8 +107,10 @@ def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSamp
             that differ, negative or fractional or empty labels, an unknown voxel size.
     """
     raise_faults(f"volume {sample.name!r}", sample_faults(sample), ConfigError)
-    image, labels, mask = _open_sources(sample)
-    faults = _pair_faults(image, labels, mask)
+    image, labels, mask = open_sources(sample)
+    if labels is None:
+        raise InputError(f"volume {sample.name!r}: no labels found, expected some")
+    faults = pair_faults(image, labels, mask)
     labels, mask = split_ignored(labels, mask, sample.ignore_label)
     faults += _label_faults(labels)
     if voxel_size_needed or sample.label_widening_nm:
@@ -237,18 +239,23 @@ def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[Open
     return result
 
 
-def sample_faults(sample: Sample) -> list[str]:
+def sample_faults(sample: Sample, *, labels_needed: bool = True) -> list[str]:
     """Faults of a sample's own fields, before anything is opened."""
     faults = []
-    if sample.simulate is None and (sample.image is None or sample.labels is None):
+    partial = [name for name in ("mask", "ignore_label") if getattr(sample, name) is not None]
+    given = [name for name in ("image", "labels") if getattr(sample, name) is not None]
+    if sample.simulate is not None:
+        faults += [
+            f"{name} given beside `simulate`: expected one of them" for name in given + partial
+        ]
+    elif labels_needed and len(given) < 2:
         faults.append(
             f"image {sample.image!r} and labels {sample.labels!r}: expected both, or `simulate`"
         )
-    if sample.simulate is not None:
-        given = [
-            n for n in ("image", "labels", "mask", "ignore_label") if getattr(sample, n) is not None
-        ]
-        faults += [f"{name} given beside `simulate`: expected one of them" for name in given]
+    elif sample.image is None:
+        faults.append("neither image nor simulate, expected one of them")
+    elif sample.labels is None:
+        faults += [f"{name} given without labels: expected both" for name in partial]
     if sample.label_widening_nm < 0:
         faults.append(f"label_widening_nm {sample.label_widening_nm}: expected at least 0")
     if sample.weight < 0:
@@ -258,39 +265,45 @@ def sample_faults(sample: Sample) -> list[str]:
     return faults
 
 
-def _open_sources(sample: Sample) -> tuple[Volume, Volume, Volume | None]:
+def open_sources(sample: Sample) -> tuple[Volume, Volume | None, Volume | None]:
+    """Image, labels and mask of a sample as its sources hold them; None for what it has not.
+
+    Args:
+        sample: One without `sample_faults`.
+
+    Raises:
+        InputError: Sources that cannot be read; all faults at once.
+    """
+    size, roi = sample.voxel_size_nm, sample.roi
     if sample.simulate is not None:
-        image, labels = simulate_volume(sample.simulate)
-        return (
-            open_volume(image, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi),
-            open_volume(labels, voxel_size_nm=sample.voxel_size_nm, roi=sample.roi),
-            None,
+        image, labels = (
+            open_volume(volume, voxel_size_nm=size, roi=roi)
+            for volume in simulate_volume(sample.simulate)
         )
+        return image, labels, None
+    given: tuple[tuple[str | None, Kind | None], ...] = (
+        (sample.image, "image"),
+        (sample.labels, "labels"),
+        (sample.mask, None),
+    )
     faults: list[str] = []
     volumes: list[Volume | None] = []
-    for source, kind in ((sample.image, "image"), (sample.labels, "labels"), (sample.mask, None)):
-        try:
-            volumes.append(
-                None
-                if source is None
-                else open_volume(
-                    source,
-                    voxel_size_nm=sample.voxel_size_nm,
-                    roi=sample.roi,
-                    kind=kind,  # type: ignore[arg-type]
-                )
-            )
-        except InputError as error:
-            faults.append(str(error))
-            volumes.append(None)
+    for source, kind in given:
+        volumes.append(None)
+        if source is not None:
+            try:
+                volumes[-1] = open_volume(source, voxel_size_nm=size, roi=roi, kind=kind)
+            except InputError as error:
+                faults.append(str(error))
     raise_faults(f"volume {sample.name!r}", faults)
-    image_there, labels_there, mask = volumes
-    if image_there is None or labels_there is None:
-        raise InputError(f"volume {sample.name!r}: image and labels are needed")
-    return image_there, labels_there, mask
+    image_there, labels_there, mask_there = volumes
+    if image_there is None:
+        raise InputError(f"volume {sample.name!r}: no image found, expected one")
+    return image_there, labels_there, mask_there
 
 
-def _pair_faults(image: Volume, labels: Volume, mask: Volume | None) -> list[str]:
+def pair_faults(image: Volume, labels: Volume | None, mask: Volume | None) -> list[str]:
+    """Why volumes do not fit together: other shapes, or channels."""
     faults = []
     others = [("labels", labels), ("mask", mask)]
     for what, other in others:
