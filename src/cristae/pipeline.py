@@ -18,7 +18,7 @@ from cristae import __version__
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.blockwise import Stopwatch, peak_memory
 from cristae.engine.executors import Resources
-from cristae.engine.files import read_json, write_atomic, write_json
+from cristae.engine.files import read_json, write_json, write_text
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, raise_faults
 from cristae.evaluation.evaluate import (
@@ -288,8 +288,7 @@ def _provenance(config: RunConfig, running: Running) -> dict[str, Any]:
 
 
 def _write_yaml(path: Path, tree: Any) -> None:
-    text = yaml.safe_dump(tree, sort_keys=False)
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_text(path, yaml.safe_dump(tree, sort_keys=False))
 
 
 def _report_data(name: str, folder: SampleFolder) -> ReportData:

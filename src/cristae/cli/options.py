@@ -196,10 +196,3 @@ def as_yaml(tree: Mapping[str, Any]) -> str:
     import yaml
 
     return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None))
-
-
-def write_text(text: str, out: Path) -> None:
-    """Write a file whole or not at all."""
-    from cristae.engine.files import write_atomic
-
-    write_atomic(out, lambda file: file.write(text.encode()))

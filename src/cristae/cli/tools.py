@@ -33,7 +33,6 @@ from cristae.cli.options import (
     resources_of,
     settings_given,
     start_logging,
-    write_text,
 )
 from cristae.errors import ConfigError
 
@@ -105,6 +104,7 @@ def import_config(
 ) -> None:
     """Turn a training configuration of PyTorch Connectomics v1 into one of cristae."""
     start_logging(quiet, verbose)
+    from cristae.engine.files import write_text
     from cristae.training.import_config import import_pytc_config
 
     refuse_existing(out, overwrite)
@@ -115,7 +115,7 @@ def import_config(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        write_text(text, out)
+        write_text(out, text)
 
 
 def plan(
@@ -133,13 +133,14 @@ def plan(
     """Propose what a configuration leaves open, and say what every stage will take."""
     start_logging(quiet, verbose)
     from cristae.configuration import load_tree
+    from cristae.engine.files import write_text
     from cristae.plan import plan_run
 
     refuse_existing(out, overwrite)
     found = plan_run(load_tree(config, settings or []), str(config), resources_of(workers, memory))
     typer.echo(found.text)
     if out is not None:
-        write_text(as_yaml(found.tree), out)
+        write_text(out, as_yaml(found.tree))
 
 
 def models() -> None:

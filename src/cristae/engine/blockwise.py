@@ -71,13 +71,18 @@ def promise_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
     Raises:
         MemoryLimitError: More than the limit, or than the machine has free; both are named.
     """
-    limit = available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
+    limit = memory_limit(resources)
     log.info("%s: needs up to %.2f GiB of memory", stage, bytes_needed / GIB)
     if bytes_needed > limit:
         whose = "are free" if resources.memory_gib is None else "are allowed by --memory"
         raise MemoryLimitError(
             f"{stage}: needs {bytes_needed / GIB:.2f} GiB of memory, {limit / GIB:.2f} GiB {whose}"
         )
+
+
+def memory_limit(resources: Resources) -> float:
+    """Bytes a stage may take: what the user allows, else what is free."""
+    return available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
 
 
 def available_memory() -> int:

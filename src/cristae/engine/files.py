@@ -36,10 +36,14 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, alone: boo
     sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, atomically."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
 def write_json(path: Path, tree: Any) -> None:
     """Write a tree as indented JSON, atomically."""
-    data = (json.dumps(tree, indent=2) + "\n").encode()
-    write_atomic(path, lambda file: file.write(data))
+    write_text(path, json.dumps(tree, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import GIB, available_memory, promise_memory
+from cristae.engine.blockwise import memory_limit, promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
@@ -133,7 +133,7 @@ def length_codes(lengths: Mapping[str, Floats]) -> NDArray[np.int64]:
 
 def _fitting(truth: Instances, resources: Resources) -> Resources:
     """As many workers as memory allows for the largest instances at once."""
-    limit = available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
+    limit = memory_limit(resources)
     largest = np.sort(np.minimum(truth.voxels, TRACED_VOXELS))[::-1]
     runs = min(GATHERED_RUNS, int(truth.voxels.sum())) * RUN_BYTES
     workers = max(1, resources.workers)

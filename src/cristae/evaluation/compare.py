@@ -7,12 +7,11 @@ all. Numbers come from the runs' ``scores.json`` and are not computed again.
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from cristae.configuration import read_yaml
-from cristae.engine.files import read_json, write_atomic
+from cristae.engine.files import read_json, write_text
 from cristae.errors import ConfigError, OutputExistsError, raise_faults
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.evaluation.tune import ERRORS, SCORES, score_of
@@ -192,19 +191,15 @@ def write_comparisons(
         if path.suffix.lower() not in makers
     ]
     raise_faults("compare", faults, ConfigError)
-    texts = {path: makers[path.suffix.lower()](comparison).encode() for path in paths}
+    texts = {path: makers[path.suffix.lower()](comparison) for path in paths}
     occupied = [
         f"{path}: exists with another content; --overwrite replaces it"
         for path, text in texts.items()
-        if path.exists() and path.read_bytes() != text and not overwrite
+        if path.exists() and path.read_bytes() != text.encode() and not overwrite
     ]
     raise_faults("compare", occupied, OutputExistsError)
     for path, text in texts.items():
-        write_atomic(path, partial(_put, text))
-
-
-def _put(text: bytes, file: IO[bytes]) -> None:
-    file.write(text)
+        write_text(path, text)
 
 
 def markdown(comparison: Comparison) -> str:

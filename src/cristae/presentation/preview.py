@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cristae.engine.executors import Resources
-from cristae.engine.files import folder_bytes, write_atomic
+from cristae.engine.files import folder_bytes, write_text
 from cristae.engine.progress import hushed
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
@@ -96,7 +96,7 @@ def preview_volume(
         precision = expected_precision(config, models[0])
         work = prediction_work(source, models[0], config, precision, resources)
     page = page_of(source, models, statistics, found, work, time.perf_counter() - begun)
-    write_atomic(out, lambda file: file.write(page.encode()))
+    write_text(out, page)
     return out
 
 
@@ -216,14 +216,7 @@ def _look(
     seen = _seen(source, box, models[0])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plain = PredictConfig(
-            invert=config.invert,
-            device=config.device,
-            precision=config.precision,
-            variants=config.variants,
-            combine=config.combine,
-            truncate=config.truncate,
-        )
+        plain = replace(config, grid="source", skip_empty=False)
         options: dict[str, Any] = {"resources": resources}
         prediction = predict_volume(
             source.crop(seen), models, folder / "p.zarr", config=plain, **options

@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from cristae import __version__
-from cristae.engine.files import write_atomic
+from cristae.engine.files import write_text
 from cristae.errors import raise_faults
 from cristae.evaluation.tables import MatchTables, overlaps_of_tables, precision_recall_of
 from cristae.figures.charts import precision_recall_chart, size_histogram
@@ -82,7 +82,7 @@ def write_report(
             version=__version__,
         )
     )
-    write_atomic(out, lambda file: file.write(text.encode()))
+    write_text(out, text)
     return out
 
 

@@ -10,7 +10,7 @@ import yaml
 from cristae import __version__
 from cristae.configuration import load_config, read_yaml, to_plain
 from cristae.engine.executors import Resources
-from cristae.engine.files import write_atomic
+from cristae.engine.files import write_text
 from cristae.engine.ledger import open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError
@@ -71,9 +71,9 @@ def tune_volume(
             return named
         tuning = tune_decoder(prediction, truth, config=config, resources=resources)
         write_table(out / TABLE, tuning.table())
-        _write_text(out / PAGE, page_of(tuning, prediction, truth, image))
+        write_text(out / PAGE, page_of(tuning, prediction, truth, image))
         if tuning.best is not None:
-            _write_text(named, _tuned_text(tuning, prediction, truth))
+            write_text(named, _tuned_text(tuning, prediction, truth))
         ledger.finish(settings=len(tuning.settings))
     return named
 
@@ -90,10 +90,6 @@ def read_tuned(path: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{path}: names no decoder")
     named = [name for name in read_yaml(path) if name != "decoder"]
     return found.decoder, {name: to_plain(getattr(found, name)) for name in named}
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def _tuned_text(tuning: Tuning, prediction: Volume, truth: Volume | None) -> str:

@@ -24,9 +24,8 @@ import numpy as np
 from cristae import __version__
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import (
-    GIB,
     Stopwatch,
-    available_memory,
+    memory_limit,
     peak_memory,
     promise_memory,
     run_blocks,
@@ -319,12 +318,8 @@ def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
 def _workers_that_fit(plan: Plan, resources: Resources) -> int:
     """How many of the largest batches fit at once; at least one is tried."""
     largest = sorted((batch.bytes for batch in plan.batches), reverse=True)[: resources.workers]
-    free = _memory_limit(resources) - FIXED_BYTES
+    free = memory_limit(resources) - FIXED_BYTES
     return max(1, int((np.cumsum(largest) <= free).sum()))
-
-
-def _memory_limit(resources: Resources) -> int:
-    return available_memory() if resources.memory_gib is None else int(resources.memory_gib * GIB)
 
 
 def _budget(job: Job, resources: Resources) -> int | None:
@@ -332,7 +327,7 @@ def _budget(job: Job, resources: Resources) -> int | None:
     if not job.decoding.approximate:
         return None
     if not is_whole(job.path("budget")):
-        budget = int(BUDGET_SHARE * _memory_limit(resources)) - FIXED_BYTES
+        budget = int(BUDGET_SHARE * memory_limit(resources)) - FIXED_BYTES
         save_arrays(job.path("budget"), {"bytes": np.array([budget])})
     return int(load_arrays(job.path("budget"), "bytes")[0][0])
 

@@ -18,7 +18,7 @@ import numpy as np
 from cristae.engine.blockwise import (
     GIB,
     Stopwatch,
-    available_memory,
+    memory_limit,
     promise_memory,
     run_blocks,
 )
@@ -272,8 +272,7 @@ def _group_shape(source: Volume, target: Volume, resources: Resources) -> Triple
 
     Depends on the memory, and changes no byte of the output.
     """
-    limit = available_memory() if resources.memory_gib is None else resources.memory_gib * GIB
-    budget = min(_GROUP_BYTES, limit / 3)
+    budget = min(_GROUP_BYTES, memory_limit(resources) / 3)
     shard = target.shard_shape or target.chunk_shape
     counts = [-(-c // s) for c, s in zip(source.chunk_shape, shard, strict=True)]
     while (axis := next((a for a in (1, 2, 0) if counts[a] > 1), None)) is not None:
