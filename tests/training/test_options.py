@@ -127,6 +127,35 @@ def test_networks_of_pytc_are_validated_in_windows(samples, tmp_path):  # noqa: 
     assert panels[0].pictures.shape[1:] == (24, 28)
 
 
+def test_a_model_is_validated_and_predicted_with_its_variants(samples, tmp_path):  # noqa: F811
+    made = config(steps=1, variants=8)
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    assert load_model(tmp_path / "model.pt").variants == 8
+    image = array_volume(toy_arrays((4, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
+    asked = PredictConfig(precision="float32", grid="working")
+    found = {
+        variants: predict_volume(
+            image, model, tmp_path / f"{variants}.zarr", config=replace(asked, variants=variants)
+        ).read()
+        for variants in (None, 8, 1)
+    }
+    assert np.array_equal(found[None], found[8])
+    assert not np.array_equal(found[8], found[1])
+
+    network, grey = model_network(model).eval(), torch.randn(4, 64, 64)
+    levels = make_levels(network, made, torch.device("cpu"))(grey).astype(int)
+    with torch.no_grad():
+        turned = [
+            torch.rot90(network(torch.rot90(one, k, (1, 2))[None, None]).sigmoid()[0], -k, (2, 3))
+            for one in (grey, grey.flip(2))
+            for k in range(4)
+        ]
+    mean = (sum(turned[:4]) + sum(turned[4:]).flip(3)) / 8
+    assert np.abs(levels - (255 * mean).round().numpy()).max() <= 1
+    with pytest.raises(ConfigError, match=r"variants 4: expected in windows"):
+        check_train_config(TrainConfig(network=PYTC_NETWORK, patch=(5, 33, 32), variants=4))
+
+
 def test_windows_and_outputs_of_pytc_networks():
     made = TrainConfig(network=PYTC_NETWORK, patch=(5, 33, 32))
     assert windows_of(made) == WindowRecipe((5, 33, 32), (2, 16, 16), (2, 16, 16))

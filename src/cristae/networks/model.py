@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network
 from cristae.networks.unet import UNet, UNetConfig, build_network
-from cristae.networks.windows import WindowRecipe, recipe_faults
+from cristae.networks.windows import Variants, WindowRecipe, recipe_faults
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
@@ -86,6 +86,8 @@ class Model:
             channel on while they are affinities; none by default.
         threshold_voxel_size_nm: Voxel size (z, y, x) in nm at which the thresholds that count
             voxels were found; None where that is not known, and they are taken as they are.
+        variants: Test-time augmentation it is predicted with unless told otherwise; of networks
+            with windows these say it.
     """
 
     network_config: NetworkConfig
@@ -100,6 +102,7 @@ class Model:
     windows: WindowRecipe | None = None
     offsets: tuple[Triple, ...] = ()
     threshold_voxel_size_nm: tuple[float, float, float] | None = None
+    variants: Variants = 1
 
     def thresholds_at(self, voxel_size_nm: tuple[float, float, float] | None) -> dict[str, Any]:
         """The thresholds at a voxel size: those that count voxels keep their volume."""
@@ -182,6 +185,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "windows": to_plain(model.windows),
         "offsets": to_plain(model.offsets),
         "threshold_voxel_size_nm": to_plain(model.threshold_voxel_size_nm),
+        "variants": model.variants,
         "state_dict": tensors,
     }
     write_atomic(path, lambda file: torch.save(tree, file))
@@ -238,6 +242,7 @@ def load_model(path_or_name: str | Path) -> Model:
         threshold_voxel_size_nm=None
         if counted is None
         else from_plain(tuple[float, float, float], counted, f"{path}: threshold_voxel_size_nm"),
+        variants=cast("Variants", tree.get("variants", 1)),
     )
     raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
@@ -356,6 +361,10 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
         faults.append(
             f"windows {model.windows}: expected for networks of PyTorch Connectomics only"
         )
+    if model.variants not in get_args(Variants):
+        faults.append(f"variants {model.variants!r}: expected one of {get_args(Variants)}")
+    if model.windows is not None and model.variants != 1:
+        faults.append(f"variants {model.variants}: expected in the windows of the model")
     if len(model.offsets) > len(model.channels):
         faults.append(f"offsets {model.offsets}: expected at most one a channel, {model.channels}")
     faults += recipe_faults(model.windows) if model.windows else []

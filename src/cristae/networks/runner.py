@@ -21,7 +21,7 @@ from cristae.networks.model import Model, model_network
 from cristae.networks.pytc import PytcConfig, PytcNetwork
 from cristae.networks.pytc_inference import WindowNetwork, window_bytes
 from cristae.networks.unet import Context, UNet, UNetConfig, network_context
-from cristae.networks.windows import WindowRecipe
+from cristae.networks.windows import Variants, WindowRecipe
 
 LARGEST_DEVIATION = 0.1
 MEAN_DEVIATION = 0.002
@@ -46,6 +46,7 @@ class Contract:
         context: Halo and lattice in voxels of its working grid, or None.
         windows: Its windows, or None.
         reduced_precision: Whether it may compute in less than float32 unasked.
+        variants: Its test-time augmentation unless told otherwise.
     """
 
     channels: tuple[str, ...]
@@ -54,6 +55,7 @@ class Contract:
     context: Context | None
     windows: WindowRecipe | None
     reduced_precision: bool
+    variants: Variants = 1
 
 
 class Runner(Protocol):
@@ -104,6 +106,7 @@ def network_contract(model: Model) -> Contract:
         context=context,
         windows=windows,
         reduced_precision=windows is None,
+        variants=model.variants if windows is None else windows.variants,
     )
 
 

@@ -38,8 +38,7 @@ class PredictConfig:
             on GPUs that do not) and a sample tile agrees with float32 (`choose_precision`), else
             float32. None: ``auto`` for a tile-invariant network, float32 for one with windows.
         variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
-            or 16 (also flipped in z), at as many times the cost. None: as the model's windows say,
-            else 1.
+            or 16 (also flipped in z), at as many times the cost. None: as the model says.
         combine: What is taken of the variants, and of several models: mean, min or max. None: as
             the model's windows say, else the mean.
         truncate: Truncate 255 p, as PyTorch Connectomics does, instead of rounding it.
@@ -72,7 +71,7 @@ def resolve_config(config: PredictConfig, contract: Contract) -> PredictConfig:
     return replace(
         config,
         precision=config.precision or ("auto" if contract.reduced_precision else "float32"),
-        variants=config.variants or (windows.variants if windows else 1),
+        variants=config.variants or contract.variants,
         combine=config.combine or (windows.combine if windows else "mean"),
     )
 

@@ -1,7 +1,8 @@
 """What a network in training makes of a box, as a prediction would hold it.
 
-A tile-invariant network takes the box at once. One that is not is swept over it in the windows of
-its model, blended as prediction blends them, the box reflected at its borders.
+A tile-invariant network takes the box at once, flipped too where predictions will be. One that is
+not is swept over it in the windows of its model, blended as prediction blends them, the box
+reflected at its borders.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from cristae.grid import Box, Triple
 from cristae.networks.pytc import PytcNetwork
-from cristae.networks.runner import make_runner
-from cristae.networks.windows import WindowRecipe, window_axes
+from cristae.networks.runner import Runner, make_runner
+from cristae.networks.unet import UNet
+from cristae.networks.windows import Variants, WindowRecipe, window_axes
 from cristae.prediction.passes import tile_probabilities
 from cristae.prediction.sums import Sums, Sweep
 from cristae.training.config import TrainConfig, windows_of
@@ -33,6 +35,9 @@ def make_levels(network: nn.Module, config: TrainConfig, device: torch.device) -
         device: Where the network is.
     """
     recipe = windows_of(config)
+    if recipe is None and config.variants > 1:
+        runner = make_runner(cast("UNet", network), "float32", device)
+        return lambda image: _in_variants(runner, image, config.variants)
     if recipe is None:
         return lambda image: _at_once(network, image, config, device)
     return lambda image: _in_windows(cast("PytcNetwork", network), image, recipe, device)
@@ -41,7 +46,15 @@ def make_levels(network: nn.Module, config: TrainConfig, device: torch.device) -
 @torch.no_grad()
 def _at_once(network: nn.Module, image: Tensor, config: TrainConfig, device: torch.device) -> Array:
     logits = network(image[None, None].to(device))
-    probability = torch.sigmoid(sigmoid_logits(logits, config.network))[0]
+    return _levels(torch.sigmoid(sigmoid_logits(logits, config.network))[0])
+
+
+def _in_variants(runner: Runner, image: Tensor, variants: Variants) -> Array:
+    whole = Box.of(cast("Triple", tuple(image.shape)))
+    return _levels(tile_probabilities(runner, image.cpu().numpy(), whole, variants))
+
+
+def _levels(probability: Tensor) -> Array:
     levels: Array = (255 * probability).round().to(torch.uint8).cpu().numpy()
     return levels
 

@@ -12,7 +12,7 @@ from cristae.grid import Triple
 from cristae.networks.model import NetworkConfig
 from cristae.networks.pytc import PytcConfig, check_pytc_config
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
-from cristae.networks.windows import WindowRecipe, recipe_faults
+from cristae.networks.windows import Variants, WindowRecipe, recipe_faults
 from cristae.training.augment import PYTC, Augmentations, augmentation_faults
 from cristae.training.defects import DefectsConfig
 from cristae.training.geometry import GeometryConfig
@@ -64,6 +64,7 @@ SILENT_KEYS = (
     "precision",
     "replay",
     "tune",
+    "variants",
 )
 """Settings that a record names only where they are not the default."""
 
@@ -130,6 +131,8 @@ class TrainConfig:
             that it does not forget them; of a fine-tuning only.
         tune: At the end, search the decoder's thresholds on the boxes that ``validate_ap_box`` and
             ``validate_ap_boxes`` say, and store the best ones in the model.
+        variants: Test-time augmentation that the model is validated and, unless told otherwise,
+            predicted with (`cristae.prediction.predict.PredictConfig`); not for ``windows``.
         decoder: Decoder that the model asks for.
         thresholds: Its thresholds, where they differ from the decoder's defaults.
         card: Facts for the model's card (data, licences, where it fails).
@@ -174,6 +177,7 @@ class TrainConfig:
     devices: int = 1
     replay: float = 0.0
     tune: bool = False
+    variants: Variants = 1
     decoder: str = "bc_watershed"
     thresholds: dict[str, int | float] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
@@ -305,6 +309,14 @@ def _network_faults(config: TrainConfig) -> list[str]:
                 "Connectomics only (`network.architecture`)"
             )
         faults += [f"windows: {fault}" for fault in recipe_faults(config.windows)]
+    _, y, x = patch_lattice(config.network)
+    if config.variants > 1 and not isinstance(config.network, UNetConfig):
+        faults.append(f"variants {config.variants}: expected in windows, `windows.variants`")
+    elif config.variants > 4 and y != x:
+        faults.append(
+            f"variants {config.variants}: the network steps {(y, x)} in y and x, expected equal "
+            "steps where images are transposed"
+        )
     if len(config.loss.channels) not in (0, len(config.network.channels)):
         faults.append(
             f"loss.channels {config.loss.channels}: expected a weight for each of "

@@ -292,6 +292,7 @@ class Run:
             thresholds=dict(config.thresholds),
             windows=windows_of(config),
             offsets=affinity_offsets(config.network.channels),
+            variants=config.variants,
             card={
                 **config.card,
                 "trained_on": ", ".join(sample.name for sample in samples),
