@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork, level_regions
+from cristae.networks.inference import TileNetwork, core_work, level_regions
 from cristae.networks.runner import compare_runners, make_runner
 from cristae.networks.unet import (
     UNetConfig,
@@ -173,6 +174,21 @@ def test_the_encoder_takes_in_less_than_the_tile():
         assert all(a <= b for a, b in zip(reach, before, strict=True))
         assert reach[1:] < before[1:]
         before = reach
+
+
+def test_work_grows_with_a_core_as_the_multiplications_counted_do():
+    """All that is counted beside the blocks' convolutions is small and grows likewise."""
+    config, cores = UNetConfig(), [(1, 32, 32), (2, 32, 128)]
+    network, counted = TileNetwork(build_network(config), "float32"), []
+    for core in cores:
+        tile = Box((0, 0, 0), core).grow((5, 112, 112))
+        image = np.zeros(tile.shape, np.float32)
+        with FlopCounterMode(display=False) as counter:
+            network.logits(image, Box((5, 112, 112), (5, 112, 112)).grow((0, 0, 0), core))
+        counted.append(counter.get_total_flops())
+    work = core_work(config, np.array(cores, float))
+    assert counted[1] / counted[0] == pytest.approx(work[1] / work[0], rel=0.03)
+    assert 0.8 < 2 * work[0] / counted[0] < 1
 
 
 def test_deviation_of_bfloat16_is_measured(random_network):

@@ -281,9 +281,9 @@ def test_an_interrupted_run_goes_on_with_other_blocks(make_model, texture, tmp_p
     monkeypatch.setattr(tiled_module, "write_shards", write)
     computed, levels = [], tiled_module.Job.levels
 
-    def counted(job, tile, *arguments):
-        computed.append(tile.core)
-        return levels(job, tile, *arguments)
+    def counted(job, seen, runner):
+        computed.append(seen.part)
+        return levels(job, seen, runner)
 
     monkeypatch.setattr(tiled_module.Job, "levels", counted)
     found = predict_volume(

@@ -5,17 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
-from cristae.grid import Box
+from cristae.grid import Box, tile
 from cristae.networks.unet import UNetConfig
+from cristae.prediction import regions as regions_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.grids import plan_grids
 from cristae.prediction.passes import ImageInput
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.regions import Occupancy, Region
-from cristae.prediction.skip import signal_region
+from cristae.prediction.skip import coarse_size, signal_region
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.intensity import sample_intensity
 from cristae.volumes.sources import open_volume
@@ -50,7 +53,7 @@ def test_a_mask_clears_what_is_outside_and_nothing_else(make_model, texture, pre
     whole = predict(volume, model).read()
     computed, levels = [], tiled_module.Job.levels
     monkeypatch.setattr(
-        tiled_module.Job, "levels", lambda j, t, *a: (computed.append(t.core), levels(j, t, *a))[1]
+        tiled_module.Job, "levels", lambda j, s, *a: (computed.append(s.part), levels(j, s, *a))[1]
     )
     found = predict(volume, model, mask=open_volume(mask), block_shape=(2, 20, 20))
     difference = np.abs(found.read().astype(int) - whole * (mask > 0))
@@ -90,6 +93,114 @@ def test_occupied_cells_are_those_with_a_voxel_inside():
     assert not cells.reaches(Box((0, 0, 0), (16, 150, 80)))
     assert not cells.reaches(Box((0, 0, 0), (20, 150, 64)))
     assert not cells.reaches(Box((-9, 0, 0), (0, 9, 9)))
+
+
+@given(
+    data=st.data(),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 200), st.integers(1, 300)),
+    most=st.sampled_from([2, 1 << 20]),
+)
+def test_hulls_hold_what_is_occupied_of_each_box(data, shape, most):
+    mask = np.zeros(shape, np.uint8)
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+        mask[tuple(slice(a, a + data.draw(st.integers(1, 70))) for a in place)] = 1
+    core = data.draw(st.tuples(*(st.integers(1 + n // 5, n) for n in shape)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(regions_module, "MOST_CELLS", most)
+        cells = Occupancy([Region(array_volume(mask), (1.0, 1.0, 1.0))], shape)
+    spans = tuple(
+        tuple((a, min(a + c, n)) for a in range(0, n, c)) for n, c in zip(shape, core, strict=True)
+    )
+    found = [Box(tuple(a), tuple(b)) for a, b in zip(*cells.hulls(spans), strict=True)]
+    assert found == list(brute_hulls(mask, core, cells.cell))
+
+
+def brute_hulls(mask, core, cell):
+    """Every box in turn: its occupied cells, one by one."""
+    for box in tile(Box.of(mask.shape), core):
+        parts = [
+            each.clip(box)
+            for each in tile(Box.of(mask.shape), cell)
+            if mask[each.slices()].any() and not each.clip(box).empty
+        ]
+        if parts:
+            low, high = np.array([p.start for p in parts]), np.array([p.stop for p in parts])
+            yield Box(tuple(low.min(axis=0)), tuple(high.max(axis=0)))
+
+
+def test_tiles_are_chosen_by_what_is_wanted_of_them(make_model, texture, predict, caplog):
+    """Two far corners: a tile around both would be nearly all of the volume."""
+    volume = open_volume(texture((8, 512, 1024)))
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[:, 70:120, 10:60] = mask[:, 400:440, 900:960] = 1
+    model, read = make_model(), []
+    with caplog.at_level("INFO", "cristae"), pytest.MonkeyPatch.context() as patched:
+        levels = tiled_module.Job.levels
+        patched.setattr(
+            tiled_module.Job, "levels", lambda j, s, *a: (read.append(s), levels(j, s, *a))[1]
+        )
+        found = predict(volume, model, mask=open_volume(mask))
+    assert [seen.part for seen in read] == [
+        Box((0, 64, 0), (8, 128, 64)),
+        Box((0, 384, 896), (8, 448, 960)),
+    ]
+    # 64 + 2 x 49 on a lattice of 8, and 8 + 2 x 3 sections
+    assert all(seen.image.shape == seen.box.shape == (14, 176, 176) for seen in read)
+    share = 2 * 14 * 176 * 176 / volume.size
+    assert "128 tiles of 14x176x176, cores of 8x64x64, 2 of them with something" in caplog.text
+    assert caplog.text.count(f"{share:.2f} voxels computed a voxel written") == 2
+    summary = found.attributes["record"]["summary"]
+    assert summary["voxels_computed_per_voxel"] == pytest.approx(share, abs=1e-3)
+    box = Box((0, 380, 880), (8, 460, 980))
+    near = predict(volume, model, mask=open_volume(mask), block_shape=(8, 512, 1024)).read(box)
+    assert near.any()
+    difference = np.abs(found.read(box).astype(int) - near)
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 1
+
+
+def test_an_interrupted_coarse_pass_goes_on_with_other_tiles(
+    make_model, texture, tmp_path, monkeypatch
+):
+    """Resin beside tissue; stopped at the second shard, then taken up with small blocks."""
+    array = texture((4, 60, 1100))
+    array[:, :, 500:] = 128
+    volume = open_volume(array, voxel_size_nm=(30.0, 8.0, 8.0))
+    model, config = make_model(), replace(FLOAT32, skip_empty=True)
+    coarse = replace(model, working_voxel_size_nm=coarse_size(model, volume.voxel_size_nm))
+    levels = predict_volume(
+        volume,
+        coarse,
+        tmp_path / "coarse.zarr",
+        config=replace(FLOAT32, grid="working"),
+        resources=ONE,
+    ).read()
+    resin, tissue = levels[..., 160:].max(), levels[..., :100].max()
+    assert resin < tissue
+    monkeypatch.setattr("cristae.prediction.skip.SIGNAL", (int(resin) + int(tissue)) / 2 / 255)
+    whole = predict_volume(volume, model, tmp_path / "whole.zarr", config=config, resources=ONE)
+    write, calls = tiled_module.write_shards, []
+
+    def stop_at_second(prediction, missing, *arguments):
+        if prediction.shape == volume.shape:
+            calls.append(missing)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        write(prediction, missing, *arguments)
+
+    cut = {"out": tmp_path / "cut.zarr", "config": config, "resources": ONE}
+    monkeypatch.setattr(tiled_module, "write_shards", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        predict_volume(volume, model, block_shape=(4, 60, 512), **cut)
+    monkeypatch.setattr(tiled_module, "write_shards", write)
+    found = predict_volume(volume, model, block_shape=(2, 30, 100), **cut).read()
+    expected = whole.read()
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= max(1, 1e-5 * expected.size)
+    empty = ~expected.any(axis=(0, 1, 2))
+    assert 300 < np.count_nonzero(empty) < 1000
 
 
 @pytest.mark.parametrize(

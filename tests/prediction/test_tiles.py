@@ -1,5 +1,7 @@
 """Tiles: every voxel once, read boxes of one shape on the lattice that hold the halo."""
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from cristae.networks.unet import Context
 from cristae.prediction.tiles import choose_tiling, make_tiling
 
 CONTEXT = Context((3, 45, 45), (1, 8, 8))
+WASTE = attrgetter("waste")
 extents = st.tuples(st.integers(1, 40), st.integers(1, 60), st.integers(1, 90))
 
 
@@ -63,7 +66,10 @@ def test_more_memory_means_less_waste():
     shape, shard, factors = (100, 2000, 3000), (64, 512, 512), (1.0, 1.0, 1.0)
 
     def choose(voxels):
-        return choose_tiling(shape, shard, CONTEXT, factors, lambda t: np.prod(t.read) <= voxels)
+        def fits(tiling):
+            return np.prod(tiling.read) <= voxels
+
+        return choose_tiling(shape, shard, CONTEXT, factors, fits, WASTE)
 
     tilings = [choose(voxels) for voxels in (1e5, 1e6, 1e7, 1e8, 1e9)]
     wastes = [tiling.waste for tiling in tilings]
@@ -74,7 +80,9 @@ def test_more_memory_means_less_waste():
 
 
 def test_the_smallest_is_offered_where_nothing_fits():
-    tiling = choose_tiling((64, 512, 512), (64, 512, 512), CONTEXT, (1.0,) * 3, lambda t: False)
+    tiling = choose_tiling(
+        (64, 512, 512), (64, 512, 512), CONTEXT, (1.0,) * 3, lambda t: False, WASTE
+    )
     assert tiling.core == (1, 8, 8)
 
 

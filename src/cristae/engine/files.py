@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from cristae.errors import DiskSpaceError, WorkerError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, alone: bool = False) -> None:
     """Write a file under another name, put it on disk, then give it its name.
@@ -26,7 +28,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, alone: boo
     mark = "" if alone else f".{uuid.uuid4().hex[:8]}"
     temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("wb+") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -80,24 +82,31 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_disk(path: Path, bytes_needed: int) -> None:
-    """Refuse an output that its disk has no room for.
+def check_disk(path: Path, bytes_needed: int, besides: Mapping[Path, int] | None = None) -> None:
+    """Refuse outputs that their disks have no room for.
 
     Args:
         path: The output, existing or not.
         bytes_needed: Upper estimate of what will be written.
+        besides: The same of further outputs; what shares a disk is added up.
 
     Raises:
         DiskSpaceError: Less is free; both figures are named.
     """
-    folder = path.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < bytes_needed:
-        raise DiskSpaceError(
-            f"{path}: needs up to {bytes_needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
-        )
+    needs: dict[int, tuple[list[Path], int, int]] = {}
+    for output, needed in {path: bytes_needed, **(besides or {})}.items():
+        folder = output.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        disk = folder.stat().st_dev
+        outputs, before, free = needs.get(disk, ([], 0, shutil.disk_usage(folder).free))
+        needs[disk] = ([*outputs, output], before + needed, free)
+    for outputs, needed, free in needs.values():
+        if free < needed:
+            raise DiskSpaceError(
+                f"{' and '.join(map(str, outputs))}: needs up to {needed / 1e9:.2f} GB, "
+                f"{free / 1e9:.2f} GB are free there"
+            )
 
 
 @contextmanager
@@ -111,7 +120,7 @@ def full_disk_told(out: Path) -> Iterator[None]:
         yield
     except (OSError, WorkerError) as error:
         cause = error.__cause__ if isinstance(error, WorkerError) else error
-        if not isinstance(cause, OSError) or cause.errno != errno.ENOSPC:
+        if not isinstance(cause, OSError) or cause.errno not in _FULL:
             raise
         raise DiskSpaceError(
             f"{out}: the disk is full; the same command goes on where there is room again"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.grid import Box, Triple
-from cristae.networks.inference import CPU, Precision
+from cristae.networks.inference import CPU, Precision, core_work
 from cristae.networks.model import Model, Network
 from cristae.networks.runner import (
     Contract,
@@ -22,7 +22,7 @@ from cristae.networks.runner import (
     network_contract,
     runner_bytes,
 )
-from cristae.networks.unet import Context
+from cristae.networks.unet import Context, UNetConfig
 from cristae.networks.windows import Combine
 
 
@@ -83,6 +83,7 @@ def ensemble_contract(models: Sequence[Model]) -> Contract:
         context=Context((hz, hy, hx), (sz, sy, sx)),
         windows=None,
         reduced_precision=all(c.reduced_precision for c in contracts),
+        variants=first.variants,
     )
 
 
@@ -136,3 +137,12 @@ def ensemble_bytes(
     kept = 4 * len(models[0].channels) * math.prod(core)
     weights = sum(t.numel() * 8 for model in models[1:] for t in model.state_dict.values())
     return most + 2 * kept + weights
+
+
+def ensemble_work(models: Sequence[Model], extents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiplications that all models together take for cores; see `core_work`."""
+    total = np.zeros(extents.shape[:-1])
+    for model in models:
+        if isinstance(model.network_config, UNetConfig):
+            total += core_work(model.network_config, extents)
+    return total

@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cristae.grid import Box, Triple
-from cristae.networks.unet import Block, UNet, UNetConfig, fold_batch_norm, needed_positions
+from cristae.networks.unet import (
+    Block,
+    UNet,
+    UNetConfig,
+    fold_batch_norm,
+    needed_positions,
+    total_stride,
+)
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -87,8 +94,7 @@ class TileNetwork:
         tile = torch.as_tensor(image, device=self._device)[None, None]
         self._network.check_input(tile)
         whole, strides = Box.of(_extent(tile[0, 0])), self.config.strides
-        entered = encoder_regions(self._network, whole, core)
-        regions = decoder_regions(self._network, whole, core)
+        entered, regions = level_regions(self._network, whole, core)
         skip, features = self._encode_finest(tile, entered, regions[0])
         skips, box = [skip], entered[1]
         for level in range(1, len(self.config.widths)):
@@ -233,8 +239,8 @@ class _SplitConv(nn.Conv2d):
         return super().forward(torch.cat([rounded, left], 1))
 
 
-def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
-    """What each decoder level must compute for a core: boxes in that level's positions.
+def level_regions(network: UNet, tile: Box, core: Box) -> tuple[list[Box], list[Box]]:
+    """What each level must take in for a core: boxes in that level's positions.
 
     Args:
         network: Only its layers' margins and strides are read.
@@ -242,40 +248,20 @@ def decoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
         core: The voxels wanted.
 
     Returns:
-        A box for each level from 0 to the deepest but one, clipped to the tile.
+        A box for each level of the encoder, finest first, and for each of the decoder, all but the
+        deepest, clipped to the tile; of the encoder's level 0 what the first layer takes in. Times
+        its stride a box of the encoder lies in the finer level's.
     """
     config, scale = network.config, (1, network.config.stem, network.config.stem)
-    intervals = _needed(network, core)
-    regions = []
-    for level in range(len(config.strides)):
-        extent = Box.of(_divided(tile.shape, scale))
-        regions.append(_hull(along[1 + level] for along in intervals).clip(extent))
-        scale = _multiplied(scale, config.strides[level])
-    return regions
-
-
-def encoder_regions(network: UNet, tile: Box, core: Box) -> list[Box]:
-    """What each encoder level must take in for a core: boxes in that level's positions.
-
-    Args:
-        network: Only its layers' margins and strides are read.
-        tile: The whole tile in voxels, from 0.
-        core: The voxels wanted.
-
-    Returns:
-        A box for each level, finest first, clipped to the tile; of level 0 what the first layer
-        takes in. Times its stride it lies in the finer level's box.
-    """
-    config, scale = network.config, (1, network.config.stem, network.config.stem)
-    intervals = _needed(network, core)
-    regions = []
+    intervals, entered, raised = _needed(network, core), [], []
     for level in range(len(config.widths)):
-        along = (axis[0] if level == 0 else axis[-1 - level] for axis in intervals)
         extent = Box.of(_divided(tile.shape, scale))
-        regions.append(_hull(along).clip(extent))
+        into = 0 if level == 0 else -1 - level
+        entered.append(_hull(axis[into] for axis in intervals).clip(extent))
         if level < len(config.strides):
+            raised.append(_hull(axis[1 + level] for axis in intervals).clip(extent))
             scale = _multiplied(scale, config.strides[level])
-    return regions
+    return entered, raised
 
 
 def _needed(network: UNet, core: Box) -> list[list[tuple[int, int]]]:
@@ -328,18 +314,41 @@ def inference_bytes(
     return int(6 * slab + skip + max(largest, coarse) + logits)
 
 
+def core_work(config: UNetConfig, extents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiplications that the blocks' convolutions take for a core, borders of a volume apart.
+
+    Args:
+        config: The network.
+        extents: (..., 3) extents (z, y, x) of cores in voxels.
+
+    Returns:
+        (...) for each of them.
+    """
+    lattice = total_stride(config)
+    core = Box(_multiplied(lattice, (1000,) * 3), _multiplied(lattice, (1001,) * 3))
+    levels = level_regions(_layers(config), Box.of(_multiplied(lattice, (2000,) * 3)), core)
+    total = np.zeros(extents.shape[:-1])
+    for regions in levels:
+        scale = (1, config.stem, config.stem)
+        for level, region in enumerate(regions):
+            around = np.subtract(region.shape, _divided(lattice, scale))
+            layers = 2 * 9 + 3 * (level in config.z_kernel_levels)
+            total += layers * config.widths[level] ** 2 * (extents / scale + around).prod(-1)
+            if level < len(config.strides):
+                scale = _multiplied(scale, config.strides[level])
+    return total
+
+
 def _computed_positions(
     config: UNetConfig, tile: Triple, core: Triple
 ) -> tuple[list[int], list[int]]:
-    """Upper bounds of what `encoder_regions` and `decoder_regions` hold, for a core anywhere."""
+    """Upper bounds of what `level_regions` hold, for a core anywhere."""
     z, y, x = ((n - c) // 2 for n, c in zip(tile, core, strict=True))
     middle = Box((z, y, x), (z, y, x)).grow((0, 0, 0), core)
-    whole, network, bounds = Box.of(tile), _layers(config), []
-    for regions in (encoder_regions, decoder_regions):
+    bounds = []
+    for regions in level_regions(_layers(config), Box.of(tile), middle):
         extent, positions = _divided(tile, (1, config.stem, config.stem)), []
-        for region, stride in zip(
-            regions(network, whole, middle), (*config.strides, (1, 1, 1)), strict=False
-        ):
+        for region, stride in zip(regions, (*config.strides, (1, 1, 1)), strict=False):
             extents = (min(n + 2, m) for n, m in zip(region.shape, extent, strict=True))
             positions.append(math.prod(extents))
             extent = _divided(extent, stride)

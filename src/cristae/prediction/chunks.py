@@ -2,20 +2,26 @@
 
 Each file has one gzipped dataset ``vol0``, uint8 (channels, z, y, x). Names say which voxels of the
 prediction it holds, half-open. A file also keeps the fingerprint of its prediction, so that
-writing again leaves alone what is there and never replaces files of other origin unasked.
+writing again leaves alone what is there and never replaces files of other origin unasked. It gets
+its name when it is whole, and is written in pieces of at most `PIECE_BYTES`, whatever its size.
 """
 
+import fcntl
+import io
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import h5py
 
-from cristae.engine.files import write_atomic
-from cristae.engine.progress import log
-from cristae.errors import OutputExistsError, raise_faults
+from cristae.engine.files import full_disk_told, write_atomic
+from cristae.engine.progress import Advance, log, track
+from cristae.errors import BusyError, OutputExistsError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.sources.prediction_chunks import PATTERN
 from cristae.volumes.volume import Volume
@@ -26,7 +32,9 @@ LARGEST: Triple = (128, 512, 512)
 
 _FINGERPRINT = "cristae_prediction"
 _CHUNK: Triple = (32, 128, 128)
-_PIECE: Triple = (64, 1024, 1024)
+
+PIECE_BYTES = 64 << 20
+"""Of a prediction read at a time; one chunk of each channel at least."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class ChunkPlan:
     boxes: dict[str, Box]
     fingerprint: str
     missing: tuple[str, ...]
+
+    def bytes_missing(self, channels: int) -> int:
+        """Upper bound of the bytes to be written."""
+        return channels * sum(self.boxes[name].size for name in self.missing)
 
 
 def plan_chunks(
@@ -87,27 +99,104 @@ def plan_chunks(
 
 
 def write_chunks(prediction: Volume, plan: ChunkPlan) -> None:
-    """Write the chunk files that are missing, each whole or not at all."""
-    for name in plan.missing:
-        box = plan.boxes[name]
+    """Write the chunk files that are missing, each whole or not at all.
 
-        def write(opened: IO[bytes], box: Box = box) -> None:
-            _write_file(opened.name, prediction, box, plan.fingerprint)
+    Raises:
+        BusyError: Another process writes into the folder.
+        DiskSpaceError: The disk is full; the next call goes on with the file that did not fit.
+    """
+    total, missing = (
+        sum(plan.boxes[name].size for name in names) for names in (plan.boxes, plan.missing)
+    )
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        _only_writer(plan.folder),
+        full_disk_told(plan.folder),
+        track("chunk files", total, "voxels", total - missing) as advance,
+    ):
+        for name in plan.missing:
+            box = plan.boxes[name]
 
-        write_atomic(plan.folder / name, write)
+            def write(opened: IO[bytes], box: Box = box) -> None:
+                with _KeptError(opened.name) as raw:
+                    _write_file(raw, prediction, box, plan.fingerprint, advance)
+                raw.tell_error()
+
+            write_atomic(plan.folder / name, write, alone=True)
     log.info("%s: %d chunk files, %d new", plan.folder, len(plan.boxes), len(plan.missing))
 
 
-def _write_file(path: str, prediction: Volume, box: Box, fingerprint: str) -> None:
-    shape = (len(prediction.channels or ()), *box.shape)
-    chunks = (1, *(min(n, most) for n, most in zip(box.shape, _CHUNK, strict=True)))
-    with h5py.File(path, "w") as file:
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that its unfinished files are nobody else's."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"{folder}: another process is writing it") from error
+        yield
+    finally:
+        os.close(held)
+
+
+class _KeptError(io.FileIO):
+    """A file for HDF5, which ends the process where it cannot write what it has yet to write.
+
+    So after a first error nothing is written any more, and the error waits until HDF5 is done.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "r+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of the data, or, after an error, none."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while self.error is None and left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's size, unless an error forbids it."""
+        try:
+            return super().truncate(size) if self.error is None else size or 0
+        except OSError as error:
+            self.error = error
+            return size or 0
+
+    def tell_error(self) -> None:
+        """Raise what was kept."""
+        if self.error is not None:
+            raise self.error
+
+
+def _write_file(
+    raw: _KeptError, prediction: Volume, box: Box, fingerprint: str, advance: Advance
+) -> None:
+    channels = len(prediction.channels or ())
+    z, y, x = (min(n, most) for n, most in zip(box.shape, _CHUNK, strict=True))
+    line = channels * z * y * box.shape[2] * prediction.dtype.itemsize
+    rows = y * max(1, PIECE_BYTES // line)
+    columns = box.shape[2] if line <= PIECE_BYTES else x
+    with h5py.File(raw, "w") as file:
         dataset = file.create_dataset(
-            DATASET, shape, prediction.dtype, chunks=chunks, compression="gzip"
+            DATASET,
+            (channels, *box.shape),
+            prediction.dtype,
+            chunks=(1, z, y, x),
+            compression="gzip",
         )
-        for piece in tile(box, _PIECE):
+        for piece in tile(box, (z, rows, columns)):
             inside = piece.relative_to(box.start)
             dataset[(slice(None), *inside.slices())] = prediction.read(piece)
+            if raw.error is not None:
+                return
+            advance(piece.size)
         file.attrs[_FINGERPRINT] = fingerprint
 
 

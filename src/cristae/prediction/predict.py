@@ -8,7 +8,7 @@ their windows on one grid, which are blended (`windowed`). Reading, computing an
 other block shape, memory or number of workers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
-from cristae.engine.files import check_disk
+from cristae.engine.files import check_disk, full_disk_told
 from cristae.engine.ledger import Ledger, open_ledger, record_fingerprint
 from cristae.engine.progress import log, rate_text
 from cristae.grid import Box, Triple
@@ -42,9 +42,8 @@ from cristae.prediction.grids import Grids, plan_grids
 from cristae.prediction.passes import ImageInput
 from cristae.prediction.precision import settle_precision
 from cristae.prediction.regions import Region
-from cristae.prediction.request import Request
+from cristae.prediction.request import Done, Request
 from cristae.prediction.skip import coarse_size, signal_region
-from cristae.prediction.stream import Profile
 from cristae.prediction.sums import Sweep
 from cristae.prediction.tiled import Job, plan_tiles, run_tiles, tiling_bytes
 from cristae.prediction.tiles import Tiling
@@ -122,12 +121,15 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
         counts = contract.windows.chunks if contract.windows else None
         mark = record_fingerprint(identity)
         plan = plan_chunks(Path(chunks), grids.shape, counts, mark, overwrite)
+    besides = {} if plan is None else {plan.folder: plan.bytes_missing(len(contract.channels))}
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
             update_attributes(out, **_passed_on(models[0], grids))
+            check_disk(out, 0, besides)
         else:
-            _predict(asked, ledger)
+            with full_disk_told(out):
+                _predict(asked, ledger, besides)
     prediction = open_ome_zarr(out)
     if plan is not None:
         write_chunks(prediction, plan)
@@ -187,7 +189,7 @@ def _identity(asked: _Asked) -> dict[str, Any]:
     return {"stage": "predict", "inputs": inputs, "settings": settings}
 
 
-def _predict(asked: _Asked, ledger: Ledger) -> None:
+def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     source, config, contract = asked.source, asked.config, asked.contract
     statistics = _statistics(source, asked.models[0], config)
     regions = _regions(asked, statistics, ledger)
@@ -210,7 +212,7 @@ def _predict(asked: _Asked, ledger: Ledger) -> None:
         plan = plan_tiles(request, _context(contract), ledger)
         needed, scratch = tiling_bytes(plan, request), 0
     promise_memory("predict", needed, asked.resources)
-    check_disk(asked.out, Box.of(grids.shape).size * len(contract.channels) + scratch)
+    check_disk(asked.out, Box.of(grids.shape).size * len(contract.channels) + scratch, besides)
     prediction = create_ome_zarr(
         asked.out,
         shape=grids.shape,
@@ -224,14 +226,15 @@ def _predict(asked: _Asked, ledger: Ledger) -> None:
     runners = tuple(make(precision, device=device) for device in devices)
     del networks, make, on_first
     if isinstance(plan, Sweep):
-        profile, voxels, done = run_windows(plan, image, runners, request, prediction, ledger)
+        done = run_windows(plan, image, runners, request, prediction, ledger)
     else:
-        profile, voxels, done = run_tiles(Job(image, runners, plan, request, prediction), ledger)
-    _report(request, profile, voxels, plan.waste, done)
+        done = run_tiles(Job(image, runners, plan, request, prediction), ledger)
+    waste = done.waste(grids.output_factors)
+    _report(request, done, waste)
     ledger.finish(
         voxels=prediction.size,
-        seconds=round(profile.seconds, 2),
-        voxels_computed_per_voxel=round(plan.waste, 3),
+        seconds=round(done.profile.seconds, 2),
+        voxels_computed_per_voxel=round(waste, 3),
         peak_memory_bytes=peak_memory(),
     )
 
@@ -320,7 +323,8 @@ def _statistics(source: Volume, model: Model, config: PredictConfig) -> Intensit
     return statistics
 
 
-def _report(request: Request, profile: Profile, voxels: int, waste: float, done: str) -> None:
+def _report(request: Request, done: Done, waste: float) -> None:
+    voxels, profile = done.written, done.profile
     log.info(
         "predict: %s, %.1f Mvoxels in %.1f s, %s, %s in %s on %s, %.2f voxels computed a voxel "
         "written; %s; peak memory %.2f GiB",
@@ -328,7 +332,7 @@ def _report(request: Request, profile: Profile, voxels: int, waste: float, done:
         voxels / 1e6,
         profile.seconds,
         rate_text(voxels, profile.seconds, "voxels"),
-        done,
+        done.summary,
         request.precision,
         ", ".join(map(str, request.devices)),
         waste,

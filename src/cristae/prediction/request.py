@@ -16,13 +16,15 @@ from cristae.engine.progress import Advance
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple
 from cristae.networks.device import GRAPH_VOXELS, device_room
-from cristae.networks.ensemble import ensemble_bytes
+from cristae.networks.ensemble import ensemble_bytes, ensemble_work
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grids
-from cristae.prediction.regions import Region
+from cristae.prediction.regions import Occupancy, Region
+from cristae.prediction.resample import Factors
+from cristae.prediction.stream import Profile
 from cristae.volumes.sources.ome_zarr import Layout
 from cristae.volumes.volume import Volume
 
@@ -97,6 +99,11 @@ class Request:
         """Bytes of its own memory that each device may take; None where it has none of its own."""
         return device_room(self.devices)
 
+    @cached_property
+    def occupied(self) -> Occupancy | None:
+        """Which cells hold a voxel inside the regions; None where there are no regions."""
+        return Occupancy(self.regions, self.shape) if self.regions else None
+
     def network_bytes(self, tile: Triple, core: Triple) -> int:
         """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
         of_tile = (tile, core, self.precision, self.devices[0].type)
@@ -105,6 +112,10 @@ class Request:
             # what a member has recorded keeps its memory
             needed += sum(ensemble_bytes([model], *of_tile) for model in self.models)
         return needed
+
+    def work(self, extents: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Multiplications that cores of extents (..., 3) in voxels of the output take."""
+        return ensemble_work(self.models, extents / self.grids.output_factors)
 
     def check_room(self, needed: int) -> None:
         """Refuse what does not fit into a device's memory.
@@ -117,6 +128,31 @@ class Request:
                 f"predict: needs {needed / GIB:.2f} GiB of a GPU's memory, {self.room / GIB:.2f} "
                 f"GiB of {self.devices[0].type} may be taken; --device cpu takes the processor's"
             )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run did.
+
+    Attributes:
+        profile: How long its parts were at work.
+        written: Voxels of the output, one channel.
+        computed: Voxels that went through the network, variants counted.
+        summary: Of what, in words.
+    """
+
+    profile: Profile
+    written: int
+    computed: int
+    summary: str
+
+    def waste(self, factors: Factors) -> float:
+        """Voxels computed a voxel written, both counted on the working grid.
+
+        Args:
+            factors: Working voxel size over the output's.
+        """
+        return self.computed * math.prod(factors) / max(1, self.written)
 
 
 def write_shards(

@@ -14,9 +14,14 @@ from cristae.networks.device import pinned, side_by_side
 from cristae.networks.runner import Runner
 from cristae.networks.unet import Context
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
-from cristae.prediction.regions import Inside, inside_all, region_bytes
-from cristae.prediction.request import FIXED_BYTES, STEP, Request, write_shards
-from cristae.prediction.stream import Profile, stream
+from cristae.prediction.regions import (
+    Inside,
+    inside_all,
+    region_bytes,
+    wanted_part,
+)
+from cristae.prediction.request import FIXED_BYTES, STEP, Done, Request, write_shards
+from cristae.prediction.stream import stream
 from cristae.prediction.tiles import Tiling, choose_tiling, make_tiling
 from cristae.volumes.volume import Volume
 
@@ -36,34 +41,47 @@ class Job:
 
     def read(self, tile: "Tile") -> "Seen | None":
         """The image in a tile's read box, and which voxels are wanted; None where none is."""
-        inside = inside_all(self.request.regions, tile.core)
-        if inside is not None and not inside.any():
-            return None
-        image = self.image.read(self.tiling.read_box(tile.core))
-        return Seen(tile, pinned(image, self.request.devices), inside)
+        inside, part = inside_all(self.request.regions, tile.core), tile.core
+        box = self.tiling.read_box(part)
+        if inside is not None:
+            found = wanted_part(inside, tile.core)
+            if found is None:
+                return None
+            part, box = found, self.tiling.part_box(found)
+            inside = inside[part.relative_to(tile.core.start).slices()]
+        return Seen(part, box, pinned(self.image.read(box), self.request.devices), inside)
 
     def make(self, runner: Runner, seen: "Seen") -> NDArray[np.uint8]:
-        """The core's prediction, 0 where it is not wanted: uint8 (channels, z, y, x)."""
-        levels = self.levels(seen.tile, seen.image, runner)
+        """The prediction of what is wanted of a tile, 0 elsewhere: uint8 (channels, z, y, x)."""
+        levels = self.levels(seen, runner)
         if seen.inside is not None:
             levels *= seen.inside
         return levels
 
-    def levels(self, tile: "Tile", image: NDArray[np.float32], runner: Runner) -> NDArray[np.uint8]:
-        """The core's prediction: uint8 (channels, z, y, x)."""
-        corner, request = self.tiling.read_box(tile.core).start, self.request
-        working = self.tiling.working_core(tile.core)
-        inside = working.relative_to(corner)
-        probabilities = tile_probabilities(runner, image, inside, request.variants, request.combine)
-        cores = to_source_grid(probabilities, working, tile.core, self.tiling.factors)
-        return quantise(cores, request.truncate)
+    def levels(self, seen: "Seen", runner: Runner) -> NDArray[np.uint8]:
+        """The prediction of the part: uint8 (channels, z, y, x)."""
+        request, working = self.request, self.tiling.working_core(seen.part)
+        inside = working.relative_to(seen.box.start)
+        probabilities = tile_probabilities(
+            runner, seen.image, inside, request.variants, request.combine
+        )
+        parts = to_source_grid(probabilities, working, seen.part, self.tiling.factors)
+        return quantise(parts, request.truncate)
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What is read for a tile: the image (z, y, x), and which voxels of the core are wanted."""
+    """What is read for a tile.
 
-    tile: "Tile"
+    Attributes:
+        part: The part of its core that is wanted, all of it where there is no region.
+        box: What is read for that, in working voxels.
+        image: The image (z, y, x) there.
+        inside: Which voxels of the part are wanted.
+    """
+
+    part: Box
+    box: Box
     image: NDArray[np.float32]
     inside: Inside | None
 
@@ -82,13 +100,13 @@ Group = tuple[Tile, NDArray[np.uint8]]
 """The last tile of a group, and the group's levels (channels, z, y, x)."""
 
 
-def run_tiles(job: Job, ledger: Ledger) -> tuple[Profile, int, str]:
-    """Read, compute and write the tiles; how long that took, the voxels written, and a summary."""
+def run_tiles(job: Job, ledger: Ledger) -> Done:
+    """Read, compute and write the tiles."""
     tiles = _tiles_to_do(job.tiling, ledger)
     missing = sum(shard.size for tile in tiles for shard in tile.missing)
     total = job.prediction.size
     buffers: list[NDArray[np.uint8]] = []
-    skipped, step = 0, len(job.runners)
+    computed, skipped, step = 0, 0, len(job.runners)
     rounds = [tiles[first : first + step] for first in range(0, len(tiles), step)]
 
     with track("predict", total, "voxels", total - missing) as advance:
@@ -97,7 +115,7 @@ def run_tiles(job: Job, ledger: Ledger) -> tuple[Profile, int, str]:
             return [job.read(tile) for tile in tiles]
 
         def compute(tiles: list[Tile], seen: list[Seen | None]) -> list[Group] | None:
-            nonlocal skipped
+            nonlocal computed, skipped
             found = iter(side_by_side(job.make, job.runners, [each for each in seen if each]))
             groups = []
             for tile, each in zip(tiles, seen, strict=True):
@@ -106,7 +124,8 @@ def run_tiles(job: Job, ledger: Ledger) -> tuple[Profile, int, str]:
                     buffers.append(np.zeros(shape, np.uint8))
                 skipped += each is None
                 if each is not None:
-                    place = tile.core.relative_to(tile.group.start)
+                    computed += each.box.size * job.request.variants
+                    place = each.part.relative_to(tile.group.start)
                     buffers[-1][(slice(None), *place.slices())] = next(found)
                 if tile.missing:
                     groups.append((tile, buffers.pop()))
@@ -120,13 +139,19 @@ def run_tiles(job: Job, ledger: Ledger) -> tuple[Profile, int, str]:
     what = f"{len(tiles)} tiles"
     if job.request.regions:
         what += f" ({skipped} of them empty by the mask or the coarse pass, not computed)"
-    return profile, missing, what
+    return Done(profile, missing, computed, what)
 
 
 def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     """Tiles as the user wants them, as an interrupted run had them, or as memory allows them."""
     shape, factors, limit = request.shape, request.grids.output_factors, request.memory_limit
-    shard = request.shard
+    shard, occupied = request.shard, request.occupied
+
+    def work(tiling: Tiling) -> float:
+        if occupied is None:
+            return tiling.waste
+        low, high = occupied.hulls(tiling.spans)
+        return float(request.work(high - low).sum())
 
     def fits(tiling: Tiling) -> bool:
         if request.room is not None and (
@@ -139,7 +164,8 @@ def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     if request.block_shape is not None:
         tiling = make_tiling(shape, shard, context, factors, request.block_shape)
     else:
-        tiling = choose_tiling(shape, shard, context, factors, fits)
+        smallest = (1, 1, 1) if occupied is None else occupied.cell
+        tiling = choose_tiling(shape, shard, context, factors, fits, work, smallest)
         if before:
             z, y, x = next(iter(before.values()))
             again = make_tiling(shape, shard, context, factors, (z, y, x))
@@ -147,18 +173,34 @@ def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     request.check_room(device_bytes(tiling, request))
     if not before:
         ledger.mark("core", "first", list(tiling.core))
+    _tell(tiling, request)
+    return tiling
+
+
+def _tell(tiling: Tiling, request: Request) -> None:
+    """Say which tiles there are, what they cost, and why."""
+    waste, kept, occupied = tiling.waste, "", request.occupied
+    if occupied is not None:
+        parts = [
+            Box((a[0], a[1], a[2]), (b[0], b[1], b[2]))
+            for a, b in zip(*(ends.tolist() for ends in occupied.hulls(tiling.spans)), strict=True)
+        ]
+        computed = sum(tiling.part_box(part).size for part in parts)
+        waste = computed * math.prod(tiling.factors) / math.prod(tiling.shape)
+        kept = f", {len(parts)} of them with something to predict, of which only that is"
     log.info(
-        "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d; %.2f voxels computed a voxel written "
-        "(halo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
+        "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d%s; %.2f voxels computed a voxel written "
+        "(%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
         tiling.count(),
         *tiling.read,
         *tiling.core,
-        tiling.waste,
-        *context.halo_vx,
-        limit / GIB,
+        kept,
+        waste * request.variants,
+        f"{request.variants} variants, " if request.variants > 1 else "",
+        *tiling.context.halo_vx,
+        request.memory_limit / GIB,
         "" if request.room is None else f", and {request.room / GIB:.1f} GiB of a GPU's memory,",
     )
-    return tiling
 
 
 def device_bytes(tiling: Tiling, request: Request) -> int:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from cristae.errors import InputError
-from cristae.grid import Box, Triple, tile
+from cristae.grid import Box, Triple, snap, tile
 from cristae.networks.unet import Context
+from cristae.prediction.regions import Spans
 from cristae.prediction.resample import Factors, Interval, source_taps
 
 HALVINGS = 6
@@ -74,19 +75,27 @@ class Tiling:
 
     def read_box(self, core: Box) -> Box:
         """The box read for a core, in working voxels; it may reach outside the volume."""
-        halo, lattice = self.context.halo_vx, self.context.lattice
+        start = self.part_box(core).start
+        return Box(start, start).grow((0, 0, 0), self.read)
+
+    def part_box(self, part: Box) -> Box:
+        """The box read where no more than a part of a core is wanted, no larger than it must be."""
+        return snap(self.working_core(part).grow(self.context.halo_vx), self.context.lattice)
+
+    @property
+    def spans(self) -> tuple[Spans, Spans, Spans]:
+        """The cores' extents along z, y and x; each combination is a core."""
         z, y, x = (
-            (a - h) // step * step
-            for a, h, step in zip(self.working_core(core).start, halo, lattice, strict=True)
+            tuple(zip(starts, [*starts[1:], n], strict=True))
+            for n, starts in zip(
+                self.shape, map(_starts, self.shape, self.shard, self.core), strict=True
+            )
         )
-        return Box((z, y, x), (z, y, x)).grow((0, 0, 0), self.read)
+        return z, y, x
 
     def count(self) -> int:
         """Number of cores."""
-        return math.prod(
-            sum(len(range(a, min(a + g, n), c)) for a in range(0, n, g))
-            for n, g, c in zip(self.shape, self.group, self.core, strict=True)
-        )
+        return math.prod(map(len, self.spans))
 
     @property
     def waste(self) -> float:
@@ -124,8 +133,10 @@ def choose_tiling(
     context: Context,
     factors: Factors,
     fits: Callable[[Tiling], bool],
+    work: Callable[[Tiling], float],
+    smallest: Triple = (1, 1, 1),
 ) -> Tiling:
-    """The tiling with the least voxels to compute among those that fit the memory.
+    """The tiling with the least work among those that fit the memory.
 
     Cores of whole shards, of the whole extent, or of shards halved a few times are compared along
     each axis; of equally good ones the smallest is taken.
@@ -136,6 +147,8 @@ def choose_tiling(
         context: Of the network.
         factors: From `working_factors`.
         fits: Whether a tiling can be afforded.
+        work: What a tiling takes.
+        smallest: Cores of less are compared only where no others fit, and by their `waste`.
 
     Returns:
         The best one, or the smallest of all where none fits.
@@ -149,7 +162,10 @@ def choose_tiling(
     fitting = [tiling for tiling in tilings if fits(tiling)]
     if not fitting:
         return min(tilings, key=lambda tiling: math.prod(tiling.read))
-    return min(fitting, key=lambda tiling: (tiling.waste, math.prod(tiling.read)))
+    large = [t for t in fitting if all(map(int.__ge__, t.core, map(min, smallest, shape)))]
+    if not large:
+        return min(fitting, key=lambda tiling: (tiling.waste, math.prod(tiling.read)))
+    return min(large, key=lambda tiling: (work(tiling), math.prod(tiling.read)))
 
 
 def _with_axes(tiling: Tiling, axes: Sequence[tuple[int, int]]) -> Tiling:

@@ -30,8 +30,8 @@ from cristae.networks.runner import Runner
 from cristae.networks.windows import Floats, WindowRecipe, window_axes
 from cristae.prediction.passes import ImageInput, tile_probabilities
 from cristae.prediction.regions import Occupancy, inside_all, region_bytes
-from cristae.prediction.request import FIXED_BYTES, STEP, Request, write_shards
-from cristae.prediction.stream import Profile, stream
+from cristae.prediction.request import FIXED_BYTES, STEP, Done, Request, write_shards
+from cristae.prediction.stream import stream
 from cristae.prediction.sums import Rows, Sums, Sweep
 from cristae.volumes.intensity import normalise
 from cristae.volumes.volume import Array, Volume, read_reflected, reflect
@@ -102,15 +102,21 @@ def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Swee
     fits = sweep_bytes(sweep, request) <= request.memory_limit
     sweep = sweep if fits else replace(sweep, folder=ledger.scratch)
     request.check_room(_window_bytes(request, recipe.shape))
+    share, kept = 1.0, ""
+    if request.occupied is not None:
+        rows = _rows_to_do(sweep, tile(Box.of(shape), sweep.shard), request.occupied)
+        wanted = sum(len(row.columns) for row in rows)
+        share, kept = wanted / sweep.count, f", {wanted} of them with something to predict"
     log.info(
-        "predict: %d windows of %dx%dx%d, stride %dx%dx%d, %s blending, %d variants; %.1f voxels "
+        "predict: %d windows of %dx%dx%d, stride %dx%dx%d, %s blending, %d variants%s; %.1f voxels "
         "computed a voxel written; sums wait %s (%.1f GiB allowed)",
         sweep.count,
         *recipe.shape,
         *recipe.stride,
         recipe.blending,
         request.variants,
-        sweep.waste,
+        kept,
+        share * sweep.waste,
         "in memory" if fits else f"on disk, {scratch_bytes(sweep) / GIB:.1f} GiB",
         request.memory_limit / GIB,
     )
@@ -124,12 +130,11 @@ def run_windows(
     request: Request,
     prediction: Volume,
     ledger: Ledger,
-) -> tuple[Profile, int, str]:
-    """Read, compute and write; how long that took, the voxels written, and a summary."""
+) -> Done:
+    """Read, compute and write the windows."""
     done = ledger.done(STEP)
     missing = [s for s in tile(Box.of(sweep.shape), sweep.shard) if str(s) not in done]
-    occupied = Occupancy(request.regions, sweep.shape) if request.regions else None
-    rows = _rows_to_do(sweep, missing, occupied)
+    rows = _rows_to_do(sweep, missing, request.occupied)
     windows = sum(len(row.columns) for row in rows)
     strips = Strips(image, keep=sweep.folder is None)
     sums = Sums(sweep, missing, request.truncate)
@@ -149,9 +154,10 @@ def run_windows(
             rows, lambda row: strips.read(row.box) if row.columns else None, compute, write
         )
     what = f"{windows} windows"
-    if occupied is not None:
+    if request.regions:
         what += f" (of {sweep.count}; those without a voxel in the mask are not computed)"
-    return profile, sum(shard.size for shard in missing), what
+    computed = windows * math.prod(sweep.recipe.shape) * sweep.variants
+    return Done(profile, sum(shard.size for shard in missing), computed, what)
 
 
 def sweep_bytes(sweep: Sweep, request: Request) -> int:

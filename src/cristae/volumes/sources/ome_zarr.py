@@ -5,6 +5,8 @@ Shards of zeros only are not stored. Inside a shard lie chunks, the read unit.
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,6 +27,9 @@ CHUNK: Triple = (32, 128, 128)
 SHARD: Triple = (64, 512, 512)
 ZSTD_LEVEL = 1
 AXES = ("z", "y", "x")
+
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
+"""How tensorstore says which error of the system a write met."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,20 @@ class ZarrReader:
         return array.astype(plain_dtype(array.dtype), copy=False)
 
     def write(self, box: Box, array: Array) -> None:
-        """Put a box on disk."""
+        """Put a box on disk.
+
+        Raises:
+            OSError: The system refuses, as where the disk is full.
+        """
         # not copied: with the result nothing refers to the array any more
         store = self._store()[(..., *box.slices())]
-        store.write(array, can_reference_source_data_indefinitely=True).result()
+        try:
+            store.write(array, can_reference_source_data_indefinitely=True).result()
+        except ValueError as error:
+            if found := _SYSTEM_ERROR.search(str(error)):
+                code = int(found[1])
+                raise OSError(code, os.strerror(code), self.path) from error
+            raise
 
     def _store(self) -> Any:
         return _open_store(self.path, self.driver, self.stamp)
