@@ -1,6 +1,7 @@
 """The stage: scores as a value and as files, done once, the same however it is computed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -270,6 +271,20 @@ def test_missing_tables_are_made_again(labels, serial, tmp_path):
     evaluate_volume(found, true, ScoreFiles(out, tables), config=QUICK, resources=serial)
     assert len(read_matches(tables).truth["truth"]) > 0
     assert out.read_bytes() == written
+
+
+def test_tables_of_another_evaluation_are_not_taken_for_its_own(labels, serial, tmp_path):
+    found, true = volumes_of(labels)
+    other, _ = volumes_of(labels, 2)
+    options = {"config": QUICK, "resources": serial}
+    one, two = (ScoreFiles(tmp_path / f"{i}.json", tmp_path / "errors") for i in (1, 2))
+    scores = evaluate_volume(found, true, one, **options)
+    evaluate_volume(other, true, two, **options)
+    with pytest.raises(OutputExistsError, match="errors: holds tables of another evaluation"):
+        evaluate_volume(found, true, one, **options)
+    again = evaluate_volume(found, true, replace(one, overwrite=True), **options)
+    assert plain(again) == plain(scores)
+    assert evaluate_volume(found, true, one, **options).tables is not None
 
 
 def test_other_inputs_and_settings_are_refused(labels, serial, tmp_path):

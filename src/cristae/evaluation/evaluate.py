@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger, fingerprint_of, open_ledger
 from cristae.engine.progress import log
-from cristae.errors import InputError
+from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
 from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.label_runs import relabelled
@@ -40,7 +41,7 @@ from cristae.evaluation.scoring import (
 from cristae.evaluation.tables import (
     MatchTables,
     Place,
-    has_matches,
+    matches_fingerprint,
     precision_recall_of,
     read_matches,
     read_scores,
@@ -159,7 +160,8 @@ def evaluate_volume(
     Raises:
         ConfigError: Settings out of range.
         InputError: Volumes that cannot be compared; all faults at once.
-        OutputExistsError: The file exists and was made of other inputs or settings.
+        OutputExistsError: The file exists and was made of other inputs or settings, or the folder
+            holds tables of another evaluation.
     """
     config = EvaluateConfig() if config is None else config
     check_evaluate_config(config)
@@ -177,7 +179,7 @@ def evaluate_volume(
         out.json, stage="evaluate", inputs=inputs, settings=settings, overwrite=out.overwrite
     ) as ledger:
         if ledger.state == "done":
-            if out.csv_dir is None or has_matches(out.csv_dir):
+            if _tables_are_there(out.csv_dir, ledger.summary):
                 log.info("%s: already done", out.json)
                 return load_scores(out.json, out.csv_dir)
             ledger.reopen()
@@ -186,8 +188,20 @@ def evaluate_volume(
         ranking = table.mean_scores if given is None else given_scores(table, given)
         result = scores_of_table(table, _place_of(volumes), config, ranking, lengths=lengths)
         write_scores(result, out.json, out.csv_dir)
-        ledger.finish(ranked_by=result.ranked_by)
+        tables = None if out.csv_dir is None else matches_fingerprint(out.csv_dir)
+        ledger.finish(ranked_by=result.ranked_by, tables=tables)
     return result
+
+
+def _tables_are_there(folder: Path | None, summary: Mapping[str, Any]) -> bool:
+    """Whether no table has to be written; none is taken for another evaluation's."""
+    found = None if folder is None else matches_fingerprint(folder)
+    if found is not None and found != summary.get("tables", found):
+        raise OutputExistsError(
+            f"{folder}: holds tables of another evaluation, or changed ones; "
+            "--overwrite replaces them"
+        )
+    return folder is None or found is not None
 
 
 def _check_categories(categories: Mapping[int, str] | None) -> None:

@@ -5,6 +5,7 @@ table: written as CSV files and read back they give the same scores (`overlaps_o
 volumes of a run can be pooled without looking at voxels again.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cristae.engine.ledger import fingerprint_of
 from cristae.errors import SourceNotFoundError, raise_faults
 from cristae.evaluation.matching import KINDS, MISSING, Associations, Codes
 from cristae.evaluation.metrics import Curve, Matches, Rows, best_prediction
@@ -155,9 +157,12 @@ def write_matches(tables: MatchTables, folder: Path) -> None:
         write_table(folder / file, getattr(tables, name))
 
 
-def has_matches(folder: Path) -> bool:
-    """Whether a folder holds all tables."""
-    return all((folder / file).is_file() for file in _FILES.values())
+def matches_fingerprint(folder: Path) -> str | None:
+    """Identity of the tables that a folder holds; None where one is missing."""
+    files = [folder / file for file in _FILES.values()]
+    if not all(file.is_file() for file in files):
+        return None
+    return fingerprint_of([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
 
 
 def read_matches(folder: Path) -> MatchTables:
