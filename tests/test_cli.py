@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from cristae import cli
-from cristae.networks.model import model_card, named_models
+from cristae.networks.shipped import model_card, named_models
 from cristae.volumes.sources import open_volume
 
 

@@ -7,15 +7,15 @@ import torch
 
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.networks import model as model_module
+from cristae.networks import shipped
 from cristae.networks.model import (
     Model,
     load_model,
-    model_card,
     model_network,
-    named_models,
     retune_model,
     save_model,
 )
+from cristae.networks.shipped import model_card, named_models
 from cristae.networks.unet import UNetConfig
 
 CONFIG = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
@@ -134,7 +134,7 @@ def test_an_interrupted_write_leaves_the_old_file(model, tmp_path, monkeypatch):
 def test_unknown_names_list_the_known_ones(tmp_path, monkeypatch, model):
     save_model(model, tmp_path / "fine.pt")
     (tmp_path / "fine.md").write_text("# fine\n")
-    monkeypatch.setattr(model_module, "_WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     assert list(named_models()) == ["fine"]
     assert model_card("fine") == "# fine\n"
     assert load_model("fine").fingerprint == model.fingerprint
@@ -240,10 +240,10 @@ def test_counts_of_voxels_keep_their_volume(model, tmp_path):
 
 
 def test_models_of_the_package_are_not_retuned(tmp_path):
-    shipped = next(iter(named_models().values()))
-    before = shipped.stat().st_mtime_ns
+    path = next(iter(named_models().values()))
+    before = path.stat().st_mtime_ns
     with pytest.raises(InputError, match="copy it"):
-        retune_model(shipped, "mitoem", {})
+        retune_model(path, "mitoem", {})
     with pytest.raises(SourceNotFoundError, match="no such model file"):
         retune_model(tmp_path / "none.pt", "mitoem", {})
-    assert shipped.stat().st_mtime_ns == before
+    assert path.stat().st_mtime_ns == before

@@ -145,7 +145,7 @@ def plan(
 
 def models() -> None:
     """List the weights that come with cristae, with their cards."""
-    from cristae.networks.model import model_card, named_models
+    from cristae.networks.shipped import model_card, named_models
 
     for name, path in named_models().items():
         typer.echo(f"{name}\n{path}\n\n{model_card(name)}")

@@ -8,12 +8,11 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
     network         the kind of network: "unet", or "pytc" for PyTorch Connectomics v1's
     network_config  its configuration, plain
     windows         the windows it is run on; null where any tile will do
-    channels, working_voxel_size_nm, intensity, decoder, thresholds, card
+    channels, working_voxel_size_nm, intensity, decoder, thresholds, card,
+    threshold_voxel_size_nm, variants    as `Model` has them
     offsets         (z, y, x) of the voxel each affinity channel joins a voxel to; else empty
     stored_as       "float32" or "float16": how the convolutions' weights lie in the file
     state_dict      tensors by name
-
-Named models are files of the package, ``weights/NAME.pt``, each with a card ``NAME.md`` beside it.
 """
 
 import hashlib
@@ -35,6 +34,7 @@ from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network
+from cristae.networks.shipped import find_model, is_shipped
 from cristae.networks.unet import UNet, UNetConfig, build_network
 from cristae.networks.windows import Variants, WindowRecipe, recipe_faults
 
@@ -50,7 +50,6 @@ Network = UNet | PytcNetwork
 StoredAs = Literal["float32", "float16"]
 VoxelSize = tuple[float | None, float | None, float | None]
 
-_WEIGHTS = Path(__file__).parent / "weights"
 _TUNED = ("decoder", "thresholds", "threshold_voxel_size_nm")
 _KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "pytc": PytcConfig}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -196,14 +195,14 @@ def load_model(path_or_name: str | Path) -> Model:
     """Read a model file, or a model of the package by its name.
 
     Args:
-        path_or_name: A path, or one of `named_models`. A name wins over a file of the same name in
-            the working folder; write ``./NAME`` for that.
+        path_or_name: A path, or one of `shipped.named_models`. A name wins over a file of the same
+            name in the working folder; write ``./NAME`` for that.
 
     Raises:
         SourceNotFoundError: Neither a file nor a known name; the known names are listed.
         InputError: Not a model file, one of a newer format, or one with missing or unfit parts.
     """
-    path = _find(path_or_name)
+    path = find_model(path_or_name)
     tree = _read(path)
     version = tree.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -275,7 +274,7 @@ def retune_model(
     path = Path(path)
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such model file")
-    if path.resolve().parent == _WEIGHTS.resolve():
+    if is_shipped(path):
         raise InputError(f"{path}: a model of the package; copy it and change the copy")
     model = load_model(path)
     stored_as: StoredAs = _read(path)["stored_as"]
@@ -286,40 +285,6 @@ def retune_model(
     old = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
     card = {**model.card, "earlier_thresholds": [*model.card.get("earlier_thresholds", []), old]}
     return save_model(replace(tuned, card=card), path, stored_as=stored_as)
-
-
-def named_models() -> dict[str, Path]:
-    """The models that come with the package: their files by name, in alphabetical order."""
-    return {path.stem: path for path in sorted(_WEIGHTS.glob("*.pt"))}
-
-
-def model_card(name: str) -> str:
-    """The card (Markdown) of a model that comes with the package; empty where it has none.
-
-    Raises:
-        SourceNotFoundError: An unknown name; the known ones are listed.
-    """
-    if name not in named_models():
-        raise SourceNotFoundError(f"{name}: {_known()}")
-    card = _WEIGHTS / f"{name}.md"
-    return card.read_text() if card.is_file() else ""
-
-
-def _find(path_or_name: str | Path) -> Path:
-    named = named_models()
-    if isinstance(path_or_name, str) and path_or_name in named:
-        return named[path_or_name]
-    path = Path(path_or_name)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise InputError(f"{path}: a folder found, expected a model file")
-    raise SourceNotFoundError(f"{path}: no such model file, and {_known()}")
-
-
-def _known() -> str:
-    names = ", ".join(named_models())
-    return f"no model has that name (known names: {names or 'none in this installation'})"
 
 
 def _read(path: Path) -> dict[str, Any]:
