@@ -183,7 +183,10 @@ def test_transposes_need_equal_steps_in_the_plane(make_model, texture, tmp_path)
     config = PredictConfig(variants=8)
     with pytest.raises(InputError, match=r"variants 8: the network steps \(4, 8\)"):
         predict_volume(
-            open_volume(texture((2, 16, 16))), make_model(network), tmp_path / "p", config=config
+            open_volume(texture((2, 16, 16))),
+            make_model(network),
+            tmp_path / "p.zarr",
+            config=config,
         )
 
 
@@ -477,3 +480,25 @@ def test_suspected_inversion_is_warned_of(make_model, texture, tmp_path, caplog,
         volume, make_model(), tmp_path / "b.zarr", config=PredictConfig(invert=True), resources=ONE
     )
     assert "--invert" not in caplog.text
+
+
+def test_places_that_cannot_be_written_are_named_before_work(make_model, texture, tmp_path):
+    volume, model, file = open_volume(texture((2, 16, 16))), make_model(), tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError) as error:
+        predict_volume(volume, model, tmp_path / "p.tif", chunks=file)
+    assert "p.tif: expected a name that ends with .zarr" in str(error.value)
+    assert "file: a file found, expected a folder" in str(error.value)
+    with pytest.raises(InputError, match=r"file/p\.zarr: cannot be made here"):
+        predict_volume(volume, model, file / "p.zarr")
+
+
+def test_grey_values_that_cannot_be_read_are_named(make_model, texture, tmp_path):
+    array = texture((2, 16, 16)).astype(np.float32)
+    array[1, 3, 3] = np.nan
+    flat, options = np.full(array.shape, 7, np.uint8), {"config": FLOAT32, "resources": ONE}
+    for grey, message in ((array, "array, box .*NaN"), (flat, "array: .*one grey value")):
+        with pytest.raises(InputError, match=message):
+            predict_volume(
+                open_volume(grey), make_model(), tmp_path / f"{grey.dtype}.zarr", **options
+            )

@@ -153,6 +153,8 @@ def test_tiles_are_chosen_by_what_is_wanted_of_them(make_model, texture, predict
     summary = found.attributes["record"]["summary"]
     assert summary["voxels_computed_per_voxel"] == pytest.approx(share, abs=1e-3)
     box = Box((0, 380, 880), (8, 460, 980))
+    cells = predict(volume, model, mask=open_volume(mask), block_shape=(8, 40, 512)).read(box)
+    assert np.abs(found.read(box).astype(int) - cells).max() <= 1
     near = predict(volume, model, mask=open_volume(mask), block_shape=(8, 512, 1024)).read(box)
     assert near.any()
     difference = np.abs(found.read(box).astype(int) - near)

@@ -391,6 +391,9 @@ def test_a_mask_leaves_out_windows_and_clears(
     assert found.read().any()
     count = math.prod(len(axis.starts) for axis in window_axes(RECIPE, volume.shape))
     assert 0 < len(calls) < count / 2
+    assert found.attributes["record"]["summary"]["voxels_computed_per_voxel"] == pytest.approx(
+        len(calls) * math.prod(RECIPE.shape) / (9 * 40 * 41), abs=1e-3
+    )
 
 
 def test_several_checkpoints_are_averaged(pytc_model, texture, tmp_path):

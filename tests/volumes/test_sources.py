@@ -321,7 +321,7 @@ def test_tiff_axes(tmp_path: Path, compression: str | None) -> None:
     one = open_volume(path, index={"t": 0, "c": 1})
     assert np.array_equal(one.read(), hyper[0, :, 1])
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((8, 9, 3), np.uint8), photometric="rgb")
-    with pytest.raises(InputError, match="y and x last"):
+    with pytest.raises(InputError, match="3 colours a pixel found, expected grey values"):
         open_volume(tmp_path / "b.tif")
 
 

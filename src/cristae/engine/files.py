@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
     """The JSON tree of a file; None where there is no such file."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from cristae.engine.files import merge_attributes, read_json, remove_tree, write_json
-from cristae.errors import BusyError, OutputExistsError
+from cristae.errors import BusyError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
 
@@ -106,7 +106,10 @@ class Ledger:
         self._log = self._lock = None
 
     def _begin(self, state: State) -> None:
-        self.scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.output}: cannot be made here: {error}") from error
         self._take_lock()
         write_json(self._work / "identity.json", self._identity)
         self._done = _read_marks(self._work / "done.jsonl")
@@ -145,6 +148,7 @@ def open_ledger(
     Raises:
         OutputExistsError: The output exists and is of another identity (what differs is named), or
             was not made by cristae. A folder that was not made by cristae is never removed.
+        InputError: There is no writing where it should lie.
         BusyError: Another process is writing it.
     """
     output = Path(output)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +108,16 @@ def check_request(
     if config.skip_empty and source.voxel_size_nm is None:
         faults.append("skip_empty: voxel size unknown: give it with --voxel-size Z,Y,X")
     raise_faults(source.name, faults)
+
+
+def check_places(out: Path, chunks: Path | None) -> None:
+    """Raise one InputError for all that is wrong with where the output goes."""
+    faults = []
+    if out.suffix != ".zarr":
+        faults.append(f"output {out}: expected a name that ends with .zarr")
+    if chunks is not None and chunks.exists() and not chunks.is_dir():
+        faults.append(f"chunks {chunks}: a file found, expected a folder or nothing")
+    raise_faults("predict", faults)
 
 
 def _source_faults(source: Volume, model: Model, contract: Contract) -> list[str]:

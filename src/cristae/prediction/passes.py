@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.networks.ensemble import finish_fold, fold
 from cristae.networks.runner import Runner
@@ -80,13 +81,20 @@ class ImageInput:
         grey = read_reflected(self.source, reach)
         image = np.empty((grey.shape[0], *box.shape[1:]), np.float32)
         for slab in _slabs(grey):
-            plane: Floats = normalise(grey[slab], self.statistics, self.rule, self.invert)
+            plane = self._normalised(grey[slab], reach)
             if along_y is not None:
                 plane = apply_taps(plane, 1, along_y, reach.start[1])
             if along_x is not None:
                 plane = apply_taps(plane, 2, along_x, reach.start[2])
             image[slab] = plane
         return image if along_z is None else apply_taps(image, 0, along_z, reach.start[0])
+
+    def _normalised(self, grey: Array, box: Box) -> Floats:
+        try:
+            found: Floats = normalise(grey, self.statistics, self.rule, self.invert)
+        except InputError as error:
+            raise InputError(f"{self.source.name}, box {box}: {error}") from error
+        return found
 
 
 def tile_variants(count: Variants) -> list[Variant]:

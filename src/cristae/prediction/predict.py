@@ -22,6 +22,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk, full_disk_told
 from cristae.engine.ledger import Ledger, open_ledger, record_fingerprint
 from cristae.engine.progress import log, rate_text
+from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.device import find_devices, prepare_devices
 from cristae.networks.ensemble import ensemble_contract, make_ensemble
@@ -32,6 +33,7 @@ from cristae.networks.unet import Context
 from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
     PredictConfig,
+    check_places,
     check_request,
     mask_region,
     plain_settings,
@@ -109,6 +111,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
         DiskSpaceError: No room for the output.
     """
     resources, out = resources or Resources(), Path(out)
+    chunks = None if chunks is None else Path(chunks)
+    check_places(out, chunks)
     models = (model,) if isinstance(model, Model) else tuple(model)
     contract = ensemble_contract(models)
     config = resolve_config(config or PredictConfig(), contract)
@@ -120,7 +124,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     if chunks is not None:
         counts = contract.windows.chunks if contract.windows else None
         mark = record_fingerprint(identity)
-        plan = plan_chunks(Path(chunks), grids.shape, counts, mark, overwrite)
+        plan = plan_chunks(chunks, grids.shape, counts, mark, overwrite)
     besides = {} if plan is None else {plan.folder: plan.bytes_missing(len(contract.channels))}
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
@@ -302,7 +306,10 @@ def _passed_on(model: Model, grids: Grids) -> dict[str, Any]:
 def _statistics(source: Volume, model: Model, config: PredictConfig) -> IntensityStatistics:
     """Grey statistics of the volume; refuses one without contrast, warns of a wrong one."""
     statistics = sample_intensity(source)
-    normalise(np.zeros(1, source.dtype), statistics, model.intensity, config.invert)
+    try:
+        normalise(np.zeros(1, source.dtype), statistics, model.intensity, config.invert)
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from error
     if statistics.inverted_suspected and not config.invert:
         log.warning(
             "%s: membranes look brighter than their surroundings; if so, --invert turns the "

@@ -1,7 +1,7 @@
 """Prediction in tiles, for networks whose answer does not depend on the tile."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from cristae.networks.runner import Runner
 from cristae.networks.unet import Context
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
 from cristae.prediction.regions import (
+    Hulls,
     Inside,
     inside_all,
     region_bytes,
@@ -145,13 +146,11 @@ def run_tiles(job: Job, ledger: Ledger) -> Done:
 def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     """Tiles as the user wants them, as an interrupted run had them, or as memory allows them."""
     shape, factors, limit = request.shape, request.grids.output_factors, request.memory_limit
-    shard, occupied = request.shard, request.occupied
+    shard = request.shard
 
     def work(tiling: Tiling) -> float:
-        if occupied is None:
-            return tiling.waste
-        low, high = occupied.hulls(tiling.spans)
-        return float(request.work(high - low).sum())
+        parts = _parts(tiling, request)
+        return tiling.waste if parts is None else float(request.work(parts[1] - parts[0]).sum())
 
     def fits(tiling: Tiling) -> bool:
         if request.room is not None and (
@@ -164,7 +163,7 @@ def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     if request.block_shape is not None:
         tiling = make_tiling(shape, shard, context, factors, request.block_shape)
     else:
-        smallest = (1, 1, 1) if occupied is None else occupied.cell
+        smallest = (1, 1, 1) if request.occupied is None else request.occupied.cell
         tiling = choose_tiling(shape, shard, context, factors, fits, work, smallest)
         if before:
             z, y, x = next(iter(before.values()))
@@ -177,24 +176,48 @@ def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
     return tiling
 
 
+def _parts(tiling: Tiling, request: Request) -> Hulls | None:
+    """What is wanted of each core; None where all is, or where cores are smaller than cells."""
+    if request.occupied is None:
+        return None
+    smallest = zip(tiling.core, request.occupied.cell, tiling.shape, strict=True)
+    if any(core < min(cell, extent) for core, cell, extent in smallest):
+        return None
+    return request.occupied.hulls(tiling.spans)
+
+
+def _largest_part(tiling: Tiling, request: Request) -> Tiling:
+    """The tiling with cores as large as what is wanted of any, for what memory they take."""
+    parts = _parts(tiling, request)
+    if parts is None:
+        return tiling
+    z, y, x = (parts[1] - parts[0]).max(axis=0, initial=1).tolist()
+    needed = tiling.part_box(Box.of((z, y, x))).grow((0, 0, 0), tiling.context.lattice).shape
+    rz, ry, rx = (min(pair) for pair in zip(needed, tiling.read, strict=True))
+    return replace(tiling, core=(z, y, x), read=(rz, ry, rx))
+
+
 def _tell(tiling: Tiling, request: Request) -> None:
     """Say which tiles there are, what they cost, and why."""
-    waste, kept, occupied = tiling.waste, "", request.occupied
-    if occupied is not None:
-        parts = [
+    waste, kept, parts = tiling.waste, "", _parts(tiling, request)
+    if parts is not None:
+        boxes = [
             Box((a[0], a[1], a[2]), (b[0], b[1], b[2]))
-            for a, b in zip(*(ends.tolist() for ends in occupied.hulls(tiling.spans)), strict=True)
+            for a, b in zip(parts[0].tolist(), parts[1].tolist(), strict=True)
         ]
-        computed = sum(tiling.part_box(part).size for part in parts)
+        computed = sum(tiling.part_box(box).size for box in boxes)
         waste = computed * math.prod(tiling.factors) / math.prod(tiling.shape)
-        kept = f", {len(parts)} of them with something to predict, of which only that is"
+        kept = f", {len(boxes)} of them with something to predict, of which only that is"
+    elif request.regions:
+        kept = ", those with nothing to predict left out"
     log.info(
-        "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d%s; %.2f voxels computed a voxel written "
-        "(%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
+        "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d%s; %s%.2f voxels computed a voxel "
+        "written (%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
         tiling.count(),
         *tiling.read,
         *tiling.core,
         kept,
+        "at most " if request.regions and parts is None else "",
         waste * request.variants,
         f"{request.variants} variants, " if request.variants > 1 else "",
         *tiling.context.halo_vx,
@@ -205,10 +228,11 @@ def _tell(tiling: Tiling, request: Request) -> None:
 
 def device_bytes(tiling: Tiling, request: Request) -> int:
     """Upper bound of what a tile takes of the memory of a device with its own."""
-    working = tiling.working_core(Box.of(tiling.core)).shape
-    core = math.prod(working) + 2 * math.prod(tiling.core)
+    part = _largest_part(tiling, request)
+    working = tiling.working_core(Box.of(part.core)).shape
+    core = math.prod(working) + 2 * math.prod(part.core)
     kept = 4 * (1 + (request.variants > 1)) * len(request.contract.channels) * core
-    return 4 * math.prod(tiling.read) + kept + request.network_bytes(tiling.read, working)
+    return 4 * math.prod(part.read) + kept + request.network_bytes(part.read, working)
 
 
 def tiling_bytes(tiling: Tiling, request: Request) -> int:
@@ -220,14 +244,15 @@ def tiling_bytes(tiling: Tiling, request: Request) -> int:
     devices = len(request.devices)
     source, factors = request.grids.read, request.grids.read_factors
     channels = len(request.contract.channels)
-    read, resampled = math.prod(tiling.read), any(factor != 1 for factor in factors)
-    grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(tiling.read, factors, strict=True))
-    core, group = math.prod(tiling.core), math.prod(tiling.group)
-    working = tiling.working_core(Box.of(tiling.core)).shape
+    part = _largest_part(tiling, request)
+    read, resampled = math.prod(part.read), any(factor != 1 for factor in factors)
+    grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(part.read, factors, strict=True))
+    core, group = math.prod(part.core), math.prod(tiling.group)
+    working = tiling.working_core(Box.of(part.core)).shape
     total: float = 2 * 4 * read + channels * (core + 2 * group)
     total += 2 * region_bytes(request.regions, tiling.core)
     if request.room is None:
-        total += request.network_bytes(tiling.read, working)
+        total += request.network_bytes(part.read, working)
         total += channels * 8 * core * resampled
         total += channels * 8 * math.prod(working) * (request.variants > 1)
     else:

@@ -206,6 +206,8 @@ def _chain_is_whole(path: Path, size: int) -> bool:
 
 def _arrange(series: Any, name: str, index: Mapping[str, int] | None) -> Axes:
     letters = series.axes.lower()
+    if letters.endswith("yxs"):
+        raise InputError(f"{name}: {series.shape[-1]} colours a pixel found, expected grey values")
     lead = letters[:-2] if letters.endswith("yx") else letters
     # pages of no known meaning (Q, I, ...) are z where there is no z
     if "z" not in lead:
