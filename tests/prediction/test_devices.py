@@ -101,7 +101,7 @@ def test_tiles_fit_the_memory_of_a_gpu(make_model, texture, tmp_path, monkeypatc
 def test_what_does_not_fit_a_gpu_is_refused(make_model, windows, texture, tmp_path, monkeypatch):
     monkeypatch.setattr("cristae.prediction.request.device_room", lambda devices: 1000)
     volume = open_volume(texture((4, 40, 40)))
-    for name, model in (("tiles", make_model()), ("windows", windows)):
+    for name, model in (("tiles.zarr", make_model()), ("windows.zarr", windows)):
         with pytest.raises(MemoryLimitError, match=r"of a GPU's memory.*--device cpu"):
             predict_volume(volume, model, tmp_path / name, resources=ONE)
         assert not (tmp_path / name / "0").exists()
@@ -138,7 +138,7 @@ def test_commands_refuse_a_missing_device_before_any_work(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((2, 9, 9), np.uint8))
     save_model(make_model(), tmp_path / "model.pt")
-    image, model, out = (str(tmp_path / name) for name in ("image.tif", "model.pt", "out"))
+    image, model, out = (str(tmp_path / name) for name in ("image.tif", "model.pt", "out.zarr"))
     paths = [image, out, "--model", model] if command == "run" else [image, model, out]
     done = CliRunner().invoke(app, [command, *paths, "--voxel-size", "30,8,8", "--device", "cuda"])
     assert "device cuda: not found here, expected auto or one of cpu" in str(done.exception)
