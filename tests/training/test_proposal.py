@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cristae.errors import MemoryLimitError
+from cristae.networks.pytc import PytcConfig
 from cristae.networks.unet import UNetConfig, total_stride
+from cristae.networks.windows import WindowRecipe
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.proposal import Device, propose
 from cristae.volumes.fingerprint import Fingerprint
@@ -62,6 +64,23 @@ def test_cubic_voxels_finer_than_needed():
     assert found.network.z_kernel_levels == (0, 1, 2, 3)
     found, choices = proposed([fine, MITOEM])
     assert "pixels of 5 to 8 nm" in choices["working_voxel_size_nm"].why
+
+
+def test_networks_of_pytc_get_a_patch_and_the_strides_of_their_windows():
+    network = PytcConfig(widths=(4, 8, 8, 8, 8))
+    found, choices = proposed(config=TrainConfig(network=network))
+    assert found.network == network
+    assert found.patch == (33, 161, 161)  # 30 and 160, in steps of 8 and 16, and one
+    assert found.windows == WindowRecipe((33, 161, 161), (16, 80, 80), (16, 80, 80))
+    assert found.batch == 2
+    own = WindowRecipe((17, 97, 97), (8, 48, 48))
+    config = TrainConfig(network=network, patch=(17, 97, 97), windows=own)
+    found, choices = proposed(config=config, given=frozenset({"patch", "windows"}))
+    assert (found.patch, found.windows) == ((17, 97, 97), own)
+    assert choices["windows"].proposed == WindowRecipe((17, 97, 97), (8, 48, 48), (8, 48, 48))
+    small, choices = proposed(config=config, device=replace(CPU, room_bytes=1000 * 17 * 97 * 97))
+    assert "as large as" in choices["patch"].text
+    assert all((n - 1) % step == 0 for n, step in zip(small.patch, (8, 16, 16), strict=True))
 
 
 def test_what_is_given_stays_and_the_rest_follows_from_it():

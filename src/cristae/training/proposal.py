@@ -9,6 +9,7 @@ from those before it, whether proposed or kept::
     patch                   1.5 times the extent of large instances, within what the device is for
     batch                   2 on a CPU; on a GPU as many as fit, 16 at most; the patch shrinks first
                             where one does not fit
+    windows                 of a network of PyTorch Connectomics: a patch, in steps of half of one
     thresholds              instances under a quarter of the smallest ones are noise
 """
 
@@ -26,7 +27,7 @@ from cristae.errors import MemoryLimitError
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, total_stride
 from cristae.segmentation.decoders import DECODERS
-from cristae.training.config import TrainConfig
+from cristae.training.config import TrainConfig, windows_of
 from cristae.training.memory import smaller_patch
 from cristae.volumes.fingerprint import ENOUGH, Fingerprint
 
@@ -39,6 +40,9 @@ SMALL_SHARE = 0.25
 SEED_SHARE = 0.25
 ALONG_Z_BELOW = 1.5
 """Sections over pixels of a level, below which the level's blocks join sections."""
+
+PYTC_STEP = (8, 16, 16)
+"""What extents of patches for networks of PyTorch Connectomics are a multiple of, and one more."""
 
 SECTIONS = (8, 32)
 PIXELS = {"cpu": (96, 160), "cuda": (128, 256)}
@@ -107,8 +111,8 @@ def propose(
         bytes_of: Memory that a configuration takes on the device.
 
     Returns:
-        The configuration filled, and every choice. Strides and what follows from them are left
-        alone for networks that are not cristae's own.
+        The configuration filled, and every choice. The layers of networks that are not cristae's
+        own are left alone.
 
     Raises:
         MemoryLimitError: Not even the smallest patch fits the device.
@@ -128,12 +132,17 @@ def propose(
     if isinstance(config.network, UNetConfig):
         decide("network.strides", *_strides(config.network, section, plane))
         decide("network.z_kernel_levels", *_z_levels(config.network, section, plane))
-        lattice = total_stride(config.network)
-        decide("patch", *_patch(prints, (section, plane, plane), lattice, device.kind))
-        config, line = _fitted(config, given, device, bytes_of, lattice)
-        if line:
-            choices[-1] = replace(choices[-1], value=config.patch, proposed=config.patch, why=line)
-        decide("batch", *_batch(config, device, bytes_of))
+        lattice, odd = total_stride(config.network), 0
+    else:
+        lattice, odd = PYTC_STEP, 1
+    patch, why = _patch(prints, (section, plane, plane), lattice, device.kind)
+    decide("patch", tuple(n + odd for n in patch), why)
+    config, line = _fitted(config, given, device, bytes_of, lattice)
+    if line:
+        choices[-1] = replace(choices[-1], value=config.patch, proposed=config.patch, why=line)
+    decide("batch", *_batch(config, device, bytes_of))
+    if not isinstance(config.network, UNetConfig):
+        decide("windows", windows_of(replace(config, windows=None)), "half of a patch on")
     for key, value, why in _thresholds(config, prints):
         decide(f"thresholds.{key}", value, why)
     return config, choices
