@@ -239,6 +239,12 @@ def test_float_and_uint16_predictions(prediction, labels, tmp_path):
         assert "truncated to 256 levels" in found.attributes["quantisation"]
 
 
+def test_an_output_of_another_form_is_refused(prediction, tmp_path):
+    with pytest.raises(InputError, match=r"found.tif: expected a name that ends with .zarr"):
+        segment_volume(prediction, tmp_path / "found.tif", config=CONFIG, resources=SERIAL)
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_little_memory_is_told_before_and_after_labelling(prediction, tmp_path, monkeypatch):
     tight = Resources(1, "serial", memory_gib=1e-6)
     with pytest.raises(MemoryLimitError, match="segment: needs"):

@@ -34,7 +34,7 @@ from cristae.engine.executors import Resources, meanwhile, run_tasks
 from cristae.engine.files import check_disk, full_disk_told
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
-from cristae.errors import MemoryLimitError
+from cristae.errors import InputError, MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.batches import Batch
@@ -127,13 +127,15 @@ def segment_volume(
 
     Raises:
         ConfigError: A decoder or parameter that cannot be used with this prediction.
-        InputError: Probabilities outside [0, 1].
+        InputError: Probabilities outside [0, 1]; an output that is not named ``.zarr``.
         MemoryLimitError: It cannot fit; a piece too large for a flood is named with its box. With
             ``allow_approximate`` such a piece is cut, and its instances flagged in the table.
         DiskSpaceError: The output cannot fit, or did not.
         OutputExistsError: The output exists with other inputs or settings.
     """
     out, resources = Path(out), resources or Resources()
+    if out.suffix != ".zarr":
+        raise InputError(f"output {out}: expected a name that ends with .zarr")
     decoding = resolve(config or SegmentConfig(), prediction)
     parameters = to_plain(decoding.parameters)
     settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
