@@ -40,7 +40,7 @@ logging.getLogger("cristae").setLevel(logging.INFO)
 logging.getLogger("cristae").addHandler(Promises())
 run = dict(config=SegmentConfig(**json.loads(config)), pyramid=False,
            resources=Resources(1, "serial"))
-stage.segment_volume(open_ome_zarr(small), out + "-small", **run)
+stage.segment_volume(open_ome_zarr(small), out.replace(".zarr", "-small.zarr"), **run)
 promises.clear()
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
