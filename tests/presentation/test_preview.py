@@ -69,8 +69,9 @@ def test_the_page_shows_places_and_projects(volume, model, tmp_path, monkeypatch
     for caption in ("raw", "probability of mask", "probability of contour", "instances"):
         assert text.count(f"<figcaption>{caption}</figcaption>") == 2
     tiles = dict(re.findall(r"<dt>([^<]+)</dt><dd>([\d.e+]+)<", text))
-    for name in ("Predicting", "Segmenting", "Prediction on disk", "Memory to predict"):
+    for name in ("Predicting", "Prediction on disk", "Memory to predict"):
         assert float(tiles[name]) > 0
+    assert float(tiles["Segmenting"]) >= 0  # so small a place may take no longer than none
     assert "http" not in text.replace("http://www.w3.org", "")  # nothing is fetched
     assert used == [sample_intensity(volume)] * 2  # statistics of the whole, not of a place
     with pytest.raises(OutputExistsError, match="--overwrite"):
