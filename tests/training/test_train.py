@@ -14,6 +14,7 @@ import torch
 from cristae.errors import ConfigError, InputError, OutputExistsError
 from cristae.networks.model import load_model, model_network
 from cristae.networks.unet import UNetConfig
+from cristae.pipeline import report_run
 from cristae.training import loop
 from cristae.training.augment import PYTC
 from cristae.training.config import (
@@ -106,6 +107,16 @@ def train_killed_at(step, monkeypatch, *args, **kwargs):
         patched.setattr(loop, "save_state", dying)
         with pytest.raises(KilledError):
             train_model(*args, **kwargs)
+
+
+def test_a_stopped_run_is_reported(samples, tmp_path, monkeypatch):
+    made = config(steps=40, validate_every=10, checkpoint_every=5)
+    train_killed_at(25, monkeypatch, made, samples, tmp_path / "model.pt", threads=1)
+    text = report_run(tmp_path).read_text()
+    assert "no volume has\n    been segmented yet" in text
+    assert text.count("<svg") == 3  # losses, scores, learning rate
+    assert "step 20" in text
+    assert text.count("data:image/png;base64,") == 5  # image; mask and contour, true and found
 
 
 def test_learns_the_toy(samples, tmp_path):

@@ -92,7 +92,8 @@ def decoded_precision(
         found = decode_levels(levels, config)
         if known is not None:
             found, true = found * known, true * known
-        scores = score_instances(found, true, config=scoring)
+        with hushed():
+            scores = score_instances(found, true, config=scoring)
         tables += [scores.tables] if scores.tables is not None else []
     return pool_scores(tables, scoring).average_precision_coco["75"] if tables else None
 
