@@ -1,9 +1,11 @@
 """What a search for thresholds costs beside a single run.
 
 One run segments a simulated prediction (that of ``segment.py``) with one setting, Zarr to Zarr, and
-scores it from the run tables. The search tries the 7 x 3 grid of the PyTorch Connectomics benchmark
-on the same prediction and scores every setting. Printed are both times and their ratio; some
-settings are segmented and scored on their own, too, and have to give the same instances and scores.
+scores it from the run tables: once as ``cristae segment`` and ``cristae evaluate`` do by default
+(pyramid, intervals, cable lengths), once bare, with the scores alone that a search needs. The
+search tries the 7 x 3 grid of the PyTorch Connectomics benchmark on the same prediction and scores
+every setting. Printed are the times and their ratios; some settings are segmented and scored on
+their own, too, and have to give the same instances and scores.
 
     python benchmarks/tune.py [--small] [--shape 100,1024,1024] [--workers 2]
 """
@@ -27,12 +29,12 @@ QUIET = EvaluateConfig(bootstrap_samples=0, categories="none")
 ALONE = (0, 10, 20)
 
 
-def one_run(prediction, truth, out, resources, **values):
-    """(seconds, scores) of segmenting and scoring one setting."""
+def one_run(prediction, truth, out, resources, scoring=QUIET, **values):
+    """(seconds, scores) of segmenting and scoring one setting; bare unless scoring is None."""
     start = time.perf_counter()
-    config = SegmentConfig(decoder="mitoem", **values)
-    found = segment_volume(prediction, out, config=config, pyramid=False, resources=resources)
-    scores = score_instances(found, truth, config=QUIET, resources=resources)
+    config, pyramid = SegmentConfig(decoder="mitoem", **values), scoring is None
+    found = segment_volume(prediction, out, config=config, pyramid=pyramid, resources=resources)
+    scores = score_instances(found, truth, config=scoring, resources=resources)
     return time.perf_counter() - start, scores
 
 
@@ -44,14 +46,15 @@ def search(prediction, truth, resources):
 
 
 def compare(folder, shape, resources):
-    """(seconds of one run, seconds of the search)."""
+    """(seconds of a run as the commands do it, of a bare one, of the search; its outcome)."""
     make_prediction(folder / "prediction.zarr", shape)
     prediction = open_ome_zarr(folder / "prediction.zarr")
     config = SegmentConfig(decoder="mitoem", seed_threshold=0.95, contour_threshold=0.5)
     truth = segment_volume(
         prediction, folder / "truth.zarr", config=config, pyramid=False, resources=resources
     )
-    runs = [one_run(prediction, truth, folder / f"{i}.zarr", resources)[0] for i in range(3)]
+    bare = [one_run(prediction, truth, folder / f"{i}.zarr", resources)[0] for i in range(3)]
+    full = [one_run(prediction, truth, folder / f"f{i}.zarr", resources, None)[0] for i in range(3)]
     searches = [search(prediction, truth, resources) for _ in range(3)]
     tuning = searches[0][1]
     for i in ALONE:
@@ -59,7 +62,7 @@ def compare(folder, shape, resources):
         _, alone = one_run(prediction, truth, folder / f"s{i}.zarr", resources, **setting.values)
         assert alone.to_dict() == setting.scores.to_dict(), f"setting {i} differs"
         assert len(alone.tables.prediction["instance"]) == setting.instances
-    return min(runs), min(seconds for seconds, _ in searches), tuning
+    return min(full), min(bare), min(seconds for seconds, _ in searches), tuning
 
 
 def main():
@@ -75,11 +78,12 @@ def main():
     with tempfile.TemporaryDirectory() as warm:
         compare(Path(warm), (16, 128, 128), resources)
     with tempfile.TemporaryDirectory() as folder:
-        one, all_of_them, tuning = compare(Path(folder), shape, resources)
+        full, bare, all_of_them, tuning = compare(Path(folder), shape, resources)
     print(f"{shape}, {np.prod(shape) / 1e6:.0f} Mvoxel, {tuning.settings[0].instances} instances")
-    print(f"one run: segment and score {one:.2f} s")
-    print(f"search of {len(tuning.settings)} settings: {all_of_them:.2f} s, "
-          f"{all_of_them / one:.2f} times one run")  # fmt: skip
+    print(f"search of {len(tuning.settings)} settings: {all_of_them:.2f} s")
+    for seconds, how in ((full, "as the commands do it"), (bare, "bare")):
+        ratio = all_of_them / seconds
+        print(f"one run, {how}: {seconds:.2f} s; the search takes {ratio:.2f} times as long")
 
 
 if __name__ == "__main__":

@@ -279,7 +279,10 @@ def test_tables_of_another_evaluation_are_not_taken_for_its_own(labels, serial, 
     options = {"config": QUICK, "resources": serial}
     one, two = (ScoreFiles(tmp_path / f"{i}.json", tmp_path / "errors") for i in (1, 2))
     scores = evaluate_volume(found, true, one, **options)
-    evaluate_volume(other, true, two, **options)
+    with pytest.raises(OutputExistsError, match="errors: holds tables of another evaluation"):
+        evaluate_volume(other, true, two, **options)
+    assert not list(tmp_path.glob("2.json*"))
+    evaluate_volume(other, true, replace(two, overwrite=True), **options)
     with pytest.raises(OutputExistsError, match="errors: holds tables of another evaluation"):
         evaluate_volume(found, true, one, **options)
     again = evaluate_volume(found, true, replace(one, overwrite=True), **options)

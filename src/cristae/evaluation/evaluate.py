@@ -12,7 +12,7 @@ from typing import Any
 
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import Ledger, fingerprint_of, open_ledger
+from cristae.engine.ledger import Ledger, fingerprint_of, is_unfinished, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
@@ -41,6 +41,7 @@ from cristae.evaluation.scoring import (
 from cristae.evaluation.tables import (
     MatchTables,
     Place,
+    has_matches,
     matches_fingerprint,
     precision_recall_of,
     read_matches,
@@ -175,6 +176,8 @@ def evaluate_volume(
     if given is not None:
         inputs["scores"] = fingerprint_of(sorted(given.items()))
     settings = to_plain(config)
+    if not (out.overwrite or out.json.exists() or is_unfinished(out.json)):
+        _refuse_tables(out.csv_dir)
     with open_ledger(
         out.json, stage="evaluate", inputs=inputs, settings=settings, overwrite=out.overwrite
     ) as ledger:
@@ -196,12 +199,17 @@ def evaluate_volume(
 def _tables_are_there(folder: Path | None, summary: Mapping[str, Any]) -> bool:
     """Whether no table has to be written; none is taken for another evaluation's."""
     found = None if folder is None else matches_fingerprint(folder)
-    if found is not None and found != summary.get("tables", found):
+    if found != summary.get("tables", found):
+        _refuse_tables(folder)
+    return folder is None or found is not None
+
+
+def _refuse_tables(folder: Path | None) -> None:
+    if folder is not None and has_matches(folder):
         raise OutputExistsError(
             f"{folder}: holds tables of another evaluation, or changed ones; "
             "--overwrite replaces them"
         )
-    return folder is None or found is not None
 
 
 def _check_categories(categories: Mapping[int, str] | None) -> None:

@@ -157,6 +157,11 @@ def write_matches(tables: MatchTables, folder: Path) -> None:
         write_table(folder / file, getattr(tables, name))
 
 
+def has_matches(folder: Path) -> bool:
+    """Whether a folder holds one of the tables."""
+    return any((folder / file).exists() for file in _FILES.values())
+
+
 def matches_fingerprint(folder: Path) -> str | None:
     """Identity of the tables that a folder holds; None where one is missing."""
     files = [folder / file for file in _FILES.values()]
