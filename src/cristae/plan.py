@@ -17,7 +17,7 @@ from typing import Any
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
-from cristae.engine.progress import hushed
+from cristae.engine.progress import duration_text, hushed
 from cristae.errors import ConfigError
 from cristae.grid import Box
 from cristae.networks.channels import affinity_offsets
@@ -62,7 +62,7 @@ class Cost:
     @property
     def text(self) -> str:
         """One line."""
-        taken = "time unknown" if self.seconds is None else _duration(self.seconds)
+        taken = "time unknown" if self.seconds is None else duration_text(self.seconds)
         return f"{self.stage}: {self.memory_bytes / GIB:.2f} GiB, {taken} ({self.how})"
 
 
@@ -272,10 +272,3 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return max(1e-9, time.perf_counter() - start)
-
-
-def _duration(seconds: float) -> str:
-    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"

@@ -61,6 +61,14 @@ def rate_text(amount: float, seconds: float, unit: str) -> str:
     return f"{rate:.3g} {unit}/s"
 
 
+def duration_text(seconds: float) -> str:
+    """A time in a fitting unit: ``3.1 hours``."""
+    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def log_to_stderr(level: int) -> None:
     """Write what is logged from this level on to standard error, plainly."""
     handler = logging.StreamHandler()

@@ -8,6 +8,7 @@ from typing import Any
 
 from cristae import __version__
 from cristae.engine.blockwise import GIB
+from cristae.engine.progress import duration_text
 from cristae.figures.canvas import scale_bar
 from cristae.figures.raster import contrast_window, data_uri, jpeg
 from cristae.figures.sections import annotate, grey_picture, instance_overlay, overlay_png
@@ -80,7 +81,7 @@ def page_of(
             warnings=list(_warnings(statistics, found)),
             tiles=_tiles(source, found, work),
             facts=_facts(source, models, statistics, work),
-            taken=_duration(taken),
+            taken=duration_text(taken),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
         )
@@ -132,10 +133,10 @@ def _tiles(source: Volume, found: Sequence[Place], work: Work) -> list[dict[str,
     return [
         _tile(
             "Predicting",
-            _duration(predicting),
+            duration_text(predicting),
             f"{work.computed / source.size:.2f} voxels computed a voxel",
         ),
-        _tile("Segmenting", _duration(segmenting), "smaller levels apart"),
+        _tile("Segmenting", duration_text(segmenting), "smaller levels apart"),
         _tile("Prediction on disk", _bytes(prediction * work.written), "as these places compress"),
         _tile("Instances on disk", _bytes(labels * source.size), "as these places compress"),
         _tile("Memory to predict", _bytes(work.memory_bytes), "at most, imports apart"),
@@ -170,13 +171,6 @@ def _warnings(statistics: IntensityStatistics, found: Sequence[Place]) -> Iterat
         yield "membranes look brighter than their surroundings; if so, --invert turns the contrast."
     if not any(place.instances for place in found):
         yield "no instance was found in any place."
-
-
-def _duration(seconds: float) -> str:
-    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def _bytes(count: float) -> str:
