@@ -4,7 +4,8 @@ One volume of simulated EM, as large as one shard of Zarr, is repeated by links 
 it has 1000x4096x4096 voxels (128x1024x1024 with ``--small``), image and labels, on disk. Printed:
 
 - step: voxels a second forward and backward, patches a second, and what one thread supplies of
-  them; the slower of the two is the bottleneck. On a GPU also TFLOP/s, against a large product of
+  them; the slower of the two is the bottleneck. On a CPU that multiplies bfloat16 also the speed in
+  that; on a GPU also TFLOP/s, against a large product of
   matrices in the same precision, and the costliest kernels;
 - run: a training as `cristae train` does it, and the share of its time spent waiting for patches;
 - memory: the peak of that run in a process of its own, over the peak of the same steps on a volume
@@ -32,7 +33,7 @@ from cristae.networks.unet import build_network
 from cristae.training.config import TrainConfig
 from cristae.training.sampling import prepare_source
 from cristae.training.speed import measure_step
-from cristae.training.step import reduced_precision, run_network
+from cristae.training.step import reduced_precision, run_network, trains_in_bfloat16
 from cristae.training.train import train_model
 from cristae.volumes.dataset import Sample, open_sample
 from cristae.volumes.simulate import SimulationConfig, simulate_volume
@@ -129,6 +130,14 @@ def report_step(config, folder, threads):
     )
     if kind == "cuda":
         report_gpu(config, network.cuda(), times)
+    elif trains_in_bfloat16(config.network):
+        opened = open_sample(sample(folder))
+        reduced = replace(config, precision="bfloat16")
+        faster = measure_step(reduced, [prepare_source(opened)], kind, threads)
+        print(
+            f"in bfloat16: both {voxels / faster.step:.3g} Mvoxels/s, "
+            f"{times.step / faster.step:.2f} times float32"
+        )
 
 
 def report_gpu(config, network, times):

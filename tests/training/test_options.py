@@ -13,7 +13,7 @@ from cristae.networks.pytc import PytcConfig
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
-from cristae.training import loop, train
+from cristae.training import loop, step, train
 from cristae.training.batches import make_batch
 from cristae.training.boxes import make_levels
 from cristae.training.config import TrainConfig, check_train_config, windows_of
@@ -23,7 +23,13 @@ from cristae.training.memory import fitting_text, step_bytes
 from cristae.training.panels import example_panels
 from cristae.training.sampling import prepare_source
 from cristae.training.state import Files, first_state
-from cristae.training.step import batch_loss, run_network, sigmoid_logits
+from cristae.training.step import (
+    batch_loss,
+    check_gradients,
+    reduced_precision,
+    run_network,
+    sigmoid_logits,
+)
 from cristae.training.train import train_model
 from cristae.training.validation import validate
 from cristae.volumes.dataset import open_samples
@@ -268,11 +274,51 @@ def test_reduced_precision_gives_losses_in_float32(toy_source):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_reduced_precision_needs_a_gpu(samples, tmp_path):  # noqa: F811
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(ConfigError, match="precision bfloat16: expected float32 or auto"):
-        train_model(config(precision="bfloat16"), samples, tmp_path / "model.pt")
+@pytest.fixture
+def fast_bfloat16(monkeypatch):
+    monkeypatch.setattr(step, "bfloat16_is_fast", lambda: True)
+
+
+def test_bfloat16_trains_on_a_cpu(samples, tmp_path, fast_bfloat16):  # noqa: F811
+    """The network's own steps, near those of float32; resumed, the same bytes."""
+    made = config(steps=6, validate_every=9)
+    exact = train_model(made, samples, tmp_path / "exact.pt", threads=1)
+    made = replace(made, precision="bfloat16")
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    for name, weight in exact.state_dict.items():
+        assert torch.allclose(model.state_dict[name].float(), weight.float(), atol=0.05, rtol=0.1)
+    assert model.fingerprint != exact.fingerprint
+
+
+def test_bfloat16_on_a_cpu_only_where_it_is_right(samples, tmp_path, monkeypatch):  # noqa: F811
+    made = config(precision="bfloat16")
+    monkeypatch.setattr(step, "bfloat16_is_fast", lambda: False)
+    with pytest.raises(ConfigError, match="this processor does not multiply bfloat16"):
+        train_model(made, samples, tmp_path / "model.pt")
+    monkeypatch.setattr(step, "bfloat16_is_fast", lambda: True)
+    with pytest.raises(ConfigError, match="the network has 3D convolutions"):
+        reduced_precision(replace(made, network=PYTC_NETWORK), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="precision float16: expected float32, bfloat16 or auto"):
+        train_model(config(precision="float16"), samples, tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_gradients_are_found(toy_source):
+    """A layer whose backward pass is wrong in bfloat16 is named."""
+    made = config(precision="bfloat16")
+    network = fresh_network(made.network).train()
+    batch = make_batch([toy_source], made, 0, torch.device("cpu"))
+    check_gradients(network, batch, made, torch.bfloat16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def spoil(module, given, out):
+        if out.dtype == torch.bfloat16:
+            out.register_hook(lambda gradient: gradient.roll(1, dims=-1))
+
+    network.encoder[0].last.conv.register_forward_hook(spoil)
+    with pytest.raises(ConfigError, match=r"gradient of encoder\.0\..* %, at most 50 % expected"):
+        check_gradients(network, batch, made, torch.bfloat16)
+    assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
 
 
 def test_panels_show_target_and_output(samples, tmp_path):  # noqa: F811

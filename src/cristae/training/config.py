@@ -105,6 +105,8 @@ class TrainConfig:
         clip_norm: Largest norm of an update's gradient; null: any.
         ema_decay: Of the moving average of the weights; less in the first steps.
         network: What is trained; its channels say which targets.
+        precision: What most of a step is computed in; by default bfloat16 on a GPU that has it, and
+            float32 else (`reduced_precision`).
         working_voxel_size_nm: Voxel size (z, y, x) the network sees; null: as it comes (z always).
         intensity: Rule that grey values are normalised by.
         targets: How labels become targets.

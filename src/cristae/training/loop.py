@@ -36,7 +36,12 @@ from cristae.training.state import (
     save_state,
     update_average,
 )
-from cristae.training.step import batch_loss, reduced_precision, run_network
+from cristae.training.step import (
+    batch_loss,
+    check_gradients,
+    reduced_precision,
+    run_network,
+)
 from cristae.training.team import Team
 from cristae.training.validation import decoded_precision, tuned_thresholds, validate
 from cristae.volumes.dataset import OpenedSample, load_samples
@@ -111,6 +116,8 @@ class Run:
         begun = time.monotonic()
         board = open_board(self.files.board, state.step) if leads else None
         table = Table(self.files.table, state.step, board)
+        if self.reduced is not None and self.device.type == "cpu" and state.step < config.steps:
+            check_gradients(state.network, self._make_batch(state.step), config, self.reduced)
         network = self.team.join(state.network)
         with (
             contextlib.closing(table),
