@@ -30,7 +30,7 @@ __all__ = ["SimulationConfig", "simulate_volume", "touching_pairs"]
 
 Array = NDArray[Any]
 
-FORMAT = 2
+FORMAT = 3
 
 
 def simulate_volume(config: SimulationConfig) -> tuple[Volume, Volume]:

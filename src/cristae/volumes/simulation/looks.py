@@ -83,7 +83,7 @@ def draw_look(config: SimulationConfig) -> Look:
         rim=rim,
         rim_nm=around(19.0, 0.15),
         rim_split=either(0.0, 8.0, 25.0),
-        cristae=either(3.0, 18.0, 42.0),
+        cristae=either(3.0, 18.0, 42.0) * _standing_out(matrix),
         cristae_lumen=either(0.3, 0.9, 1.6) if bright else 0.0,
         cristae_period_nm=around(52.0, 0.2),
         cristae_width=either(0.25, 0.36, 0.5),
@@ -107,6 +107,11 @@ def draw_look(config: SimulationConfig) -> Look:
         fragments=either(0.1, 0.6, 1.2),
         chromatin=either(0.4, 1.0, 1.6),
     )
+
+
+def _standing_out(matrix: float) -> float:
+    """How much more cristae stand out in a light matrix, up to twice, than in a grey one."""
+    return 1.0 + min(1.0, max(0.0, matrix - 130.0) / 30.0)
 
 
 @lru_cache(maxsize=1)
