@@ -1,6 +1,7 @@
 """Simulated EM: what is read does not depend on how it is read, and is what it claims to be."""
 
 import pickle
+from collections import Counter
 from functools import lru_cache
 
 import cc3d
@@ -11,6 +12,16 @@ from cristae.configuration import load_config
 from cristae.errors import ConfigError, InputError
 from cristae.grid import Box, tile
 from cristae.volumes.simulate import SimulationConfig, simulate_volume, touching_pairs
+from cristae.volumes.simulation.looks import draw_look, texture_table
+from cristae.volumes.simulation.shading import other_organelle
+from cristae.volumes.simulation.spines import (
+    LYSOSOME_BODY,
+    O_COLUMNS,
+    O_KIND,
+    O_PHASE,
+    VACUOLE_BODY,
+)
+from cristae.volumes.simulation.tissue import BODY, EMPTY, LYSOSOME, VACUOLE, plan_stray
 
 SECTIONS = (30.0, 8.0, 8.0)
 ISOTROPIC = (5.0, 5.0, 5.0)
@@ -136,6 +147,34 @@ def test_giant_axons_bring_thick_sheaths():
         return (simulated(config)[0] < 70).mean()
 
     assert dark_share(1.0) > 1.2 * dark_share(0.0)
+
+
+def test_empty_stretches_hold_small_bodies_now_and_then():
+    """About half hold an endosome, a multivesicular body or a lysosome, inside the stretch."""
+    plans = [plan_stray(np.uint64(key), 0, 1, 500.0) for key in range(400)]
+    for content, start, length, radius in plans:
+        assert 0.0 <= start <= start + length <= 500.0
+        assert (radius == 0.0) == (content == EMPTY)
+    counts = Counter(content for content, *_ in plans)
+    assert set(counts) == {EMPTY, VACUOLE, BODY, LYSOSOME}
+    assert 160 < counts[EMPTY] < 260
+    assert min(counts.values()) > 20
+
+
+def test_lysosomes_and_endosomes_have_greys_from_their_own_to_that_of_mitochondria():
+    look, texture = draw_look(SimulationConfig(look_variation=0.0)), texture_table()
+    parts = np.zeros((1, O_COLUMNS), np.float32)
+    inside: dict[int, list[float]] = {LYSOSOME_BODY: [], VACUOLE_BODY: []}
+    for kind, greys in inside.items():
+        parts[0, O_KIND] = kind
+        for shade in np.linspace(0.02, 0.98, 9):
+            parts[0, O_PHASE] = shade
+            points = [(40.0 * i, 0.0, 0.0) for i in range(60)]
+            draw = [other_organelle(parts, 0, look, texture, 50.0, p) for p in points]
+            greys.append(float(np.mean(draw)))
+            assert other_organelle(parts, 0, look, texture, 2.0, points[0]) < look.membrane + 5.0
+    assert inside[LYSOSOME_BODY][0] < look.membrane < look.matrix - 15 < inside[LYSOSOME_BODY][-1]
+    assert inside[VACUOLE_BODY][0] > look.cytoplasm > look.matrix + 40 > inside[VACUOLE_BODY][-1]
 
 
 def test_chromatin_is_packed_here_and_strewn_there():

@@ -30,7 +30,7 @@ __all__ = ["SimulationConfig", "simulate_volume", "touching_pairs"]
 
 Array = NDArray[Any]
 
-FORMAT = 3
+FORMAT = 4
 
 
 def simulate_volume(config: SimulationConfig) -> tuple[Volume, Volume]:

@@ -59,6 +59,7 @@ from cristae.volumes.simulation.tissue import (
     Knobs,
     Tubes,
     lane_count,
+    plan_stray,
     plan_stretch,
     stretch_gap,
 )
@@ -342,13 +343,17 @@ def fill_tube(
             )
             if at + extent > length:
                 break
+            start, reach = at, extent
+            if content == EMPTY:
+                content, begin, reach, radius = plan_stray(key, lane, number, extent)
+                start += begin
             if content != EMPTY:
                 if lanes == 2:
                     offset[:] = aside * (calibre * (0.45 - 0.9 * lane))
                 if soma:
-                    n = ring_path(nodes[0], row, lane, at, extent, space)
+                    n = ring_path(nodes[0], row, lane, start, reach, space)
                 else:
-                    n = axis_path(nodes, at, extent, offset, space)
+                    n = axis_path(nodes, start, reach, offset, space)
                 path = space[:n]
                 if n > 1 and not _misses(path, box):
                     k = derive(key, 7000 + 64 * lane + number)

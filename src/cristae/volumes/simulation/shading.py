@@ -139,7 +139,8 @@ def _cytoplasm(
             sheet = texture[_index((u, v, 0.22 * w), 0.9, key >> np.uint64(11)) + TABLE_SIZE]
             value -= 80.0 * look.fragments * _step(1.9, 2.5, sheet * _UNIT)
     if tubes[t, VESICLES] > 0.0 and field > 0.02:
-        value += 48.0 * look.vesicles * _vesicle(key, p)
+        crowd = _step(0.02, 0.2, field)
+        value += look.vesicles * ((48.0 + 30.0 * crowd) * _vesicle(key, p) - 20.0 * crowd)
     if tubes[t, KIND] == SOMA:
         value -= 10.0 + 26.0 * look.reticulum * (1.0 - _step(0.0, 0.3, abs(coarse)))
     return value
@@ -285,19 +286,24 @@ def _mitochondrion(parts: Array, o: int, look: Look, texture: Array, depth: floa
 
 
 @njit(nogil=True, cache=True)
-def _other_organelle(parts: Array, o: int, look: Look, texture: Array, depth: float, p: Any) -> Any:
+def other_organelle(parts: Array, o: int, look: Look, texture: Array, depth: float, p: Any) -> Any:
     """Grey inside a lysosome, a multivesicular body or a vacuole."""
     shift = np.uint64(parts[o, O_PHASE] * 2097151.0)
     at = _index(p, 1.0, shift)
     fine = look.texture * texture[at] * _UNIT
+    shade = parts[o, O_PHASE]
     if parts[o, O_KIND] == LYSOSOME_BODY:
         coarse = texture[at + TABLE_SIZE] * _UNIT
-        return look.dark_body + 12.0 * parts[o, O_GREY] + 1.2 * fine + 14.0 * coarse
-    if parts[o, O_KIND] == MULTIVESICULAR:
+        value = look.dark_body + shade * shade * (look.matrix + 5.0 - look.dark_body)
+        value += (12.0 * parts[o, O_GREY] + 14.0 * coarse) * (1.0 - 0.6 * shade) + 1.2 * fine
+    elif parts[o, O_KIND] == MULTIVESICULAR:
         value = look.cytoplasm - 12.0 + 55.0 * _vesicle(shift, p)
+        value += 0.7 * shade * (look.matrix - value)
     else:
         value = look.cytoplasm + 18.0 + 0.5 * fine
-    return value + (look.membrane + 4.0 - value) * (1.0 - _step(8.0, 16.0, depth))
+        value += 0.6 * shade * (look.matrix - value)
+    rim = min(look.membrane + 4.0, value)
+    return value + (rim - value) * (1.0 - _step(8.0, 16.0, depth))
 
 
 @njit(nogil=True, cache=True)
@@ -315,5 +321,5 @@ def shade_parts(parts: Array, look: Look, texture: Array, brick: Brick, grey: Ar
         if parts[o, O_KIND] == MITOCHONDRION:
             value = _mitochondrion(parts, o, look, texture, depth, p)
         else:
-            value = _other_organelle(parts, o, look, texture, depth, p)
+            value = other_organelle(parts, o, look, texture, depth, p)
         grey[s] += (value - grey[s]) * _step(-4.0, 4.0, depth)

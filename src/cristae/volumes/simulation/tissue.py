@@ -105,6 +105,22 @@ def plan_stretch(key: Any, lane: int, number: int, calibre: float, knobs: Knobs)
 
 
 @njit(nogil=True, cache=True)
+def plan_stray(key: Any, lane: int, number: int, extent: float) -> Any:
+    """A small body in an empty stretch: (content, start in it, length, radius), in nm."""
+    k = derive(derive(key, 5000 + 64 * lane + number), 20)
+    v = unit(k, 1)
+    length = between(k, 2, 100.0, 400.0)
+    start = unit(k, 3) * (extent - length)
+    if v < 0.25:
+        return VACUOLE, start, length, between(k, 4, 55.0, 150.0)
+    if v < 0.37:
+        return BODY, start, length, between(k, 4, 80.0, 200.0)
+    if v < 0.47:
+        return LYSOSOME, start, length, between(k, 4, 60.0, 200.0)
+    return EMPTY, start, length, 0.0
+
+
+@njit(nogil=True, cache=True)
 def stretch_gap(key: Any, lane: int, number: int) -> float:
     """Free length before stretch ``number`` of a lane, in nm."""
     return between(derive(key, 5000 + 64 * lane + number), 9, 200.0, 600.0)
