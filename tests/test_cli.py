@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from cristae import cli
+from cristae.networks.model import load_model
 from cristae.networks.shipped import model_card, named_models
 from cristae.volumes.sources import open_volume
 
@@ -114,3 +115,15 @@ def test_models_are_listed_with_their_cards():
     for name in named_models():
         assert name in done.stdout
         assert model_card(name).strip() in done.stdout
+
+
+def test_the_mean_of_models_is_written_once(tmp_path):
+    """The mean of a model and itself is that model."""
+    out = tmp_path / "mean.pt"
+    done = cristae("average", "general", "general", "--out", out)
+    assert (done.returncode, done.stdout.strip()) == (0, str(out))
+    assert load_model(out).fingerprint == load_model("general").fingerprint
+    again = cristae("average", "general", "epfl", "--out", out)
+    assert again.returncode == 2
+    assert "exists; --overwrite replaces it" in again.stderr
+    assert load_model(out).fingerprint == load_model("general").fingerprint

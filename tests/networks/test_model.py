@@ -8,6 +8,7 @@ import torch
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.networks import model as model_module
 from cristae.networks import shipped
+from cristae.networks.average import average_models
 from cristae.networks.model import (
     Model,
     load_model,
@@ -247,3 +248,26 @@ def test_models_of_the_package_are_not_retuned(tmp_path):
     with pytest.raises(SourceNotFoundError, match="no such model file"):
         retune_model(tmp_path / "none.pt", "mitoem", {})
     assert path.stat().st_mtime_ns == before
+
+
+def test_the_mean_of_models_is_that_of_their_weights(model, random_network):
+    other = replace(model, state_dict=random_network(CONFIG, seed=1).state_dict())
+    mean = average_models([model, other])
+    for name, tensor in mean.state_dict.items():
+        first, second = model.state_dict[name], other.state_dict[name]
+        assert tensor.dtype == second.dtype
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, (first + second) / 2, atol=1e-6)
+    assert not all(torch.equal(mean.state_dict[n], t) for n, t in model.state_dict.items())
+    assert [source["fingerprint"] for source in mean.card["mean_of"]] == [
+        model.fingerprint,
+        other.fingerprint,
+    ]
+    assert dict(mean.thresholds) == dict(model.thresholds)
+
+
+def test_only_models_of_one_kind_have_a_mean(model):
+    with pytest.raises(InputError, match="1 model found, expected two or more"):
+        average_models([model])
+    with pytest.raises(InputError, match=r"intensity: uint8 of model 1 differs .* window"):
+        average_models([replace(model, intensity="uint8"), model])

@@ -32,6 +32,7 @@ COMMANDS = (  # as `--help` lists them
     tools.plan,
     stages.train,
     tools.models,
+    tools.average,
     tools.preview,
     stages.predict,
     tools.tune,

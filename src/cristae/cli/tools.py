@@ -151,6 +151,20 @@ def models() -> None:
         typer.echo(f"{name}\n{path}\n\n{model_card(name)}")
 
 
+def average(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="two or more")],
+    out: Annotated[Path, typer.Option("--out", metavar="MODEL.pt", help="the model to write")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the mean of the weights of models that continue one another's training."""
+    from cristae.networks.average import average_models
+    from cristae.networks.model import load_model, save_model
+
+    refuse_existing(out, overwrite)
+    save_model(average_models([load_model(name) for name in models]), out)
+    typer.echo(str(out))
+
+
 def preview(
     source: Source,
     model: ModelName,
