@@ -269,5 +269,8 @@ def test_the_mean_of_models_is_that_of_their_weights(model, random_network):
 def test_only_models_of_one_kind_have_a_mean(model):
     with pytest.raises(InputError, match="1 model found, expected two or more"):
         average_models([model])
-    with pytest.raises(InputError, match=r"intensity: uint8 of model 1 differs .* window"):
+    with pytest.raises(InputError, match="model 2: intensity window, the first has uint8"):
         average_models([replace(model, intensity="uint8"), model])
+    wider = replace(CONFIG, widths=(4, 8))
+    with pytest.raises(InputError, match=r"model 2: network .*widths=\(4, 8\), .* \(4, 6\)"):
+        average_models([model, replace(model, network_config=wider)])

@@ -280,7 +280,7 @@ def fast_bfloat16(monkeypatch):
 
 
 def test_bfloat16_trains_on_a_cpu(samples, tmp_path, fast_bfloat16):  # noqa: F811
-    """The network's own steps, near those of float32; resumed, the same bytes."""
+    """Steps of their own, near those of float32."""
     made = config(steps=6, validate_every=9)
     exact = train_model(made, samples, tmp_path / "exact.pt", threads=1)
     made = replace(made, precision="bfloat16")

@@ -6,9 +6,8 @@ from dataclasses import replace
 import torch
 
 from cristae.errors import InputError, raise_faults
+from cristae.networks.ensemble import ensemble_faults
 from cristae.networks.model import Model
-
-_SAME = ("network_config", "channels", "offsets", "working_voxel_size_nm", "intensity", "windows")
 
 
 def average_models(models: Sequence[Model]) -> Model:
@@ -32,17 +31,13 @@ def average_models(models: Sequence[Model]) -> Model:
     """
     if len(models) < 2:
         raise InputError(f"{len(models)} model found, expected two or more")
-    last = models[-1]
-    raise_faults(
-        "models",
-        [
-            f"{name}: {getattr(model, name)} of model {number} differs from the last one's "
-            f"{getattr(last, name)}"
-            for name in _SAME
-            for number, model in enumerate(models[:-1], 1)
-            if getattr(model, name) != getattr(last, name)
-        ],
-    )
+    first, last = models[0], models[-1]
+    networks = [
+        f"model {number}: network {model.network_config}, the first has {first.network_config}"
+        for number, model in enumerate(models[1:], start=2)
+        if model.network_config != first.network_config
+    ]
+    raise_faults("models", [*ensemble_faults(models), *networks])
     weights = {
         name: torch.stack([model.state_dict[name].double() for model in models]).mean(0).float()
         if tensor.is_floating_point()

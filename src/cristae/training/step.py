@@ -111,13 +111,14 @@ def trains_in_bfloat16(network: NetworkConfig) -> bool:
 def _reduced_on_cpu(config: TrainConfig) -> torch.dtype | None:
     if config.precision in ("auto", "float32"):
         return None
-    why = "expected float32, bfloat16 or auto"
-    if config.precision == "bfloat16":
-        if trains_in_bfloat16(config.network):
-            return torch.bfloat16
+    if config.precision != "bfloat16":
+        why = "expected float32, bfloat16 or auto"
+    elif trains_in_bfloat16(config.network):
+        return torch.bfloat16
+    elif isinstance(config.network, UNetConfig):
+        why = "expected float32 or auto: this processor does not multiply bfloat16"
+    else:
         why = "expected float32 or auto: the network has 3D convolutions"
-        if isinstance(config.network, UNetConfig):
-            why = "expected float32 or auto: this processor does not multiply bfloat16"
     raise ConfigError(f"precision {config.precision}: {why}, and no GPU is found")
 
 
