@@ -272,5 +272,5 @@ def test_only_models_of_one_kind_have_a_mean(model):
     with pytest.raises(InputError, match="model 2: intensity window, the first has uint8"):
         average_models([replace(model, intensity="uint8"), model])
     wider = replace(CONFIG, widths=(4, 8))
-    with pytest.raises(InputError, match=r"model 2: network .*widths=\(4, 8\), .* \(4, 6\)"):
+    with pytest.raises(InputError, match=r"model 2: network .*widths=\(4, 8\), .*widths=\(4, 6\)"):
         average_models([model, replace(model, network_config=wider)])
