@@ -82,6 +82,7 @@ def edges(shape):
 VOLUMES = {"balls": (balls, (64, 512, 512)), "grains": (grains, (48, 320, 320))}
 VOLUMES["slab"] = (slab, (64, 384, 512))
 VOLUMES["edges"] = (edges, (40, 256, 288))
+VOLUMES["many edges"] = (edges, (64, 384, 448))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ SEEDS = {"seed_threshold": 0.6, "contour_threshold": 0.45, "min_seed_size": 2}
         ("slab", {"decoder": "bc_watershed"}),
         ("grains", {"decoder": "stack_2d", "foreground_threshold": 0.55, **SEEDS}),
         ("grains", {"decoder": "bc_connected", "foreground_threshold": 0.65, "small": "neighbor"}),
-        ("edges", {"decoder": "affinity_connected", "affinity_threshold": 0.6}),
+        ("many edges", {"decoder": "affinity_connected", "affinity_threshold": 0.6}),
         (
             "edges",
             {

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cristae.grid import Box, Triple
+from cristae.networks.cpu import bfloat16_is_fast
 from cristae.networks.unet import (
     Block,
     UNet,
@@ -311,7 +312,9 @@ def inference_bytes(
         largest = max(largest, held[level] + coarse + 2 * size)
         coarse = size
     logits = core[0] * core[1] * core[2] * len(config.channels) * 4
-    return int(6 * slab + skip + max(largest, coarse) + logits)
+    emulated = device == "cpu" and precision == "bfloat16" and not bfloat16_is_fast()
+    copies = 14 if emulated else 6  # emulated, layers are computed in float32
+    return int(copies * slab + skip + max(largest, coarse) + logits)
 
 
 def core_work(config: UNetConfig, extents: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,6 +29,9 @@ from cristae.volumes.volume import Volume
 LARGEST_ON_GPU = 1 << 27
 """Voxels of a tile at most, so that indices of its features fit the 32 bits that cuDNN has."""
 
+AGAIN = 0.3
+"""Share of a network's memory that a second pass over a tile cannot use again (measured)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -252,7 +255,8 @@ def tiling_bytes(tiling: Tiling, request: Request) -> int:
     total: float = 2 * 4 * read + channels * (core + 2 * group)
     total += 2 * region_bytes(request.regions, tiling.core)
     if request.room is None:
-        total += request.network_bytes(part.read, working)
+        again = request.variants > 1 or len(request.models) > 1
+        total += (1 + AGAIN * again) * request.network_bytes(part.read, working)
         total += channels * 8 * core * resampled
         total += channels * 8 * math.prod(working) * (request.variants > 1)
     else:

@@ -235,7 +235,9 @@ def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, worke
     else:
         z, y, x = Box.of(job.block_shape).clip(volume.box).shape
         read = min(z, layer_depth(volume)) * y * x
-    labelling = int(read * channels * (itemsize + (itemsize > 1)) + block * (edges + tables))
+    reading, kept = read * channels * (itemsize + (itemsize > 1)), block * (edges + tables)
+    # channels become edges before there are runs
+    labelling = int(max(reading + block * edges, kept) if edges else reading + kept)
     shard = Box.of(layout.shard).clip(volume.box).size
     writing = band_bytes(layout) + int(shard * SHARD_RUN_BYTES * runs)
     needed = workers * max(labelling, writing)
