@@ -112,7 +112,8 @@ def test_each_member_keeps_the_memory_of_its_recording(make_model, monkeypatch):
 
     def promised(members):
         models = [make_model()] * members
-        asked = SimpleNamespace(models=models, precision="float32", devices=(torch.device("cuda"),))
+        devices = (torch.device("cuda"),)
+        asked = SimpleNamespace(models=models, precision="float32", devices=devices, section_step=1)
         return Request.network_bytes(asked, extent, extent)
 
     recording = {members: promised(members) for members in (1, 3)}

@@ -133,6 +133,25 @@ def test_networks_of_pytc_are_validated_in_windows(samples, tmp_path):  # noqa: 
     assert panels[0].pictures.shape[1:] == (24, 28)
 
 
+def test_a_model_looks_at_sections_as_far_apart_as_its_configuration_says(samples, tmp_path):  # noqa: F811
+    spacing = 3 * SIZE[0]
+    model = train_model(
+        config(steps=1, section_spacing_nm=spacing), samples, tmp_path / "model.pt", threads=1
+    )
+    image = array_volume(toy_arrays((7, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
+    found = predict_volume(image, model, tmp_path / "p.zarr")
+    assert (model.section_spacing_nm, found.attributes["section_step"]) == (spacing, 3)
+    for made, said in (
+        (TrainConfig(section_spacing_nm=-3.0), "-3.0: expected more than 0"),
+        (
+            TrainConfig(network=PYTC_NETWORK, patch=(5, 33, 32), section_spacing_nm=30.0),
+            "30.0: expected null",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f"section_spacing_nm {said}"):
+            check_train_config(made)
+
+
 def test_a_model_is_validated_and_predicted_with_its_variants(samples, tmp_path):  # noqa: F811
     made = config(steps=1, variants=8)
     model = train_model(made, samples, tmp_path / "model.pt", threads=1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cristae.grid import Box, Triple
 from cristae.networks.inference import CPU, Precision, core_work
+from cristae.networks.interleaved import InterleavedRunner, interleaved_bytes, turn_shape
 from cristae.networks.model import Model, Network
 from cristae.networks.runner import (
     Contract,
@@ -84,6 +85,7 @@ def ensemble_contract(models: Sequence[Model]) -> Contract:
         windows=None,
         reduced_precision=all(c.reduced_precision for c in contracts),
         variants=first.variants,
+        section_spacing_nm=first.section_spacing_nm,
     )
 
 
@@ -108,11 +110,16 @@ def make_ensemble(
     precision: Precision,
     combine: Combine,
     device: torch.device = CPU,
+    section_step: int = 1,
 ) -> Runner:
-    """Trained networks made ready for inference on a device as one; a single one as it is."""
+    """Trained networks made ready for inference on a device as one.
+
+    A single one that sees next sections stays as it is.
+    """
     kept: dict[str, Tensor] | None = {} if device.type == "cpu" else None
     runners = [make_runner(network, precision, device, kept) for network in networks]
-    return runners[0] if len(runners) == 1 else EnsembleRunner(runners, combine)
+    runner = runners[0] if len(runners) == 1 else EnsembleRunner(runners, combine)
+    return runner if section_step == 1 else InterleavedRunner(runner, section_step)
 
 
 def ensemble_bytes(
@@ -121,6 +128,7 @@ def ensemble_bytes(
     core: Triple,
     precision: Precision,
     device: str = "cpu",
+    section_step: int = 1,
 ) -> int:
     """Upper bound of the memory the models take for a tile; one computes at a time.
 
@@ -130,13 +138,16 @@ def ensemble_bytes(
         core: Extent of its core.
         precision: Of the arithmetic.
         device: Type of the device it is taken on.
+        section_step: They see every so many sections of it.
     """
+    around = interleaved_bytes(len(models[0].channels), core, section_step)
+    tile, core = turn_shape(tile, section_step), turn_shape(core, section_step)
     most = max(runner_bytes(model, tile, core, precision, device) for model in models)
     if len(models) == 1:
-        return most
+        return most + around
     kept = 4 * len(models[0].channels) * math.prod(core)
     weights = sum(t.numel() * 8 for model in models[1:] for t in model.state_dict.values())
-    return most + 2 * kept + weights
+    return most + 2 * kept + weights + around
 
 
 def ensemble_work(models: Sequence[Model], extents: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
     network_config  its configuration, plain
     windows         the windows it is run on; null where any tile will do
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card,
-    threshold_voxel_size_nm, variants    as `Model` has them
+    threshold_voxel_size_nm, variants, section_spacing_nm    as `Model` has them
     offsets         (z, y, x) of the voxel each affinity channel joins a voxel to; else empty
     stored_as       "float32" or "float16": how the convolutions' weights lie in the file
     state_dict      tensors by name
@@ -87,6 +87,8 @@ class Model:
             voxels were found; None where that is not known, and they are taken as they are.
         variants: Test-time augmentation it is predicted with unless told otherwise; of networks
             with windows these say it.
+        section_spacing_nm: Distance between the sections it looks at unless told otherwise, where
+            sections are thinner (`interleaved`); None: next ones.
     """
 
     network_config: NetworkConfig
@@ -102,6 +104,7 @@ class Model:
     offsets: tuple[Triple, ...] = ()
     threshold_voxel_size_nm: tuple[float, float, float] | None = None
     variants: Variants = 1
+    section_spacing_nm: float | None = None
 
     def thresholds_at(self, voxel_size_nm: tuple[float, float, float] | None) -> dict[str, Any]:
         """The thresholds at a voxel size: those that count voxels keep their volume."""
@@ -185,6 +188,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "offsets": to_plain(model.offsets),
         "threshold_voxel_size_nm": to_plain(model.threshold_voxel_size_nm),
         "variants": model.variants,
+        "section_spacing_nm": model.section_spacing_nm,
         "state_dict": tensors,
     }
     write_atomic(path, lambda file: torch.save(tree, file))
@@ -242,6 +246,7 @@ def load_model(path_or_name: str | Path) -> Model:
         if counted is None
         else from_plain(tuple[float, float, float], counted, f"{path}: threshold_voxel_size_nm"),
         variants=cast("Variants", tree.get("variants", 1)),
+        section_spacing_nm=tree.get("section_spacing_nm"),
     )
     raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
@@ -326,10 +331,7 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
         faults.append(
             f"windows {model.windows}: expected for networks of PyTorch Connectomics only"
         )
-    if model.variants not in get_args(Variants):
-        faults.append(f"variants {model.variants!r}: expected one of {get_args(Variants)}")
-    if model.windows is not None and model.variants != 1:
-        faults.append(f"variants {model.variants}: expected in the windows of the model")
+    faults += _running_faults(model)
     if len(model.offsets) > len(model.channels):
         faults.append(f"offsets {model.offsets}: expected at most one a channel, {model.channels}")
     faults += recipe_faults(model.windows) if model.windows else []
@@ -351,6 +353,20 @@ def _kind(config: NetworkConfig) -> str:
 def fresh_network(config: NetworkConfig) -> Network:
     """A network of either kind with fresh weights."""
     return build_network(config) if isinstance(config, UNetConfig) else build_pytc_network(config)
+
+
+def _running_faults(model: Model) -> list[str]:
+    """What is wrong with how it wants to be run."""
+    faults, spacing = [], model.section_spacing_nm
+    if model.variants not in get_args(Variants):
+        faults.append(f"variants {model.variants!r}: expected one of {get_args(Variants)}")
+    if model.windows is not None and model.variants != 1:
+        faults.append(f"variants {model.variants}: expected in the windows of the model")
+    if spacing is not None and not (isinstance(spacing, int | float) and spacing > 0):
+        faults.append(f"section_spacing_nm {spacing!r}: expected a positive number or null")
+    elif spacing is not None and model.windows is not None:
+        faults.append(f"section_spacing_nm {spacing}: expected null for a model with windows")
+    return faults
 
 
 def _misfits(config: NetworkConfig, state: Mapping[str, Tensor]) -> list[str]:

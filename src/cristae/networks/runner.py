@@ -47,6 +47,8 @@ class Contract:
         windows: Its windows, or None.
         reduced_precision: Whether it may compute in less than float32 unasked.
         variants: Its test-time augmentation unless told otherwise.
+        section_spacing_nm: Distance between the sections it looks at unless told otherwise, where
+            sections are thinner; None: next ones.
     """
 
     channels: tuple[str, ...]
@@ -56,6 +58,7 @@ class Contract:
     windows: WindowRecipe | None
     reduced_precision: bool
     variants: Variants = 1
+    section_spacing_nm: float | None = None
 
 
 class Runner(Protocol):
@@ -107,6 +110,7 @@ def network_contract(model: Model) -> Contract:
         windows=windows,
         reduced_precision=windows is None,
         variants=model.variants if windows is None else windows.variants,
+        section_spacing_nm=model.section_spacing_nm,
     )
 
 

@@ -1,5 +1,6 @@
 """What a user may ask of a prediction, and everything that can be wrong with it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from cristae.errors import raise_faults
 from cristae.grid import Triple
 from cristae.networks.device import DeviceName, device_faults
 from cristae.networks.ensemble import ensemble_faults
+from cristae.networks.interleaved import section_step
 from cristae.networks.model import Model
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine, Variants
@@ -20,8 +22,8 @@ from cristae.prediction.regions import Region
 from cristae.prediction.resample import Factors
 from cristae.volumes.volume import Volume
 
-_LATER = ("grid", "skip_empty")
-"""Settings that records name only where they are not the default: older records lack them."""
+_LATER = {"grid": "source", "skip_empty": False, "section_step": 1}
+"""Settings that records name only where they are not these: older records lack them."""
 
 _RUNNING = ("device",)
 """What records leave out: it changes the output by rounding only."""
@@ -40,6 +42,9 @@ class PredictConfig:
             float32. None: ``auto`` for a tile-invariant network, float32 for one with windows.
         variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
             or 16 (also flipped in z), at as many times the cost. None: as the model says.
+        section_step: The network sees every so many sections at once, in turns, and the turns are
+            averaged (`cristae.networks.interleaved`). None: as the model says for the section
+            thickness.
         combine: What is taken of the variants, and of several models: mean, min or max. None: as
             the model's windows say, else the mean.
         truncate: Truncate 255 p, as PyTorch Connectomics does, instead of rounding it.
@@ -53,6 +58,7 @@ class PredictConfig:
     device: DeviceName = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     variants: Variants | None = None
+    section_step: int | None = None
     combine: Combine | None = None
     truncate: bool = False
     grid: Grid = "source"
@@ -61,20 +67,34 @@ class PredictConfig:
 
 def plain_settings(config: PredictConfig) -> dict[str, Any]:
     """The configuration as a record names it."""
-    plain, default = to_plain(config), to_plain(PredictConfig())
-    lasting = {k: v for k, v in plain.items() if k not in _RUNNING}
-    return {k: v for k, v in lasting.items() if k not in _LATER or v != default[k]}
+    lasting = {k: v for k, v in to_plain(config).items() if k not in _RUNNING}
+    return {k: v for k, v in lasting.items() if k not in _LATER or v != _LATER[k]}
 
 
-def resolve_config(config: PredictConfig, contract: Contract) -> PredictConfig:
-    """The configuration with nothing left open but what a sample decides."""
+def resolve_config(config: PredictConfig, contract: Contract, section_nm: float) -> PredictConfig:
+    """The configuration with nothing left open but what a sample decides.
+
+    Args:
+        config: What is asked for.
+        contract: Of the network.
+        section_nm: Thickness of a section on the network's grid, `section_thickness`.
+    """
     windows = contract.windows
     return replace(
         config,
         precision=config.precision or ("auto" if contract.reduced_precision else "float32"),
         variants=config.variants or contract.variants,
+        section_step=section_step(contract.section_spacing_nm, section_nm)
+        if config.section_step is None
+        else config.section_step,
         combine=config.combine or (windows.combine if windows else "mean"),
     )
+
+
+def section_thickness(source: Volume, model: Model) -> float:
+    """Thickness of a section in nm where a network works; infinite where it is not known."""
+    size = source.voxel_size_nm
+    return model.working_voxel_size_nm[0] or (math.inf if size is None else size[0])
 
 
 def check_request(
@@ -103,6 +123,11 @@ def check_request(
             f"variants {config.variants}: the network steps {lattice[1:]} in y and x, expected "
             f"equal steps where tiles are transposed"
         )
+    step = 1 if config.section_step is None else config.section_step
+    if step < 1:
+        faults.append(f"section_step {step}: expected at least 1")
+    if step > 1 and contract.windows is not None:
+        faults.append(f"section_step {step}: the model runs on its own windows, expected 1")
     if config.skip_empty and contract.windows is not None:
         faults.append("skip_empty: the model runs on its own windows, expected one that takes any")
     if config.skip_empty and source.voxel_size_nm is None:

@@ -19,7 +19,7 @@ from cristae.networks.device import (
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import model_runner, network_contract, sample_shape
-from cristae.prediction.checks import PredictConfig, resolve_config
+from cristae.prediction.checks import PredictConfig, resolve_config, section_thickness
 from cristae.prediction.grids import plan_grids
 from cristae.prediction.request import Request
 from cristae.prediction.tiled import plan_tiles, tiling_bytes
@@ -77,7 +77,7 @@ def prediction_work(
 ) -> Work:
     """Memory and voxels of a prediction, by the plan it would have; nothing is written."""
     contract = network_contract(model)
-    config = resolve_config(config, contract)
+    config = resolve_config(config, contract, section_thickness(image, model))
     with tempfile.TemporaryDirectory() as folder:
         request = Request(
             source=image,
@@ -87,6 +87,7 @@ def prediction_work(
             grids=plan_grids(image, model.working_voxel_size_nm, config.grid),
             precision=precision,
             variants=config.variants or 1,
+            section_step=config.section_step or 1,
             combine=config.combine or "mean",
             truncate=config.truncate,
             block_shape=None,
@@ -98,8 +99,6 @@ def prediction_work(
             if contract.windows is not None:
                 sweep = plan_windows(request, contract.windows, ledger)
                 return Work(sweep_bytes(sweep, request), sweep.waste * written, written)
-            if contract.context is None:
-                raise ValueError("a contract without windows has a context")
-            tiling = plan_tiles(request, contract.context, ledger)
+            tiling = plan_tiles(request, ledger)
             computed = tiling.count() * Box.of(tiling.read).size * request.variants
             return Work(tiling_bytes(tiling, request), computed, written)

@@ -29,7 +29,6 @@ from cristae.networks.ensemble import ensemble_contract, make_ensemble
 from cristae.networks.inference import Precision
 from cristae.networks.model import GREY, Model, model_network
 from cristae.networks.runner import Contract
-from cristae.networks.unet import Context
 from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
     PredictConfig,
@@ -38,6 +37,7 @@ from cristae.prediction.checks import (
     mask_region,
     plain_settings,
     resolve_config,
+    section_thickness,
 )
 from cristae.prediction.chunks import plan_chunks, write_chunks
 from cristae.prediction.grids import Grids, plan_grids
@@ -115,7 +115,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     check_places(out, chunks)
     models = (model,) if isinstance(model, Model) else tuple(model)
     contract = ensemble_contract(models)
-    config = resolve_config(config or PredictConfig(), contract)
+    section_nm = section_thickness(source, models[0])
+    config = resolve_config(config or PredictConfig(), contract, section_nm)
     check_request(source, models, contract, config, block_shape, mask)
     grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid)
     asked = _Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
@@ -168,6 +169,7 @@ class _Asked:
             grids=self.grids,
             precision=precision,
             variants=self.config.variants or 1,
+            section_step=self.config.section_step or 1,
             combine=self.combine,
             truncate=self.config.truncate,
             block_shape=self.block_shape,
@@ -213,7 +215,7 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
         plan = plan_windows(request, contract.windows, ledger)
         needed, scratch = sweep_bytes(plan, request), scratch_bytes(plan)
     else:
-        plan = plan_tiles(request, _context(contract), ledger)
+        plan = plan_tiles(request, ledger)
         needed, scratch = tiling_bytes(plan, request), 0
     promise_memory("predict", needed, asked.resources)
     check_disk(asked.out, Box.of(grids.shape).size * len(contract.channels) + scratch, besides)
@@ -227,7 +229,9 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
         channels=contract.channels,
         attributes=_attributes(request, statistics, config),
     )
-    runners = tuple(make(precision, device=device) for device in devices)
+    runners = tuple(
+        make(precision, device=device, section_step=request.section_step) for device in devices
+    )
     del networks, make, on_first
     if isinstance(plan, Sweep):
         done = run_windows(plan, image, runners, request, prediction, ledger)
@@ -265,12 +269,6 @@ def _regions(asked: _Asked, statistics: IntensityStatistics, ledger: Ledger) -> 
     return tuple(regions)
 
 
-def _context(contract: Contract) -> Context:
-    if contract.context is None:
-        raise ValueError("a contract without windows has a context")
-    return contract.context
-
-
 def _attributes(
     request: Request, statistics: IntensityStatistics, config: PredictConfig
 ) -> dict[str, Any]:
@@ -286,6 +284,7 @@ def _attributes(
         "precision": request.precision,
         "device": request.devices[0].type,
         "variants": request.variants,
+        "section_step": request.section_step,
         "combine": request.combine,
         "windows": None if windows is None else to_plain(windows),
         "input_intensity": {

@@ -18,6 +18,7 @@ from cristae.grid import Box, Triple
 from cristae.networks.device import GRAPH_VOXELS, device_room
 from cristae.networks.ensemble import ensemble_bytes, ensemble_work
 from cristae.networks.inference import Precision
+from cristae.networks.interleaved import turn_shape
 from cristae.networks.model import Model
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine, Variants
@@ -50,6 +51,7 @@ class Request:
         grids: The grids of image, network and output.
         precision: Of the network's arithmetic.
         variants: Test-time augmentation.
+        section_step: The network sees every so many sections at once.
         combine: What is taken of the variants.
         truncate: Whether 255 p is truncated rather than rounded.
         block_shape: Core of a tile, where the user says it.
@@ -65,6 +67,7 @@ class Request:
     grids: Grids
     precision: Precision
     variants: Variants
+    section_step: int
     combine: Combine
     truncate: bool
     block_shape: Triple | None
@@ -106,9 +109,10 @@ class Request:
 
     def network_bytes(self, tile: Triple, core: Triple) -> int:
         """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
-        of_tile = (tile, core, self.precision, self.devices[0].type)
+        of_tile = (tile, core, self.precision, self.devices[0].type, self.section_step)
         needed = ensemble_bytes(self.models, *of_tile)
-        if self.devices[0].type == "cuda" and math.prod(tile) <= GRAPH_VOXELS:
+        seen = math.prod(turn_shape(tile, self.section_step))
+        if self.devices[0].type == "cuda" and seen <= GRAPH_VOXELS:
             # what a member has recorded keeps its memory
             needed += sum(ensemble_bytes([model], *of_tile) for model in self.models)
         return needed

@@ -11,8 +11,8 @@ from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
 from cristae.grid import Box
 from cristae.networks.device import pinned, side_by_side
+from cristae.networks.interleaved import interleaved_context
 from cristae.networks.runner import Runner
-from cristae.networks.unet import Context
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
 from cristae.prediction.regions import (
     Hulls,
@@ -146,8 +146,11 @@ def run_tiles(job: Job, ledger: Ledger) -> Done:
     return Done(profile, missing, computed, what)
 
 
-def plan_tiles(request: Request, context: Context, ledger: Ledger) -> Tiling:
+def plan_tiles(request: Request, ledger: Ledger) -> Tiling:
     """Tiles as the user wants them, as an interrupted run had them, or as memory allows them."""
+    if request.contract.context is None:
+        raise ValueError("a contract without windows has a context")
+    context = interleaved_context(request.contract.context, request.section_step)
     shape, factors, limit = request.shape, request.grids.output_factors, request.memory_limit
     shard = request.shard
 
@@ -215,7 +218,7 @@ def _tell(tiling: Tiling, request: Request) -> None:
         kept = ", those with nothing to predict left out"
     log.info(
         "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d%s; %s%.2f voxels computed a voxel "
-        "written (%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
+        "written (%s%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
         tiling.count(),
         *tiling.read,
         *tiling.core,
@@ -223,6 +226,7 @@ def _tell(tiling: Tiling, request: Request) -> None:
         "at most " if request.regions and parts is None else "",
         waste * request.variants,
         f"{request.variants} variants, " if request.variants > 1 else "",
+        f"sections {request.section_step} apart, in turns, " if request.section_step > 1 else "",
         *tiling.context.halo_vx,
         request.memory_limit / GIB,
         "" if request.room is None else f", and {request.room / GIB:.1f} GiB of a GPU's memory,",
@@ -255,7 +259,7 @@ def tiling_bytes(tiling: Tiling, request: Request) -> int:
     total: float = 2 * 4 * read + channels * (core + 2 * group)
     total += 2 * region_bytes(request.regions, tiling.core)
     if request.room is None:
-        again = request.variants > 1 or len(request.models) > 1
+        again = max(request.variants, len(request.models), request.section_step) > 1
         total += (1 + AGAIN * again) * request.network_bytes(part.read, working)
         total += channels * 8 * core * resampled
         total += channels * 8 * math.prod(working) * (request.variants > 1)

@@ -23,7 +23,9 @@ from cristae.engine.progress import hushed
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
 from cristae.networks.inference import Precision
+from cristae.networks.interleaved import section_step
 from cristae.networks.model import Model
+from cristae.prediction.checks import section_thickness
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.resample import working_factors
@@ -206,7 +208,9 @@ def _affordable(
 
 def _seen(source: Volume, box: Box, model: Model) -> Box:
     """A box with its margin, inside the source."""
-    return box.grow(_in_source(MARGIN, source, model)).clip(source.box)
+    z, y, x = _in_source(MARGIN, source, model)
+    step = section_step(model.section_spacing_nm, section_thickness(source, model))
+    return box.grow((step * z, y, x)).clip(source.box)
 
 
 def _look(

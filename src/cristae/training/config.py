@@ -65,6 +65,7 @@ SILENT_KEYS = (
     "replay",
     "tune",
     "variants",
+    "section_spacing_nm",
 )
 """Settings that a record names only where they are not the default."""
 
@@ -135,6 +136,10 @@ class TrainConfig:
             ``validate_ap_boxes`` say, and store the best ones in the model.
         variants: Test-time augmentation that the model is validated and, unless told otherwise,
             predicted with (`cristae.prediction.predict.PredictConfig`); not for ``windows``.
+        section_spacing_nm: Distance between the sections that the model, unless told otherwise,
+            looks at where sections are thinner (`cristae.networks.interleaved`); the ``z_steps`` of
+            such volumes should give about that. Validation looks at next sections. None: so does
+            the model; not for ``windows``.
         decoder: Decoder that the model asks for.
         thresholds: Its thresholds, where they differ from the decoder's defaults.
         card: Facts for the model's card (data, licences, where it fails).
@@ -180,6 +185,7 @@ class TrainConfig:
     replay: float = 0.0
     tune: bool = False
     variants: Variants = 1
+    section_spacing_nm: float | None = None
     decoder: str = "bc_watershed"
     thresholds: dict[str, int | float] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
@@ -319,6 +325,11 @@ def _network_faults(config: TrainConfig) -> list[str]:
             f"variants {config.variants}: the network steps {(y, x)} in y and x, expected equal "
             "steps where images are transposed"
         )
+    spacing = config.section_spacing_nm
+    if spacing is not None and not spacing > 0:
+        faults.append(f"section_spacing_nm {spacing}: expected more than 0, or null")
+    elif spacing is not None and not isinstance(config.network, UNetConfig):
+        faults.append(f"section_spacing_nm {spacing}: expected null for a network with windows")
     if len(config.loss.channels) not in (0, len(config.network.channels)):
         faults.append(
             f"loss.channels {config.loss.channels}: expected a weight for each of "

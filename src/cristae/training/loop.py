@@ -300,6 +300,7 @@ class Run:
             windows=windows_of(config),
             offsets=affinity_offsets(config.network.channels),
             variants=config.variants,
+            section_spacing_nm=config.section_spacing_nm,
             card={
                 **config.card,
                 "trained_on": ", ".join(sample.name for sample in samples),
