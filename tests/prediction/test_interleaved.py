@@ -68,8 +68,10 @@ def test_turns_are_interpolated_and_averaged(step, start, depth, blocks):
 
 def test_a_core_without_its_halo_takes_what_there_is():
     image = np.ones((4, 2, 2), np.float32)
-    found = InterleavedRunner(Sums(), 4).probabilities(image, Box.of(image.shape))
-    assert np.allclose(found[0].numpy(), 1)  # one section a turn, no neighbours
+    for core in (Box.of(image.shape), Box((0, 0, 0), (1, 2, 2)), Box((3, 0, 0), (4, 2, 2))):
+        found = InterleavedRunner(Sums(), 4).probabilities(image, core)
+        assert found.shape == (2, *core.shape)
+        assert np.allclose(found[0].numpy(), 1)  # one section a turn, no neighbours
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def _blend(turns: Tensor, core: tuple[int, int], step: int) -> Tensor:
     for shift in range(1 - step, step):
         weight = float(step - abs(shift))
         a, b = max(first + shift, 0), min(stop + shift, turns.shape[1])
+        if a >= b:  # beyond the tile
+            continue
         into = slice(a - shift - first, b - shift - first)
         total[:, into].add_(turns[:, a:b], alpha=weight)
         weights[into] += weight
