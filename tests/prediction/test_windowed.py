@@ -328,6 +328,16 @@ def test_block_shapes_are_for_tiles(pytc_model, texture, tmp_path):
         )
 
 
+def test_windows_take_next_sections(pytc_model, texture, tmp_path):
+    with pytest.raises(InputError, match=r"section_step 2: the model runs on its own windows"):
+        predict_volume(
+            open_volume(texture((3, 20, 20))),
+            pytc_model,
+            tmp_path / "p.zarr",
+            config=PredictConfig(section_step=2),
+        )
+
+
 def test_chunk_files_are_the_prediction(pytc_model, texture, tmp_path, monkeypatch):
     volume, folder = open_volume(texture((9, 30, 41))), tmp_path / "chunks"
     ask = {"resources": ONE, "chunks": folder}
