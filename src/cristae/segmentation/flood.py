@@ -23,7 +23,7 @@ SPAN_BITS = 5
 START, STOP, FIRST, BESIDE = 0, 1, 2, 3
 """Columns of a run's record: ends, first voxel, and four columns of neighbouring rows."""
 
-BYTES_PER_VOXEL = 9.5
+BYTES_PER_VOXEL = 10
 """Memory for each voxel: its value, label, queue, and a share of the table (measured)."""
 
 MOST_NARROW = 1 << 32
