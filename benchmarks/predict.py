@@ -1,6 +1,6 @@
 """How fast prediction is, against a plain sliding window with the same network and threads.
 
-One volume goes through one network three ways, each after a warm-up:
+One volume goes through one network three ways, at one scale, each after a warm-up:
 
 - plain: float32 windows that overlap by half, batch normalisation as trained, the fastest of a few
   batch sizes and memory formats, windows blended with a tent, all in memory. The volume is mirrored
@@ -158,7 +158,7 @@ def compare(folder, model, trained, shapes, threads):
     stored.write(stored.box, plain)
     predictions = {"plain": stored}
     for precision in ("float32", "bfloat16") if bfloat16_is_fast() else ("float32",):
-        config = PredictConfig(precision=precision)
+        config = PredictConfig(precision=precision, scales=(1.0,))
         options = {"config": config, "resources": resources}
         corner = volume.crop(volume.box.clip(type(volume.box).of((4, 64, 64))))
         predict_volume(corner, model, folder / f"warm-{precision}.zarr", **options)

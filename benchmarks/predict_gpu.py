@@ -56,7 +56,7 @@ def main(arguments=None):
         return
     log_to_stderr(logging.INFO)
     devices, model = find_devices(options.device), load_model(options.model)
-    config = PredictConfig(device=options.device)
+    config = PredictConfig(device=options.device, scales=(1.0,))
     precision = expected_precision(config, model)
     prepare_devices(devices, Resources().workers)
     name = torch.cuda.get_device_name(devices[0]) if options.device == "cuda" else "processor"

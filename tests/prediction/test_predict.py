@@ -360,6 +360,9 @@ model = load_model(sys.argv[1])
 if case == "resampled":
     volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
     model = replace(model, working_voxel_size_nm=(None, 6.0, 6.0))
+if case == "scales":
+    volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
+    model = replace(model, working_voxel_size_nm=(None, 8.0, 8.0), scales=(0.8, 1.0, 1.25))
 variants, step = 4 if case == "variants" else 1, 4 if case == "turns" else 1
 config = predict.PredictConfig(precision=precision, variants=variants, section_step=step)
 models, mask = (model,), None
@@ -371,7 +374,13 @@ predict.predict_volume(
 print(promised[0], peak_memory() - before)
 """
     cases = ("float32-plain", "bfloat16-plain", "float32-resampled")
-    for case in (*cases, "bfloat16-variants", "float32-masked pair", "float32-turns"):
+    for case in (
+        *cases,
+        "bfloat16-variants",
+        "float32-masked pair",
+        "float32-turns",
+        "float32-scales",
+    ):
         command = [sys.executable, "-c", script, str(tmp_path / "m.pt")]
         command += [str(tmp_path / f"{case}.zarr"), case]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -146,7 +146,8 @@ def test_tiles_are_chosen_by_what_is_wanted_of_them(make_model, texture, predict
         Box((0, 384, 896), (8, 448, 960)),
     ]
     # 64 + 2 x 49 on a lattice of 8, and 8 + 2 x 3 sections
-    assert all(seen.image.shape == seen.box.shape == (14, 176, 176) for seen in read)
+    views = [view for seen in read for view in seen.views]
+    assert [(box.shape, image.shape) for box, image in views] == [((14, 176, 176),) * 2] * 2
     share = 2 * 14 * 176 * 176 / volume.size
     assert "128 tiles of 14x176x176, cores of 8x64x64, 2 of them with something" in caplog.text
     assert caplog.text.count(f"{share:.2f} voxels computed a voxel written") == 2
@@ -257,16 +258,20 @@ def test_a_level_of_the_pyramid_is_read(make_model, texture, tmp_path, predict):
     volume = open_volume(array, voxel_size_nm=(30.0, 2.0, 2.0), kind="image")
     stored = convert_volume(volume, tmp_path / "v.zarr", resources=ONE)
     grids = plan_grids(stored, (None, 9.0, 9.0))
-    assert grids.level == (1, 4, 4)  # 8 nm: the next would be coarser than 9 nm
-    assert grids.read.shape == (4, 150, 40)
-    assert grids.read_factors == (1.0, 1.125, 1.125)
-    assert grids.output_factors == (1.0, 4.5, 4.5)
+    view = grids.views[0]
+    assert view.level == (1, 4, 4)  # 8 nm: the next would be coarser than 9 nm
+    assert view.read.shape == (4, 150, 40)
+    assert view.read_factors == (1.0, 1.125, 1.125)
+    assert view.output_factors == (1.0, 4.5, 4.5)
     part = stored.crop(Box((0, 2, 4), (4, 600, 160)))  # begins inside a voxel of that level
-    assert plan_grids(part, (None, 9.0, 9.0)).level == (1, 2, 2)
+    assert plan_grids(part, (None, 9.0, 9.0)).read_level == [1, 2, 2]
     same = array[:, 2:, 4:].reshape(4, 299, 2, 78, 2).mean((2, 4))
-    assert np.abs(plan_grids(part, (None, 9.0, 9.0)).read.read() - same).max() <= 0.5
+    assert np.abs(plan_grids(part, (None, 9.0, 9.0)).views[0].read.read() - same).max() <= 0.5
     found = predict(stored, make_model(working_voxel_size_nm=(None, 8.0, 8.0)))
     assert found.attributes["read_level"] == [1, 4, 4]
+    several = plan_grids(stored, (None, 9.0, 9.0), scales=(0.5, 1.0, 2.0))
+    assert several.read_level == [[1, 2, 2], [1, 4, 4], [1, 4, 4]]  # the coarsest there is
+    assert [view.output_factors[1] for view in several.views] == [2.25, 4.5, 9.0]
     assert found.shape == volume.shape
 
 
@@ -276,12 +281,12 @@ def test_levels_and_source_are_one_image_on_the_working_grid(tmp_path):
     volume = open_volume(ramp, voxel_size_nm=(30.0, 2.0, 2.0), kind="image")
     stored = convert_volume(volume, tmp_path / "v.zarr", resources=ONE)
     grids, statistics = plan_grids(stored, (None, 9.0, 2.0)), sample_intensity(stored)
-    assert grids.level == (1, 1, 1)  # x would be too coarse
-    grids = plan_grids(stored, (None, 9.0, 9.0))
+    assert grids.read_level == [1, 1, 1]  # x would be too coarse
+    view = plan_grids(stored, (None, 9.0, 9.0)).views[0]
     box = Box((0, 2, 1), (2, 130, 8))
     fine, coarse = (
         ImageInput(read, statistics, "window", False, factors).read(box)
-        for read, factors in ((stored, (1.0, 4.5, 4.5)), (grids.read, grids.read_factors))
+        for read, factors in ((stored, (1.0, 4.5, 4.5)), (view.read, view.read_factors))
     )
     np.testing.assert_allclose(coarse, fine, atol=1e-4)
     assert np.ptp(fine) > 1

@@ -133,6 +133,22 @@ def test_networks_of_pytc_are_validated_in_windows(samples, tmp_path):  # noqa: 
     assert panels[0].pictures.shape[1:] == (24, 28)
 
 
+def test_a_model_sees_the_scales_that_its_configuration_says(samples, tmp_path):  # noqa: F811
+    scales = (1.0, 1.3)
+    made = config(steps=1, scales=scales)
+    model = train_model(made, samples, tmp_path / "model.pt", threads=1)
+    image = array_volume(toy_arrays((7, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
+    found = predict_volume(image, model, tmp_path / "p.zarr")
+    assert (model.scales, found.attributes["scales"]) == (scales, list(scales))
+    for wrong, said in (
+        (replace(made, working_voxel_size_nm=(None,) * 3), "as nothing is resampled in the plane"),
+        (replace(made, scales=(9.0,)), "expected different numbers from 0.25 to 4"),
+        (replace(made, network=PYTC_NETWORK, patch=(5, 33, 32)), "for a network with windows"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_train_config(wrong)
+
+
 def test_a_model_looks_at_sections_as_far_apart_as_its_configuration_says(samples, tmp_path):  # noqa: F811
     spacing = 3 * SIZE[0]
     model = train_model(

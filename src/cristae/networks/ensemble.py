@@ -86,6 +86,7 @@ def ensemble_contract(models: Sequence[Model]) -> Contract:
         reduced_precision=all(c.reduced_precision for c in contracts),
         variants=first.variants,
         section_spacing_nm=first.section_spacing_nm,
+        scales=first.scales,
     )
 
 

@@ -9,7 +9,7 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
     network_config  its configuration, plain
     windows         the windows it is run on; null where any tile will do
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card,
-    threshold_voxel_size_nm, variants, section_spacing_nm    as `Model` has them
+    threshold_voxel_size_nm, variants, section_spacing_nm, scales    as `Model` has them
     offsets         (z, y, x) of the voxel each affinity channel joins a voxel to; else empty
     stored_as       "float32" or "float16": how the convolutions' weights lie in the file
     state_dict      tensors by name
@@ -20,7 +20,7 @@ import json
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -89,6 +89,8 @@ class Model:
             with windows these say it.
         section_spacing_nm: Distance between the sections it looks at unless told otherwise, where
             sections are thinner (`interleaved`); None: next ones.
+        scales: It sees the image at so many times its working voxel size in the plane, each once,
+            and the outputs are averaged, unless told otherwise.
     """
 
     network_config: NetworkConfig
@@ -105,6 +107,7 @@ class Model:
     threshold_voxel_size_nm: tuple[float, float, float] | None = None
     variants: Variants = 1
     section_spacing_nm: float | None = None
+    scales: tuple[float, ...] = (1.0,)
 
     def thresholds_at(self, voxel_size_nm: tuple[float, float, float] | None) -> dict[str, Any]:
         """The thresholds at a voxel size: those that count voxels keep their volume."""
@@ -189,6 +192,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "threshold_voxel_size_nm": to_plain(model.threshold_voxel_size_nm),
         "variants": model.variants,
         "section_spacing_nm": model.section_spacing_nm,
+        "scales": list(model.scales),
         "state_dict": tensors,
     }
     write_atomic(path, lambda file: torch.save(tree, file))
@@ -247,6 +251,7 @@ def load_model(path_or_name: str | Path) -> Model:
         else from_plain(tuple[float, float, float], counted, f"{path}: threshold_voxel_size_nm"),
         variants=cast("Variants", tree.get("variants", 1)),
         section_spacing_nm=tree.get("section_spacing_nm"),
+        scales=from_plain(tuple[float, ...], tree.get("scales", [1.0]), f"{path}: scales"),
     )
     raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
@@ -366,6 +371,23 @@ def _running_faults(model: Model) -> list[str]:
         faults.append(f"section_spacing_nm {spacing!r}: expected a positive number or null")
     elif spacing is not None and model.windows is not None:
         faults.append(f"section_spacing_nm {spacing}: expected null for a model with windows")
+    if model.windows is not None and model.scales != (1.0,):
+        faults.append(f"scales {model.scales}: expected 1 for a model with windows")
+    return faults + scale_faults(model.scales, model.working_voxel_size_nm)
+
+
+def scale_faults(scales: Sequence[float], working: VoxelSize) -> list[str]:
+    """What is wrong with test-time scales, a line each.
+
+    Args:
+        scales: Of `Model`.
+        working: Working voxel size (z, y, x) in nm.
+    """
+    faults = []
+    if not scales or len(set(scales)) < len(scales) or not all(0.25 <= s <= 4 for s in scales):
+        faults.append(f"scales {list(scales)}: expected different numbers from 0.25 to 4")
+    if tuple(scales) != (1.0,) and None in working[1:]:
+        faults.append(f"scales {list(scales)}: expected 1, as nothing is resampled in the plane")
     return faults
 
 

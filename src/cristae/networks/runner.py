@@ -49,6 +49,7 @@ class Contract:
         variants: Its test-time augmentation unless told otherwise.
         section_spacing_nm: Distance between the sections it looks at unless told otherwise, where
             sections are thinner; None: next ones.
+        scales: Times its working voxel size at which it sees the image unless told otherwise.
     """
 
     channels: tuple[str, ...]
@@ -59,6 +60,7 @@ class Contract:
     reduced_precision: bool
     variants: Variants = 1
     section_spacing_nm: float | None = None
+    scales: tuple[float, ...] = (1.0,)
 
 
 class Runner(Protocol):
@@ -111,6 +113,7 @@ def network_contract(model: Model) -> Contract:
         reduced_precision=windows is None,
         variants=model.variants if windows is None else windows.variants,
         section_spacing_nm=model.section_spacing_nm,
+        scales=model.scales,
     )
 
 

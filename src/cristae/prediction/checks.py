@@ -14,7 +14,7 @@ from cristae.grid import Triple
 from cristae.networks.device import DeviceName, device_faults
 from cristae.networks.ensemble import ensemble_faults
 from cristae.networks.interleaved import section_step
-from cristae.networks.model import Model
+from cristae.networks.model import Model, scale_faults
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grid
@@ -22,7 +22,7 @@ from cristae.prediction.regions import Region
 from cristae.prediction.resample import Factors
 from cristae.volumes.volume import Volume
 
-_LATER = {"grid": "source", "skip_empty": False, "section_step": 1}
+_LATER = {"grid": "source", "skip_empty": False, "section_step": 1, "scales": [1.0]}
 """Settings that records name only where they are not these: older records lack them."""
 
 _RUNNING = ("device",)
@@ -45,8 +45,11 @@ class PredictConfig:
         section_step: The network sees every so many sections at once, in turns, and the turns are
             averaged (`cristae.networks.interleaved`). None: as the model says for the section
             thickness.
-        combine: What is taken of the variants, and of several models: mean, min or max. None: as
-            the model's windows say, else the mean.
+        scales: The network sees the image at so many times its working voxel size in the plane, at
+            one after another, and the outputs are combined on the output's grid. None: as the
+            model says.
+        combine: What is taken of the variants, scales, and several models: mean, min or max. None:
+            as the model's windows say, else the mean.
         truncate: Truncate 255 p, as PyTorch Connectomics does, instead of rounding it.
         grid: ``source``: probabilities are interpolated on the source's voxels. ``working``: they
             are written where the network computes them, on the working grid.
@@ -59,6 +62,7 @@ class PredictConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     variants: Variants | None = None
     section_step: int | None = None
+    scales: tuple[float, ...] | None = None
     combine: Combine | None = None
     truncate: bool = False
     grid: Grid = "source"
@@ -87,6 +91,7 @@ def resolve_config(config: PredictConfig, contract: Contract, section_nm: float)
         section_step=section_step(contract.section_spacing_nm, section_nm)
         if config.section_step is None
         else config.section_step,
+        scales=contract.scales if config.scales is None else config.scales,
         combine=config.combine or (windows.combine if windows else "mean"),
     )
 
@@ -128,6 +133,10 @@ def check_request(
         faults.append(f"section_step {step}: expected at least 1")
     if step > 1 and contract.windows is not None:
         faults.append(f"section_step {step}: the model runs on its own windows, expected 1")
+    scales = (1.0,) if config.scales is None else config.scales
+    faults += scale_faults(scales, models[0].working_voxel_size_nm)
+    if scales != (1.0,) and contract.windows is not None:
+        faults.append(f"scales {list(scales)}: the model runs on its own windows, expected 1")
     if config.skip_empty and contract.windows is not None:
         faults.append("skip_empty: the model runs on its own windows, expected one that takes any")
     if config.skip_empty and source.voxel_size_nm is None:

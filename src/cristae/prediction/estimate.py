@@ -84,7 +84,9 @@ def prediction_work(
             models=(model,),
             contract=contract,
             out=Path(folder) / "prediction.zarr",
-            grids=plan_grids(image, model.working_voxel_size_nm, config.grid),
+            grids=plan_grids(
+                image, model.working_voxel_size_nm, config.grid, config.scales or (1.0,)
+            ),
             precision=precision,
             variants=config.variants or 1,
             section_step=config.section_step or 1,
@@ -99,6 +101,7 @@ def prediction_work(
             if contract.windows is not None:
                 sweep = plan_windows(request, contract.windows, ledger)
                 return Work(sweep_bytes(sweep, request), sweep.waste * written, written)
-            tiling = plan_tiles(request, ledger)
-            computed = tiling.count() * Box.of(tiling.read).size * request.variants
-            return Work(tiling_bytes(tiling, request), computed, written)
+            tilings = plan_tiles(request, ledger)
+            computed = sum(tiling.count() * Box.of(tiling.read).size for tiling in tilings)
+            needed = tiling_bytes(tilings, request)
+            return Work(needed, computed * request.variants, written)

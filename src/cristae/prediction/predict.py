@@ -47,8 +47,7 @@ from cristae.prediction.regions import Region
 from cristae.prediction.request import Done, Request
 from cristae.prediction.skip import coarse_size, signal_region
 from cristae.prediction.sums import Sweep
-from cristae.prediction.tiled import Job, plan_tiles, run_tiles, tiling_bytes
-from cristae.prediction.tiles import Tiling
+from cristae.prediction.tiled import Job, Tilings, plan_tiles, run_tiles, tiling_bytes
 from cristae.prediction.windowed import plan_windows, run_windows, scratch_bytes, sweep_bytes
 from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
@@ -118,7 +117,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     section_nm = section_thickness(source, models[0])
     config = resolve_config(config or PredictConfig(), contract, section_nm)
     check_request(source, models, contract, config, block_shape, mask)
-    grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid)
+    scales = config.scales or (1.0,)
+    grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
     asked = _Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
     identity = _identity(asked)
     plan = None
@@ -157,7 +157,7 @@ class _Asked:
 
     @property
     def combine(self) -> Combine:
-        """What is taken of variants and models."""
+        """What is taken of variants, models and scales."""
         return self.config.combine or "mean"
 
     def request(self, precision: Precision, regions: tuple[Region, ...]) -> Request:
@@ -190,8 +190,8 @@ def _identity(asked: _Asked) -> dict[str, Any]:
     settings |= {"voxel_size_nm": source.voxel_size_nm, "origin_nm": source.origin_nm}
     if asked.mask is not None:
         inputs["mask"] = asked.mask.fingerprint
-    if grids.level != (1, 1, 1):
-        settings["read_level"] = grids.level
+    if any(view.level != (1, 1, 1) for view in grids.views):
+        settings["read_level"] = grids.read_level
     return {"stage": "predict", "inputs": inputs, "settings": settings}
 
 
@@ -202,15 +202,18 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
     devices = find_devices(config.device)
     prepare_devices(devices, asked.resources.workers)
     rule, grids = asked.models[0].intensity, asked.grids
-    image = ImageInput(grids.read, statistics, rule, config.invert, grids.read_factors)
+    images = tuple(
+        ImageInput(view.read, statistics, rule, config.invert, view.read_factors)
+        for view in grids.views
+    )
     networks = [model_network(model) for model in asked.models]
     make = partial(make_ensemble, networks, combine=asked.combine)
     on_first = partial(make, device=devices[0])
     precision = settle_precision(
-        on_first, image, contract, config.precision, ledger, device=devices[0]
+        on_first, images[0], contract, config.precision, ledger, device=devices[0]
     )
     request = asked.request(precision, regions)
-    plan: Tiling | Sweep
+    plan: Tilings | Sweep
     if contract.windows is not None:
         plan = plan_windows(request, contract.windows, ledger)
         needed, scratch = sweep_bytes(plan, request), scratch_bytes(plan)
@@ -234,10 +237,10 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
     )
     del networks, make, on_first
     if isinstance(plan, Sweep):
-        done = run_windows(plan, image, runners, request, prediction, ledger)
+        done = run_windows(plan, images[0], runners, request, prediction, ledger)
     else:
-        done = run_tiles(Job(image, runners, plan, request, prediction), ledger)
-    waste = done.waste(grids.output_factors)
+        done = run_tiles(Job(images, runners, plan, request, prediction), ledger)
+    waste = done.waste(grids.views[0].output_factors)
     _report(request, done, waste)
     ledger.finish(
         voxels=prediction.size,
@@ -259,7 +262,9 @@ def _regions(asked: _Asked, statistics: IntensityStatistics, ledger: Ledger) -> 
             source.with_(attributes=known),
             [replace(model, working_voxel_size_nm=size) for model in asked.models],
             ledger.scratch / "coarse.zarr",
-            config=replace(asked.config, grid="working", skip_empty=False, variants=1),
+            config=replace(
+                asked.config, grid="working", skip_empty=False, variants=1, scales=(1.0,)
+            ),
             mask=mask,
             resources=asked.resources,
         )
@@ -280,11 +285,12 @@ def _attributes(
         "model": "+".join(model.fingerprint for model in request.models),
         "grid": config.grid,
         "skip_empty": config.skip_empty,
-        "read_level": list(request.grids.level),
+        "read_level": request.grids.read_level,
         "precision": request.precision,
         "device": request.devices[0].type,
         "variants": request.variants,
         "section_step": request.section_step,
+        "scales": to_plain(config.scales),
         "combine": request.combine,
         "windows": None if windows is None else to_plain(windows),
         "input_intensity": {

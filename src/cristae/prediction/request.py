@@ -52,7 +52,7 @@ class Request:
         precision: Of the network's arithmetic.
         variants: Test-time augmentation.
         section_step: The network sees every so many sections at once.
-        combine: What is taken of the variants.
+        combine: What is taken of the variants, models and scales.
         truncate: Whether 255 p is truncated rather than rounded.
         block_shape: Core of a tile, where the user says it.
         resources: Threads and memory.
@@ -119,7 +119,11 @@ class Request:
 
     def work(self, extents: NDArray[np.int64]) -> NDArray[np.float64]:
         """Multiplications that cores of extents (..., 3) in voxels of the output take."""
-        return ensemble_work(self.models, extents / self.grids.output_factors)
+        views = self.grids.views
+        return sum(
+            (ensemble_work(self.models, extents / view.output_factors) for view in views),
+            start=np.zeros(extents.shape[:-1]),
+        )
 
     def check_room(self, needed: int) -> None:
         """Refuse what does not fit into a device's memory.

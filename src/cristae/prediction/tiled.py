@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from cristae.engine.blockwise import GIB
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
-from cristae.grid import Box
+from cristae.grid import Box, Triple
 from cristae.networks.device import pinned, side_by_side
+from cristae.networks.ensemble import finish_fold, fold
 from cristae.networks.interleaved import interleaved_context
 from cristae.networks.runner import Runner
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
@@ -33,27 +34,35 @@ AGAIN = 0.3
 """Share of a network's memory that a second pass over a tile cannot use again (measured)."""
 
 
+Tilings = tuple[Tiling, ...]
+"""One a scale, of the same cores."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
-    """All that a tile's work needs; the runners are one a device."""
+    """All that a tile's work needs: an image and a tiling a scale, a runner a device."""
 
-    image: ImageInput
+    images: tuple[ImageInput, ...]
     runners: tuple[Runner, ...]
-    tiling: Tiling
+    tilings: Tilings
     request: Request
     prediction: Volume
 
     def read(self, tile: "Tile") -> "Seen | None":
-        """The image in a tile's read box, and which voxels are wanted; None where none is."""
+        """The image in a tile's read boxes, and which voxels are wanted; None where none is."""
         inside, part = inside_all(self.request.regions, tile.core), tile.core
-        box = self.tiling.read_box(part)
+        boxes = [tiling.read_box(part) for tiling in self.tilings]
         if inside is not None:
             found = wanted_part(inside, tile.core)
             if found is None:
                 return None
-            part, box = found, self.tiling.part_box(found)
+            part, boxes = found, [tiling.part_box(found) for tiling in self.tilings]
             inside = inside[part.relative_to(tile.core.start).slices()]
-        return Seen(part, box, pinned(self.image.read(box), self.request.devices), inside)
+        views = tuple(
+            (box, pinned(image.read(box), self.request.devices))
+            for image, box in zip(self.images, boxes, strict=True)
+        )
+        return Seen(part, views, inside)
 
     def make(self, runner: Runner, seen: "Seen") -> NDArray[np.uint8]:
         """The prediction of what is wanted of a tile, 0 elsewhere: uint8 (channels, z, y, x)."""
@@ -64,13 +73,17 @@ class Job:
 
     def levels(self, seen: "Seen", runner: Runner) -> NDArray[np.uint8]:
         """The prediction of the part: uint8 (channels, z, y, x)."""
-        request, working = self.request, self.tiling.working_core(seen.part)
-        inside = working.relative_to(seen.box.start)
-        probabilities = tile_probabilities(
-            runner, seen.image, inside, request.variants, request.combine
-        )
-        parts = to_source_grid(probabilities, working, seen.part, self.tiling.factors)
-        return quantise(parts, request.truncate)
+        request, total = self.request, None
+        for tiling, (box, image) in zip(self.tilings, seen.views, strict=True):
+            working = tiling.working_core(seen.part)
+            probabilities = tile_probabilities(
+                runner, image, working.relative_to(box.start), request.variants, request.combine
+            )
+            found = to_source_grid(probabilities, working, seen.part, tiling.factors)
+            del probabilities
+            total = fold(total, found, request.combine)
+            del found
+        return quantise(finish_fold(total, len(seen.views), request.combine), request.truncate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +92,12 @@ class Seen:
 
     Attributes:
         part: The part of its core that is wanted, all of it where there is no region.
-        box: What is read for that, in working voxels.
-        image: The image (z, y, x) there.
+        views: What is read for that at each scale, in working voxels, and the image there.
         inside: Which voxels of the part are wanted.
     """
 
     part: Box
-    box: Box
-    image: NDArray[np.float32]
+    views: tuple[tuple[Box, NDArray[np.float32]], ...]
     inside: Inside | None
 
 
@@ -106,7 +117,7 @@ Group = tuple[Tile, NDArray[np.uint8]]
 
 def run_tiles(job: Job, ledger: Ledger) -> Done:
     """Read, compute and write the tiles."""
-    tiles = _tiles_to_do(job.tiling, ledger)
+    tiles = _tiles_to_do(job.tilings[0], ledger)
     missing = sum(shard.size for tile in tiles for shard in tile.missing)
     total = job.prediction.size
     buffers: list[NDArray[np.uint8]] = []
@@ -128,7 +139,7 @@ def run_tiles(job: Job, ledger: Ledger) -> Done:
                     buffers.append(np.zeros(shape, np.uint8))
                 skipped += each is None
                 if each is not None:
-                    computed += each.box.size * job.request.variants
+                    computed += sum(box.size for box, _ in each.views) * job.request.variants
                     place = each.part.relative_to(tile.group.start)
                     buffers[-1][(slice(None), *place.slices())] = next(found)
                 if tile.missing:
@@ -146,40 +157,47 @@ def run_tiles(job: Job, ledger: Ledger) -> Done:
     return Done(profile, missing, computed, what)
 
 
-def plan_tiles(request: Request, ledger: Ledger) -> Tiling:
+def plan_tiles(request: Request, ledger: Ledger) -> Tilings:
     """Tiles as the user wants them, as an interrupted run had them, or as memory allows them."""
     if request.contract.context is None:
         raise ValueError("a contract without windows has a context")
     context = interleaved_context(request.contract.context, request.section_step)
-    shape, factors, limit = request.shape, request.grids.output_factors, request.memory_limit
-    shard = request.shard
+    shape, shard, limit = request.shape, request.shard, request.memory_limit
+    scales = [view.output_factors for view in request.grids.views]
+    finest = min(scales, key=math.prod)
+
+    def with_core(core: Triple) -> Tilings:
+        return tuple(make_tiling(shape, shard, context, factors, core) for factors in scales)
 
     def work(tiling: Tiling) -> float:
         parts = _parts(tiling, request)
         return tiling.waste if parts is None else float(request.work(parts[1] - parts[0]).sum())
 
     def fits(tiling: Tiling) -> bool:
+        tilings = with_core(tiling.core)
         if request.room is not None and (
-            math.prod(tiling.read) > LARGEST_ON_GPU or device_bytes(tiling, request) > request.room
+            max(math.prod(each.read) for each in tilings) > LARGEST_ON_GPU
+            or device_bytes(tilings, request) > request.room
         ):
             return False
-        return tiling_bytes(tiling, request) <= limit
+        return tiling_bytes(tilings, request) <= limit
 
     before = ledger.done("core")
     if request.block_shape is not None:
-        tiling = make_tiling(shape, shard, context, factors, request.block_shape)
+        tiling = make_tiling(shape, shard, context, finest, request.block_shape)
     else:
         smallest = (1, 1, 1) if request.occupied is None else request.occupied.cell
-        tiling = choose_tiling(shape, shard, context, factors, fits, work, smallest)
+        tiling = choose_tiling(shape, shard, context, finest, fits, work, smallest)
         if before:
             z, y, x = next(iter(before.values()))
-            again = make_tiling(shape, shard, context, factors, (z, y, x))
+            again = make_tiling(shape, shard, context, finest, (z, y, x))
             tiling = again if fits(again) else tiling
-    request.check_room(device_bytes(tiling, request))
+    tilings = with_core(tiling.core)
+    request.check_room(device_bytes(tilings, request))
     if not before:
         ledger.mark("core", "first", list(tiling.core))
-    _tell(tiling, request)
-    return tiling
+    _tell(tilings, request)
+    return tilings
 
 
 def _parts(tiling: Tiling, request: Request) -> Hulls | None:
@@ -203,22 +221,24 @@ def _largest_part(tiling: Tiling, request: Request) -> Tiling:
     return replace(tiling, core=(z, y, x), read=(rz, ry, rx))
 
 
-def _tell(tiling: Tiling, request: Request) -> None:
+def _tell(tilings: Tilings, request: Request) -> None:
     """Say which tiles there are, what they cost, and why."""
-    waste, kept, parts = tiling.waste, "", _parts(tiling, request)
+    tiling, kept = max(tilings, key=lambda each: math.prod(each.read)), ""
+    parts = _parts(tiling, request)
+    computed = sum(each.count() * math.prod(each.read) for each in tilings)
     if parts is not None:
         boxes = [
             Box((a[0], a[1], a[2]), (b[0], b[1], b[2]))
             for a, b in zip(parts[0].tolist(), parts[1].tolist(), strict=True)
         ]
-        computed = sum(tiling.part_box(box).size for box in boxes)
-        waste = computed * math.prod(tiling.factors) / math.prod(tiling.shape)
+        computed = sum(each.part_box(box).size for each in tilings for box in boxes)
         kept = f", {len(boxes)} of them with something to predict, of which only that is"
     elif request.regions:
         kept = ", those with nothing to predict left out"
+    waste = computed * math.prod(tilings[0].factors) / math.prod(tiling.shape)
     log.info(
         "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d%s; %s%.2f voxels computed a voxel "
-        "written (%s%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
+        "written (%s%s%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
         tiling.count(),
         *tiling.read,
         *tiling.core,
@@ -227,48 +247,54 @@ def _tell(tiling: Tiling, request: Request) -> None:
         waste * request.variants,
         f"{request.variants} variants, " if request.variants > 1 else "",
         f"sections {request.section_step} apart, in turns, " if request.section_step > 1 else "",
+        f"{len(tilings)} scales, the largest tile named, " if len(tilings) > 1 else "",
         *tiling.context.halo_vx,
         request.memory_limit / GIB,
         "" if request.room is None else f", and {request.room / GIB:.1f} GiB of a GPU's memory,",
     )
 
 
-def device_bytes(tiling: Tiling, request: Request) -> int:
+def device_bytes(tilings: Tilings, request: Request) -> int:
     """Upper bound of what a tile takes of the memory of a device with its own."""
-    part = _largest_part(tiling, request)
-    working = tiling.working_core(Box.of(part.core)).shape
-    core = math.prod(working) + 2 * math.prod(part.core)
-    kept = 4 * (1 + (request.variants > 1)) * len(request.contract.channels) * core
-    return 4 * math.prod(part.read) + kept + request.network_bytes(part.read, working)
+    channels, most = len(request.contract.channels), 0
+    for tiling in tilings:
+        part = _largest_part(tiling, request)
+        working = tiling.working_core(Box.of(part.core)).shape
+        core = math.prod(working) + 2 * math.prod(part.core)
+        kept = 4 * (1 + (request.variants > 1)) * channels * core
+        here = 4 * math.prod(part.read) + kept + request.network_bytes(part.read, working)
+        most = max(most, here + 4 * channels * math.prod(part.core) * (len(tilings) > 1))
+    return most
 
 
-def tiling_bytes(tiling: Tiling, request: Request) -> int:
+def tiling_bytes(tilings: Tilings, request: Request) -> int:
     """Upper bound of the memory of a run, imports and what devices have of their own apart.
 
-    Of each device two tiles are read (one of them waits or is computed), one is computed, two
-    groups are held.
+    Of each device two tiles are read at every scale (one of them waits or is computed), one is
+    computed, at one scale after the other, two groups are held.
     """
-    devices = len(request.devices)
-    source, factors = request.grids.read, request.grids.read_factors
-    channels = len(request.contract.channels)
-    part = _largest_part(tiling, request)
-    read, resampled = math.prod(part.read), any(factor != 1 for factor in factors)
-    grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(part.read, factors, strict=True))
-    core, group = math.prod(part.core), math.prod(tiling.group)
-    working = tiling.working_core(Box.of(part.core)).shape
-    total: float = 2 * 4 * read + channels * (core + 2 * group)
+    channels, several = len(request.contract.channels), len(tilings) > 1
+    again = max(request.variants, len(request.models), request.section_step, len(tilings)) > 1
+    read, computed, resampled = 0, 0.0, 0.0
+    for tiling, view in zip(tilings, request.grids.views, strict=True):
+        part, factors = _largest_part(tiling, request), view.read_factors
+        tile, changed = math.prod(part.read), any(factor != 1 for factor in factors)
+        grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(part.read, factors, strict=True))
+        working = tiling.working_core(Box.of(part.core)).shape
+        here = 4.0 * tile * (request.variants > 1)
+        if request.room is None:
+            here += (1 + AGAIN * again) * request.network_bytes(part.read, working)
+            here += channels * 8 * math.prod(part.core) * changed
+            here += channels * 8 * math.prod(working) * (request.variants > 1)
+            here += channels * 4 * math.prod(part.core) * several
+        read += tile
+        computed = max(computed, here)
+        resampled = max(resampled, (2 * view.read.dtype.itemsize + 4 * changed) * grey)
+    total = computed + (8 if request.room is None else 12) * read  # 12: pinned, too
+    total += channels * (math.prod(part.core) + 2 * math.prod(tiling.group))
     total += 2 * region_bytes(request.regions, tiling.core)
-    if request.room is None:
-        again = max(request.variants, len(request.models), request.section_step) > 1
-        total += (1 + AGAIN * again) * request.network_bytes(part.read, working)
-        total += channels * 8 * core * resampled
-        total += channels * 8 * math.prod(working) * (request.variants > 1)
-    else:
-        total += 4 * read  # pinned
-    total += 4 * read * (request.variants > 1)
-    total *= devices
-    total += 2 * source.dtype.itemsize * grey + channels * math.prod(tiling.shard)
-    total += 4 * grey * resampled
+    total *= len(request.devices)
+    total += resampled + channels * math.prod(tiling.shard)
     return int(1.1 * total) + FIXED_BYTES
 
 

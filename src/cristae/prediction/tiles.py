@@ -14,6 +14,7 @@ written once, whole: a group is as large as a core or a shard, whichever is larg
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from cristae.errors import InputError
@@ -175,10 +176,17 @@ def _with_axes(tiling: Tiling, axes: Sequence[tuple[int, int]]) -> Tiling:
 
 def _fit_axis(tiling: Tiling, axis: int, core: int) -> tuple[int, int]:
     """Extent of a core near ``core`` along an axis, and the read extent that serves all of them."""
-    extent, shard, factor = tiling.shape[axis], tiling.shard[axis], tiling.factors[axis]
+    context = tiling.context
+    spacing = (context.halo_vx[axis], context.lattice[axis])
+    return _fit(tiling.shape[axis], tiling.shard[axis], tiling.factors[axis], spacing, core)
+
+
+@lru_cache(maxsize=1024)
+def _fit(
+    extent: int, shard: int, factor: float, spacing: tuple[int, int], core: int
+) -> tuple[int, int]:
     core = min(core if core <= shard else -(-core // shard) * shard, extent)
-    halo, step = tiling.context.halo_vx[axis], tiling.context.lattice[axis]
-    read = 0
+    (halo, step), read = spacing, 0
     for start in _starts(extent, shard, core):
         low, high = _working_interval(start, min(start + core, extent), factor)
         begin = (low - halo) // step * step

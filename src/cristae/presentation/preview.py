@@ -23,9 +23,9 @@ from cristae.engine.progress import hushed
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
 from cristae.networks.inference import Precision
-from cristae.networks.interleaved import section_step
 from cristae.networks.model import Model
-from cristae.prediction.checks import section_thickness
+from cristae.networks.runner import network_contract
+from cristae.prediction.checks import resolve_config, section_thickness
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.resample import working_factors
@@ -198,7 +198,7 @@ def _affordable(
     rate = network_rate(model, precision, resources, config.device) / len(models)
     extents = [_in_source(extent, source, model) for extent in EXTENTS]
     while len(extents) > 1:
-        box = _seen(source, Box.of(extents[0]).clip(source.box), model)
+        box = _seen(source, Box.of(extents[0]).clip(source.box), model, config)
         work = prediction_work(source.crop(box), model, config, precision, resources)
         if count * work.computed <= SECONDS * rate:
             break
@@ -206,18 +206,20 @@ def _affordable(
     return extents
 
 
-def _seen(source: Volume, box: Box, model: Model) -> Box:
+def _seen(source: Volume, box: Box, model: Model, config: PredictConfig) -> Box:
     """A box with its margin, inside the source."""
-    z, y, x = _in_source(MARGIN, source, model)
-    step = section_step(model.section_spacing_nm, section_thickness(source, model))
-    return box.grow((step * z, y, x)).clip(source.box)
+    config = resolve_config(config, network_contract(model), section_thickness(source, model))
+    step, scale = config.section_step or 1, max(config.scales or (1.0,))
+    z, y, x = MARGIN
+    margin = (step * z, math.ceil(scale * y), math.ceil(scale * x))
+    return box.grow(_in_source(margin, source, model)).clip(source.box)
 
 
 def _look(
     source: Volume, box: Box, models: Sequence[Model], config: PredictConfig, resources: Resources
 ) -> tuple[Place, Precision]:
     """Predict and segment one place; the precision it was predicted in, too."""
-    seen = _seen(source, box, models[0])
+    seen = _seen(source, box, models[0], config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain = replace(config, grid="source", skip_empty=False)

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Tag
 from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
-from cristae.networks.model import NetworkConfig
+from cristae.networks.model import NetworkConfig, scale_faults
 from cristae.networks.pytc import PytcConfig, check_pytc_config
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
 from cristae.networks.windows import Variants, WindowRecipe, recipe_faults
@@ -66,6 +66,7 @@ SILENT_KEYS = (
     "tune",
     "variants",
     "section_spacing_nm",
+    "scales",
 )
 """Settings that a record names only where they are not the default."""
 
@@ -140,6 +141,8 @@ class TrainConfig:
             looks at where sections are thinner (`cristae.networks.interleaved`); the ``z_steps`` of
             such volumes should give about that. Validation looks at next sections. None: so does
             the model; not for ``windows``.
+        scales: Times the working voxel size in the plane at which the model, unless told otherwise,
+            sees an image, to average the outputs. Validation looks at 1. Not for ``windows``.
         decoder: Decoder that the model asks for.
         thresholds: Its thresholds, where they differ from the decoder's defaults.
         card: Facts for the model's card (data, licences, where it fails).
@@ -186,6 +189,7 @@ class TrainConfig:
     tune: bool = False
     variants: Variants = 1
     section_spacing_nm: float | None = None
+    scales: tuple[float, ...] = (1.0,)
     decoder: str = "bc_watershed"
     thresholds: dict[str, int | float] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
@@ -330,6 +334,9 @@ def _network_faults(config: TrainConfig) -> list[str]:
         faults.append(f"section_spacing_nm {spacing}: expected more than 0, or null")
     elif spacing is not None and not isinstance(config.network, UNetConfig):
         faults.append(f"section_spacing_nm {spacing}: expected null for a network with windows")
+    faults += scale_faults(config.scales, config.working_voxel_size_nm)
+    if config.scales != (1.0,) and not isinstance(config.network, UNetConfig):
+        faults.append(f"scales {list(config.scales)}: expected 1 for a network with windows")
     if len(config.loss.channels) not in (0, len(config.network.channels)):
         faults.append(
             f"loss.channels {config.loss.channels}: expected a weight for each of "

@@ -301,6 +301,7 @@ class Run:
             offsets=affinity_offsets(config.network.channels),
             variants=config.variants,
             section_spacing_nm=config.section_spacing_nm,
+            scales=config.scales,
             card={
                 **config.card,
                 "trained_on": ", ".join(sample.name for sample in samples),
