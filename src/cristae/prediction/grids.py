@@ -48,6 +48,7 @@ class Grids:
 
     Attributes:
         views: The network's, one a scale.
+        output_factors: Working voxel size over the output's at scale 1; 1 on the working grid.
         scale: Output voxel size over the source's; 1 on the source's grid.
         shape: Extent (z, y, x) of the output in voxels.
         voxel_size_nm: Of the output, or None.
@@ -55,6 +56,7 @@ class Grids:
     """
 
     views: tuple[View, ...]
+    output_factors: Factors
     scale: Factors
     shape: Triple
     voxel_size_nm: Nanometres | None
@@ -91,6 +93,7 @@ def plan_grids(
     )
     return Grids(
         views=tuple(_view(source, _scaled(working, each), scale) for each in scales),
+        output_factors=one if grid == "working" else factors,
         scale=scale,
         shape=(nz, ny, nx),
         voxel_size_nm=size and (scale[0] * size[0], scale[1] * size[1], scale[2] * size[2]),

@@ -240,7 +240,7 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
         done = run_windows(plan, images[0], runners, request, prediction, ledger)
     else:
         done = run_tiles(Job(images, runners, plan, request, prediction), ledger)
-    waste = done.waste(grids.views[0].output_factors)
+    waste = done.waste(grids.output_factors)
     _report(request, done, waste)
     ledger.finish(
         voxels=prediction.size,

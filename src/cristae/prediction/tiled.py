@@ -235,7 +235,7 @@ def _tell(tilings: Tilings, request: Request) -> None:
         kept = f", {len(boxes)} of them with something to predict, of which only that is"
     elif request.regions:
         kept = ", those with nothing to predict left out"
-    waste = computed * math.prod(tilings[0].factors) / math.prod(tiling.shape)
+    waste = computed * math.prod(request.grids.output_factors) / math.prod(tiling.shape)
     log.info(
         "predict: %d tiles of %dx%dx%d, cores of %dx%dx%d%s; %s%.2f voxels computed a voxel "
         "written (%s%s%shalo %d, %d, %d; tiles as large as %.1f GiB%s allow)",
