@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
+from cristae.evaluation import contingency
 from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.overlaps import pool
 from cristae.evaluation.placement import Compared
+from cristae.grid import Box
 from cristae.measurement import blocks
+from cristae.measurement.blocks import tally_blocks
+from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
 from cristae.volumes.volume import array_volume
 
 SERIAL = Resources(workers=1, executor="serial")
@@ -241,3 +245,66 @@ def test_volumes_that_do_not_meet():
 def test_scores_that_cannot_rank(scores, channel, message):
     with pytest.raises(InputError, match=message):
         table_of(ONES, ONES, scores, score_channel=channel)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Two label volumes on disk, in chunks of (4, 8, 8), mostly 0; and their arrays."""
+    rng, volumes, arrays = np.random.default_rng(3), [], []
+    for name, dtype in (("found", np.uint32), ("true", np.int64)):
+        labels = np.zeros((11, 40, 60), dtype)
+        labels[2:9, 3:30, 5:33] = rng.integers(0, 9, (7, 9, 7)).repeat(3, 1).repeat(4, 2)
+        labels[10, 39, 50:] = 70
+        volume = create_ome_zarr(
+            tmp_path / f"{name}.zarr",
+            shape=labels.shape,
+            dtype=dtype,
+            kind="labels",
+            voxel_size_nm=SIZE,
+            layout=Layout((4, 8, 8), (8, 16, 24)),
+        )
+        volume.write(volume.box, labels)
+        volumes.append(volume)
+        arrays.append(labels)
+    return volumes, arrays
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Box((0, 0, 0), (11, 40, 60)),
+        Box((1, 5, 9), (11, 33, 55)),
+        Box((4, 8, 8), (5, 9, 60)),
+    ],
+)
+def test_chunks_give_the_table_of_arrays(stored, monkeypatch, part):
+    volumes, arrays = stored
+    passes = []
+
+    def watched(function, *args, **options):
+        passes.append(function)
+        return tally_blocks(function, *args, **options)
+
+    monkeypatch.setattr(contingency, "tally_blocks", watched)
+    found = overlap_table(Compared(*(v.crop(part) for v in volumes)), resources=SERIAL)
+    expected = table_of(*(a[part.slices()] for a in arrays))
+    assert_same(found, expected)
+    assert passes[0].chunks is not None
+    assert len(found.voxels) > 1
+
+
+def test_volumes_whose_chunks_do_not_meet_are_compared_by_voxels(stored):
+    volumes, arrays = stored
+    one, two = Box((0, 0, 0), (8, 30, 50)), Box((1, 2, 3), (9, 32, 53))
+    found = overlap_table(
+        Compared(volumes[0].crop(one), volumes[1].crop(two)), align="corner", resources=SERIAL
+    )
+    assert_same(found, table_of(arrays[0][one.slices()], arrays[1][two.slices()]))
+
+
+def test_negative_labels_of_chunks_are_refused(stored):
+    volumes, arrays = stored
+    arrays[1][5, 5, 5] = -3
+    volumes[1].write(volumes[1].box, arrays[1])
+    with pytest.raises(InputError, match="label -3 in box"):
+        overlap_table(Compared(*volumes), resources=SERIAL)

@@ -9,8 +9,10 @@ import zarr
 
 from cristae.errors import InputError
 from cristae.grid import Box
+from cristae.volumes.sources import open_volume
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
-from cristae.volumes.sources.shards import crc32c, encode_chunk, write_shard
+from cristae.volumes.sources.shards import chunks_of, crc32c, encode_chunk, write_shard
+from cristae.volumes.volume import array_volume
 
 LAYOUT = Layout((4, 8, 8), (8, 16, 24))
 
@@ -77,3 +79,63 @@ def test_nothing_is_left_of_a_killed_writer(tmp_path, monkeypatch):
     write_shard(volume, volume.box, chunks)
     assert [path.name for path in folder.iterdir()] == ["0"]
     np.testing.assert_array_equal(volume.read(), whole)
+
+
+def some_labels(folder, dtype=np.uint32):
+    """Labels of two shards and a chunk of others; the rest is not stored."""
+    volume = empty_labels(folder, (11, 40, 60), dtype)
+    expected = np.zeros(volume.shape, dtype)
+    expected[:8, 3:16, 5:30] = np.random.default_rng(0).integers(1, 100, (8, 13, 25))
+    expected[10, 39, 59] = 5
+    volume.write(volume.box, expected)
+    return volume, expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+@pytest.mark.parametrize(
+    "part",
+    [Box((0, 0, 0), (11, 40, 60)), Box((3, 5, 7), (11, 33, 50)), Box((9, 38, 2), (10, 40, 3))],
+)
+def test_chunks_are_what_the_reader_finds(tmp_path, dtype, part):
+    stored, expected = some_labels(tmp_path, dtype)
+    volume, expected = stored.crop(part), expected[part.slices()]
+    found = np.full(expected.shape, 99, dtype)
+    block = Box((0, 0, 0), part.shape)
+    missing = 0
+    for box, values in chunks_of(volume).read(block):
+        found[box.slices()] = 0 if values is None else values
+        missing += values is None
+    np.testing.assert_array_equal(found, expected)
+    assert missing or expected.any()
+
+
+def test_other_arrays_have_no_chunks_of_ours(tmp_path):
+    labels = np.ones((4, 8, 8), np.uint32)
+    assert chunks_of(array_volume(labels)) is None
+    assert chunks_of(some_labels(tmp_path)[0].with_(channels=("mask",))) is None
+    array = zarr.create_array(
+        tmp_path / "b.zarr", shape=labels.shape, chunks=(4, 8, 8), shards=(4, 8, 8), dtype="u4"
+    )  # another level and checksum of zstd is read alike; a chain of other codecs is not
+    array[:] = labels
+    found = chunks_of(open_volume(tmp_path / "b.zarr", kind="labels"))
+    assert found is not None
+    assert next(iter(found.read(Box.of(labels.shape))))[1].all()
+    zarr.create_array(
+        tmp_path / "c.zarr", shape=labels.shape, chunks=(4, 8, 8), shards=(4, 8, 8), dtype="u4",
+        compressors=zarr.codecs.GzipCodec(),
+    )  # fmt: skip
+    assert chunks_of(open_volume(tmp_path / "c.zarr", kind="labels")) is None
+
+
+@pytest.mark.parametrize("damage", ["short", "index", "chunk"])
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    volume, _ = some_labels(tmp_path)
+    path = tmp_path / "a.zarr" / "0" / "c" / "0" / "0" / "0"
+    whole = bytearray(path.read_bytes())
+    if damage == "short":
+        del whole[:-20]
+    else:
+        whole[-9 if damage == "index" else 1] ^= 0xFF
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="c/0/0/0"):
+        list(chunks_of(volume).read(Box.of(volume.shape)))

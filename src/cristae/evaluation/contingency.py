@@ -4,6 +4,7 @@ Counts are integers, so the table is the same for any blocks, workers and schedu
 volumes have run tables, these are counted and no voxel is looked at.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ from cristae.measurement.tally import (
     check_signs,
     merge_tallies,
     tally_block,
+    tally_parts,
     tally_runs,
 )
+from cristae.volumes.sources.shards import Chunks, chunks_of
 from cristae.volumes.volume import Volume
 
 SLAB_RUNS, RUN_BYTES = 1 << 20, 160
@@ -88,8 +91,9 @@ def overlap_table(
         blocks = tile(whole, block_shape) if block_shape else blocks_of(volumes)
         pieces = [piece for block in blocks for piece in pieces_of(block, volumes)]
         promise_memory("evaluate", memory_of(pieces, placed.bytes_per_voxel, resources), resources)
+    chunks = None if block_shape else _chunks_of(placed)
     tally = tally_blocks(
-        by_runs or _Pass(placed, box.start, compared.prediction.shape),
+        by_runs or _Pass(placed, box.start, compared.prediction.shape, chunks),
         blocks,
         description="overlaps",
         resources=resources,
@@ -105,8 +109,12 @@ class _Pass:
     compared: Compared
     corner: Triple
     extent: Triple
+    chunks: tuple[Chunks, Chunks] | None = None
 
     def __call__(self, block: Box) -> Tally:
+        if self.chunks is not None:
+            tally = tally_parts(self._parts(block, *self.chunks), block.size, self.extent)
+            return self._checked(tally, block)
         pieces = pieces_of(block, list(self.compared.volumes.values()))
         return merge_tallies(map(self._tally, pieces)) if len(pieces) > 1 else self._tally(block)
 
@@ -123,9 +131,26 @@ class _Pass:
         weights = None if scores is None else _weights(scores, block, self.compared.score_channel)
         corner = block.shift(self.corner).start
         tally = tally_block(first, second, weights, corner=corner, extent=self.extent)
-        check_signs(tally, 0, prediction.dtype, prediction.name, block)
-        check_signs(tally, 1, truth.dtype, truth.name, block)
+        self._checked(tally, block)
         return Tally(tally.labels, tally.facts, tally.voxels - left_out)
+
+    def _parts(
+        self, block: Box, first: Chunks, second: Chunks
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any], Triple]]:
+        """The labels of both chunk by chunk, where either has any."""
+        prediction, truth = self.compared.prediction, self.compared.truth
+        for (box, one), (_, two) in zip(first.read(block), second.read(block), strict=True):
+            if one is None and two is None:
+                continue
+            one = np.zeros(box.shape, prediction.dtype) if one is None else one
+            two = np.zeros(box.shape, truth.dtype) if two is None else two
+            labels = as_labels(one, prediction.name, box), as_labels(two, truth.name, box)
+            yield *labels, box.shift(self.corner).start
+
+    def _checked(self, tally: Tally, block: Box) -> Tally:
+        for column, volume in enumerate((self.compared.prediction, self.compared.truth)):
+            check_signs(tally, column, volume.dtype, volume.name, block)
+        return tally
 
 
 @dataclass(frozen=True)
@@ -155,6 +180,16 @@ class _RunPass:
             for z in sampled
         )
         return tile(Box.of(shape), (max(1, SLAB_RUNS // max(most, 1)), *shape[1:]))
+
+
+def _chunks_of(placed: Compared) -> tuple[Chunks, Chunks] | None:
+    """The chunks of both volumes where these lie on one another and nothing else is read."""
+    first, second = chunks_of(placed.prediction), chunks_of(placed.truth)
+    if first is None or second is None or placed.scores is not None or placed.mask is not None:
+        return None
+    sides = zip(first.corner, second.corner, first.chunk, strict=True)
+    same = first.chunk == second.chunk and all((a - b) % c == 0 for a, b, c in sides)
+    return (first, second) if same else None
 
 
 def _pass_of_runs(placed: Compared, corner: Triple, extent: Triple) -> _RunPass | None:

@@ -160,17 +160,27 @@ def tally_block(
     Returns:
         The tally, its coordinates and raster indices counted in the volume.
     """
-    shape = (first.shape[0], first.shape[1], first.shape[2])
-    extent = shape if extent is None else extent
-    keys, facts = _scan(
-        first.reshape(-1),
-        second.reshape(-1),
-        shape,
-        None if weights is None else np.ascontiguousarray(weights),
-        np.array(corner, np.int64),
-        np.array(extent, np.int64),
-    )
+    extent = _shape(first) if extent is None else extent
+    keys, facts = _scanned(first, second, weights, corner, extent)
     return _reduced(keys, facts, first.size)
+
+
+def tally_parts(
+    parts: Iterable[tuple[NDArray[Any], NDArray[Any], Triple]], voxels: int, extent: Triple
+) -> Tally:
+    """Tally the parts of a block, each of which is looked at before the next one is asked for.
+
+    Args:
+        parts: Two label arrays and the voxel of the volume that is their voxel 0, as `tally_block`
+            takes them; parts in which both are 0 may be left out.
+        voxels: Of the block.
+        extent: Shape (z, y, x) of the volume.
+    """
+    found = [_scanned(first, second, None, corner, extent) for first, second, corner in parts]
+    if not found:
+        return Tally(Tally.empty().labels, Tally.empty().facts, voxels)
+    keys, facts = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    return _reduced(keys, facts, voxels)
 
 
 def tally_runs(first: LabelRuns, second: LabelRuns, extent: Triple) -> Tally:
@@ -186,6 +196,28 @@ def tally_runs(first: LabelRuns, second: LabelRuns, extent: Triple) -> Tally:
     """
     keys, facts = _scan_runs(first, second, np.array(extent, np.int64))
     return _reduced(keys, facts, Box.of(extent).size)
+
+
+def _scanned(
+    first: NDArray[Any],
+    second: NDArray[Any],
+    weights: NDArray[Any] | None,
+    corner: Triple,
+    extent: Triple,
+) -> tuple[Labels, Integers]:
+    keys, facts = _scan(
+        first.reshape(-1),
+        second.reshape(-1),
+        _shape(first),
+        None if weights is None else np.ascontiguousarray(weights),
+        np.array(corner, np.int64),
+        np.array(extent, np.int64),
+    )
+    return keys, facts
+
+
+def _shape(array: NDArray[Any]) -> Triple:
+    return array.shape[0], array.shape[1], array.shape[2]
 
 
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:

@@ -1,22 +1,26 @@
-"""Shards of our OME-Zarr arrays, written from the chunks that hold anything.
+"""Shards of our OME-Zarr arrays, written from the chunks that hold anything, read chunk by chunk.
 
-Who knows which chunks of a shard are empty need not hold the shard, nor have it looked through::
+Who knows which chunks of a shard are empty need not hold the shard, nor have it looked through. Who
+looks at each chunk once decodes it where it is looked at, and it is still in that core's cache::
 
     SHARD = chunk, chunk, ...; for each chunk of the shard in (z, y, x) order where its bytes begin
             and how many there are (uint64, all ones where it is not stored); CRC-32C of that index
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 
 from cristae.engine.files import write_atomic
 from cristae.errors import InputError
-from cristae.grid import Box, Triple
+from cristae.grid import Box, Triple, snap, tile
 from cristae.volumes.sources.ome_zarr import ZSTD_LEVEL, ZarrReader
 from cristae.volumes.volume import Array, Volume
 
@@ -64,6 +68,124 @@ def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> Non
     ends += crc32c(ends).to_bytes(4, "little")
     path = Path(reader.path, "c", *(str(number) for number, _ in place))
     write_atomic(path, lambda file: file.writelines([*chunks.values(), ends]), alone=True)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks of an array written as `create_ome_zarr` does, one at a time.
+
+    Attributes:
+        folder: Of the array.
+        dtype: Of its voxels.
+        chunk: Extent (z, y, x) of a chunk.
+        shard: Extent of a shard.
+        corner: Voxel of the array that is voxel 0 of the volume.
+    """
+
+    folder: Path
+    dtype: np.dtype[Any]
+    chunk: Triple
+    shard: Triple
+    corner: Triple
+
+    def read(self, block: Box) -> "Iterator[tuple[Box, Array | None]]":
+        """The parts of a block that lie in different chunks, in raster order of these.
+
+        An array is overwritten when the next one is asked for.
+
+        Args:
+            block: In voxels of the volume, inside of it.
+
+        Yields:
+            The part's box, and its voxels; None where its chunk is not stored: all are 0.
+
+        Raises:
+            InputError: A shard that cannot be read, with its path.
+        """
+        inside = block.shift(self.corner)
+        space, indices = np.empty(self.chunk, self.dtype), dict[Triple, NDArray[np.uint64]]()
+        for cell in tile(snap(inside, self.chunk), self.chunk):
+            part = cell.clip(inside)
+            stored = self._decode(cell, indices, space)
+            found = space[part.relative_to(cell.start).slices()] if stored else None
+            yield part.relative_to(self.corner), found
+
+    def _decode(
+        self, cell: Box, indices: dict[Triple, NDArray[np.uint64]], out: NDArray[Any]
+    ) -> bool:
+        """Decode a chunk; False where it is not stored."""
+        sides = zip(cell.start, self.shard, self.chunk, strict=True)
+        (z, iz), (y, iy), (x, ix) = ((a // s, a % s // c) for a, s, c in sides)
+        path = Path(self.folder, "c", str(z), str(y), str(x))
+        try:
+            index = indices.get((z, y, x))
+            if index is not None and index[iz, iy, ix, 0] == NOT_STORED:
+                return False
+            with path.open("rb") as file:
+                if index is None:
+                    index = indices[z, y, x] = self._index(path, file)
+                offset, size = (int(each) for each in index[iz, iy, ix])
+                if offset == NOT_STORED:
+                    return False
+                file.seek(offset)
+                encoded = file.read(size)
+            decoded = imagecodecs.zstd_decode(encoded, out=out.reshape(-1).view(np.uint8).data)
+        except FileNotFoundError:
+            return False
+        except (OSError, imagecodecs.ZstdError) as error:
+            raise InputError(f"{path}, box {cell}: {error}") from error
+        if len(decoded) != out.nbytes:
+            raise InputError(f"{path}, box {cell}: {len(decoded)} bytes, expected {out.nbytes}")
+        return True
+
+    def _index(self, path: Path, file: BinaryIO) -> NDArray[np.uint64]:
+        """Where each chunk of a shard lies, (z, y, x, 2)."""
+        z, y, x = (s // c for s, c in zip(self.shard, self.chunk, strict=True))
+        length, size = 16 * z * y * x, path.stat().st_size
+        if size < length + 4:
+            raise InputError(f"{path}: {size} bytes, expected {length + 4} at least")
+        file.seek(size - length - 4)
+        ends = file.read()
+        if crc32c(ends[:length]) != int.from_bytes(ends[length:], "little"):
+            raise InputError(f"{path}: the checksum of its index does not fit")
+        return np.frombuffer(ends[:length], "<u8").reshape(z, y, x, 2)
+
+
+def chunks_of(volume: Volume) -> Chunks | None:
+    """The chunks of a volume of integers; None where it is not an array as cristae writes them."""
+    reader, shard = volume.reader, volume.shard_shape
+    if not isinstance(reader, ZarrReader) or reader.driver != "zarr3" or reader.lead:
+        return None
+    if shard is None or volume.channels is not None or volume.dtype.kind not in "ui":
+        return None
+    known: Any = json.loads(Path(reader.path, "zarr.json").read_text())
+    sharding, *others = known["codecs"]
+    found = sharding.get("configuration", {})
+    inner = [codec["name"] for codec in found.get("codecs", [])]
+    ends = [codec["name"] for codec in found.get("index_codecs", [])]
+    little = [
+        codec.get("configuration", {}).get("endian", "little") == "little"
+        for codec in (*found.get("codecs", []), *found.get("index_codecs", []))
+    ]
+    ours = (
+        sharding["name"] == "sharding_indexed"
+        and not others
+        and (inner, ends) == (["bytes", "zstd"], ["bytes", "crc32c"])
+        and all(little)
+        and found.get("index_location", "end") == "end"
+        and known["fill_value"] == 0
+        and known["data_type"] == volume.dtype.name
+        and known.get("chunk_key_encoding", _KEYS) in (_KEYS, {"name": "default"})
+        and len(known["shape"]) == 3
+        and all(s % c == 0 for s, c in zip(shard, volume.chunk_shape, strict=True))
+    )
+    if not ours:
+        return None
+    dtype = volume.dtype.newbyteorder("<")
+    return Chunks(Path(reader.path), dtype, volume.chunk_shape, shard, volume.corner)
+
+
+_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
 def crc32c(data: bytes) -> int:
