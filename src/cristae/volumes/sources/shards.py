@@ -159,19 +159,14 @@ def chunks_of(volume: Volume) -> Chunks | None:
     if shard is None or volume.channels is not None or volume.dtype.kind not in "ui":
         return None
     known: Any = json.loads(Path(reader.path, "zarr.json").read_text())
-    sharding, *others = known["codecs"]
-    found = sharding.get("configuration", {})
-    inner = [codec["name"] for codec in found.get("codecs", [])]
-    ends = [codec["name"] for codec in found.get("index_codecs", [])]
-    little = [
-        codec.get("configuration", {}).get("endian", "little") == "little"
-        for codec in (*found.get("codecs", []), *found.get("index_codecs", []))
-    ]
+    outer = _codecs(known["codecs"])
+    found = outer[0][1]
+    inner, index = _codecs(found.get("codecs", [])), _codecs(found.get("index_codecs", []))
     ours = (
-        sharding["name"] == "sharding_indexed"
-        and not others
-        and (inner, ends) == (["bytes", "zstd"], ["bytes", "crc32c"])
-        and all(little)
+        [name for name, _ in outer] == ["sharding_indexed"]
+        and [name for name, _ in inner] == ["bytes", "zstd"]
+        and [name for name, _ in index] == ["bytes", "crc32c"]
+        and all(settings.get("endian", "little") == "little" for _, settings in (*inner, *index))
         and found.get("index_location", "end") == "end"
         and known["fill_value"] == 0
         and known["data_type"] == volume.dtype.name
@@ -183,6 +178,14 @@ def chunks_of(volume: Volume) -> Chunks | None:
         return None
     dtype = volume.dtype.newbyteorder("<")
     return Chunks(Path(reader.path), dtype, volume.chunk_shape, shard, volume.corner)
+
+
+def _codecs(listed: list[Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and settings of codecs; one without settings may be listed by its name alone."""
+    return [
+        (each, {}) if isinstance(each, str) else (each["name"], each.get("configuration", {}))
+        for each in listed
+    ]
 
 
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
