@@ -113,16 +113,19 @@ def plan_run(tree: Mapping[str, Any], name: str, resources: Resources | None = N
     if (config.model is None) == (config.train is None):
         raise ConfigError(f"{name}: model {config.model!r} and train: expected exactly one of them")
     device = find_device(resources)
-    labelled = [s for s in config.volumes if s.labels is not None or s.simulate is not None]
+    labelled = [s for s in config.volumes if s.labels or s.simulate or s.negative]
     opened = open_samples(labelled, voxel_size_needed=config.train is not None)
     share = max(1, BOXES // max(1, len(opened)))
     prints = [fingerprint_sample(one, share) for one in opened]
     learned = [s.name for s in labelled if s.group == "train"]
+    shown = [s.name for s in labelled if s.group == "train" and not s.negative]
     choices: list[Choice] = []
     costs: list[Cost] = []
     if config.train is not None:
-        if not learned:
-            raise ConfigError(f"{name}: no labelled volume of group train, expected one at least")
+        if not shown:
+            raise ConfigError(
+                f"{name}: no labelled volume of group train with instances, expected one at least"
+            )
         train, choices = propose(
             config.train,
             frozenset(_paths(tree.get("train") or {})),
@@ -132,7 +135,7 @@ def plan_run(tree: Mapping[str, Any], name: str, resources: Resources | None = N
         )
         check_train_config(train)
         config = replace(config, train=train)
-        first = next(one for one in opened if one.sample.name == learned[0])
+        first = next(one for one in opened if one.sample.name == shown[0])
         costs.append(_train_cost(train, first, opened, device, resources))
     model = load_model(config.model) if config.model is not None else _fresh(config.train)
     costs += _use_costs(config, model, opened, resources)
@@ -220,10 +223,10 @@ def _open_image(sample: Sample) -> Volume:
 def _stand_in(
     train: TrainConfig | None, model: Model, opened: Sequence[OpenedSample]
 ) -> Volume | None:
-    """A perfect prediction of a box of labels, in the middle of the first labelled volume."""
-    if not opened:
+    """A perfect prediction of a box of labels, in the middle of the first with instances."""
+    labels = next((one.labels for one in opened if not one.sample.negative), None)
+    if labels is None:
         return None
-    labels = opened[0].labels
     (box,) = label_boxes(labels.shape, 1)
     return perfect_prediction(labels.read(box), model, (train or TrainConfig()).targets)
 

@@ -27,6 +27,7 @@ from cristae.training.config import TrainConfig, learning_rate, windows_of
 from cristae.training.panels import example_panels, save_panels
 from cristae.training.sampling import Source, prepare_source
 from cristae.training.state import (
+    FALSE_OBJECTS,
     Files,
     State,
     Table,
@@ -235,12 +236,13 @@ class Run:
             if self._is_best(figures):
                 save_model(model, self.files.best)
             log.info(
-                "train: step %d, validation loss %.3f, foreground IoU %.3f (best %.3f)%s: %s",
+                "train: step %d, validation loss %.3f, foreground IoU %.3f (best %.3f)%s%s: %s",
                 state.step,
                 figures["validation_loss"],
                 figures["validation_iou"],
                 state.best,
                 _precision_text(figures, state.best_precision),
+                f", {figures[FALSE_OBJECTS]} false objects" if FALSE_OBJECTS in figures else "",
                 figures["by_sample"],
             )
         return figures

@@ -37,6 +37,9 @@ COLUMNS = (
 )
 """Columns of the table of a run."""
 
+FALSE_OBJECTS = "false_objects"
+"""A further column, where there are negative validation samples."""
+
 WRITE_EVERY = 10
 
 
@@ -157,7 +160,8 @@ class Table:
     def write(self) -> None:
         """Put all lines on disk."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        further = [FALSE_OBJECTS] if any(FALSE_OBJECTS in row for row in self.rows) else []
+        writer = csv.DictWriter(text, [*COLUMNS, *further], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomic(self.path, lambda file: file.write(text.getvalue().encode()))

@@ -3,7 +3,9 @@
 import copy
 import math
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from cristae.errors import ConfigError
@@ -75,13 +77,23 @@ def batch_loss(
 
 def overlap(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
     """Voxels in both, and in either, of the foreground found and the true one; int64 (2,)."""
+    found, true = _foreground(logits, batch, config), batch.labels > 0
+    if batch.valid is not None:
+        true = true & (batch.valid[:, 0] > 0)
+    return torch.stack([(found & true).sum(), (found | true).sum()]).cpu()
+
+
+def count_objects(logits: Tensor, batch: Batch, config: TrainConfig) -> int:
+    """26-connected components of the foreground found, patch by patch."""
+    found = _foreground(logits, batch, config).cpu().numpy()
+    return sum(int(ndimage.label(patch, np.ones((3, 3, 3)))[1]) for patch in found)
+
+
+def _foreground(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
+    """Where foreground is found and the truth is known; bool (n, z, y, x)."""
     picks = foreground_channels(config.network.channels)
     found = (logits[:, picks] > 0).any(dim=1)
-    true = batch.labels > 0
-    if batch.valid is not None:
-        known = batch.valid[:, 0] > 0
-        found, true = found & known, true & known
-    return torch.stack([(found & true).sum(), (found | true).sum()]).cpu()
+    return found if batch.valid is None else found & (batch.valid[:, 0] > 0)
 
 
 def reduced_precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:

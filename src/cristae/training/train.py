@@ -32,7 +32,7 @@ from cristae.training.state import Files
 from cristae.training.step import reduced_precision
 from cristae.training.team import Team, check_devices, run_team
 from cristae.training.validation import check_decoder, check_tuning
-from cristae.volumes.dataset import OpenedSample, Sample, keep_on_disk, open_samples
+from cristae.volumes.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
 
 __all__ = ["TrainConfig", "train_model"]
 
@@ -207,9 +207,18 @@ def _open_train_samples(
     if not any(s.group == "train" and s.weight > 0 for s in samples):
         found = ", ".join(f"{s.name} ({s.group}, weight {s.weight})" for s in samples) or "none"
         raise ConfigError(f"volumes: found {found}; expected one of group train at least")
+    used = [*(s for s in samples if s.group != "test"), *replayed]
+    for group in ("train", "validation"):
+        chosen = [s for s in used if s.group == group and s.weight > 0]
+        if chosen and all(s.negative for s in chosen):
+            names = ", ".join(s.name for s in chosen)
+            raise ConfigError(
+                f"volumes: all of group {group} are negative ({names}), expected one with "
+                "instances at least"
+            )
     try:
         return open_samples(
-            [*(s for s in samples if s.group != "test"), *replayed],
+            used,
             voxel_size_needed=any(size is not None for size in config.working_voxel_size_nm),
         )
     except InputError as error:
@@ -231,7 +240,7 @@ def _open_run(
     if start is not None:
         inputs["start_from"] = start.fingerprint
     settings = recorded_settings(config)
-    settings["volumes"] = {o.sample.name: to_plain(o.sample) for o in opened}
+    settings["volumes"] = {o.sample.name: plain_sample(o.sample) for o in opened}
     ledger = open_ledger(
         files.model, stage="train", inputs=inputs, settings=settings, overwrite=overwrite
     )

@@ -20,7 +20,8 @@ from cristae.training.batches import stack_patches
 from cristae.training.boxes import make_levels
 from cristae.training.config import TrainConfig, validated_patch
 from cristae.training.sampling import Source, fixed_patches, read_patch
-from cristae.training.step import batch_loss, overlap, sigmoid_logits
+from cristae.training.state import FALSE_OBJECTS
+from cristae.training.step import batch_loss, count_objects, overlap, sigmoid_logits
 from cristae.volumes.volume import Array, Volume, array_volume
 
 TUNED_FOR = "ap_75"
@@ -33,7 +34,9 @@ def validate(
 ) -> dict[str, Any]:
     """Mean loss over fixed patches; foreground IoU pooled in a sample, mean over samples.
 
-    A network that is run in windows is given patches of their extent.
+    A network that is run in windows is given patches of their extent. Negative samples have no IoU:
+    of these the false objects are counted, the 26-connected components of what is taken for
+    foreground in a patch.
 
     Args:
         network: In evaluation mode.
@@ -42,9 +45,11 @@ def validate(
         device: Where the network is.
 
     Returns:
-        ``validation_loss``, ``validation_iou`` and, as text, ``by_sample``; empty without samples.
+        ``validation_loss``, ``validation_iou`` and, as text, ``by_sample``; with negative samples
+        also ``false_objects``. Empty without samples.
     """
     losses: list[float] = []
+    false_objects = [0] * len(sources)
     counts = torch.zeros((len(sources), 2), dtype=torch.int64)  # in both, in either
     patch = validated_patch(config)
     for plan in fixed_patches(
@@ -56,15 +61,23 @@ def validate(
         logits = sigmoid_logits(network(batch.image), config.network)
         losses.append(float(batch_loss(logits, batch, config)[0]))
         counts[plan.source] += overlap(logits, batch, config)
+        if sources[plan.source].opened.sample.negative:
+            false_objects[plan.source] += count_objects(logits, batch, config)
     if not losses:
         return {}
     ious = (counts[:, 0] / counts[:, 1].clamp(min=1)).tolist()
-    names = [source.opened.sample.name for source in sources]
-    return {
+    found = [source.opened.sample for source in sources]
+    positive = [iou for iou, sample in zip(ious, found, strict=True) if not sample.negative]
+    texts = [
+        f"{sample.name}={false} false" if sample.negative else f"{sample.name}={iou:.4f}"
+        for sample, iou, false in zip(found, ious, false_objects, strict=True)
+    ]
+    figures = {
         "validation_loss": sum(losses) / len(losses),
-        "validation_iou": sum(ious) / len(ious),
-        "by_sample": " ".join(f"{n}={v:.4f}" for n, v in zip(names, ious, strict=True)),
+        "validation_iou": sum(positive) / len(positive),
+        "by_sample": " ".join(texts),
     }
+    return figures | ({FALSE_OBJECTS: sum(false_objects)} if len(positive) < len(found) else {})
 
 
 def decoded_precision(

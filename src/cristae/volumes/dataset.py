@@ -4,16 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from cristae.configuration import config_dataclass
+from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, DiskSpaceError, InputError, raise_faults
 from cristae.grid import tile
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.negative import SCAN_SHAPE, label_faults, no_instances
 from cristae.volumes.partial import split_ignored
 from cristae.volumes.simulate import SimulationConfig, simulate_volume
 from cristae.volumes.sources import open_volume
@@ -21,9 +22,6 @@ from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
 from cristae.volumes.widen import widened_volume
 
 Group = Literal["train", "validation", "test"]
-
-SCAN_SHAPE = (32, 512, 512)
-"""Block in which labels are read to check and load them."""
 
 PLANE_VOXELS = 1 << 18
 """Voxels of a plane from which on a volume stored in planes costs much to read in boxes."""
@@ -50,6 +48,7 @@ class Sample:
         z_steps: Of which sections a training patch is made: every k-th, k drawn from these. With
             (1, 2, 4, 8) a volume with 5 nm sections stands for 5 to 40 nm ones.
         simulate: A simulated volume in place of sources.
+        negative: The volume truly holds no instance: labels are 0 everywhere, or left out.
     """
 
     name: str
@@ -65,6 +64,18 @@ class Sample:
     weight: float = 1.0
     z_steps: tuple[int, ...] = (1,)
     simulate: SimulationConfig | None = None
+    negative: bool = False
+
+
+_LATER = ("negative",)
+"""Fields that a record names only where they are not the default: release 0.1 has not got them."""
+
+
+def plain_sample(sample: Sample) -> dict[str, Any]:
+    """A sample as a record names it."""
+    default = to_plain(Sample(sample.name))
+    plain = to_plain(sample)
+    return {k: v for k, v in plain.items() if k not in _LATER or v != default[k]}
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,8 @@ def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSamp
 
     Raises:
         InputError: All faults at once: sources that cannot be read, no labels, shapes or origins
-            that differ, negative or fractional or empty labels, an unknown voxel size.
+            that differ, negative or fractional labels, none or (of a negative volume) some, an
+            unknown voxel size.
     """
     raise_faults(f"volume {sample.name!r}", sample_faults(sample), ConfigError)
     image, labels, mask = open_sources(sample)
@@ -112,7 +124,7 @@ def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSamp
         raise InputError(f"volume {sample.name!r}: no labels found, expected some")
     faults = pair_faults(image, labels, mask)
     labels, mask = split_ignored(labels, mask, sample.ignore_label)
-    faults += _label_faults(labels)
+    faults += label_faults(labels, negative=sample.negative)
     if voxel_size_needed or sample.label_widening_nm:
         faults += _voxel_size_faults(image)
     raise_faults(f"volume {sample.name!r}", faults)
@@ -248,14 +260,16 @@ def sample_faults(sample: Sample, *, labels_needed: bool = True) -> list[str]:
         faults += [
             f"{name} given beside `simulate`: expected one of them" for name in given + partial
         ]
-    elif labels_needed and len(given) < 2:
+    elif labels_needed and len(given) < 2 and not (sample.negative and sample.image is not None):
         faults.append(
             f"image {sample.image!r} and labels {sample.labels!r}: expected both, or `simulate`"
+            + (", or `negative: true`" if sample.image is not None else "")
         )
     elif sample.image is None:
         faults.append("neither image nor simulate, expected one of them")
     elif sample.labels is None:
-        faults += [f"{name} given without labels: expected both" for name in partial]
+        alone = [name for name in partial if name != "mask" or not sample.negative]
+        faults += [f"{name} given without labels: expected both" for name in alone]
     if sample.label_widening_nm < 0:
         faults.append(f"label_widening_nm {sample.label_widening_nm}: expected at least 0")
     if sample.weight < 0:
@@ -299,6 +313,8 @@ def open_sources(sample: Sample) -> tuple[Volume, Volume | None, Volume | None]:
     image_there, labels_there, mask_there = volumes
     if image_there is None:
         raise InputError(f"volume {sample.name!r}: no image found, expected one")
+    if labels_there is None and sample.negative:
+        labels_there = no_instances(image_there)
     return image_there, labels_there, mask_there
 
 
@@ -324,29 +340,6 @@ def _voxel_size_faults(image: Volume) -> list[str]:
     if min(image.voxel_size_nm) <= 0:
         return [f"voxel_size_nm {image.voxel_size_nm}: expected three positive numbers"]
     return []
-
-
-def _label_faults(labels: Volume) -> list[str]:
-    """Whether labels hold ids: whole numbers, none negative, at least one above 0.
-
-    Unsigned labels are read only until the first instance; others have to be read as a whole.
-    """
-    if labels.channels is not None:
-        return []
-    if labels.dtype.kind not in "uifb":
-        return [f"{labels.name}: {labels.dtype} voxels, expected whole numbers"]
-    empty = True
-    for box in tile(labels.box, SCAN_SHAPE):
-        block = labels.read(box)
-        if labels.dtype.kind == "f" and not np.array_equal(block, np.floor(block)):
-            odd = block[block != np.floor(block)][0]
-            return [f"{labels.name}: label {odd} in {box}, expected whole numbers"]
-        if labels.dtype.kind in "if" and block.min() < 0:
-            return [f"{labels.name}: label {block.min()} in {box}, expected at least 0"]
-        empty = empty and not block.any()
-        if not empty and labels.dtype.kind in "ub":
-            break
-    return [f"{labels.name}: no label above 0, expected instances"] if empty else []
 
 
 def _load(volume: Volume, compact: bool = False) -> Volume:
