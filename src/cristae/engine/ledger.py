@@ -182,6 +182,19 @@ def open_ledger(
     return ledger
 
 
+def settings_recorded(output: str | Path, inputs: Mapping[str, str]) -> dict[str, Any] | None:
+    """Settings of an output begun or finished with these inputs; None where there is none.
+
+    What was found of the inputs before it was begun need not be looked for again.
+    """
+    output = Path(output)
+    record, _ = _find_record(output, output.suffix == ".zarr")
+    there = (record or {}).get("inputs", {})
+    if record is None or any(there.get(role) != value for role, value in inputs.items()):
+        return None
+    return dict(record.get("settings", {}))
+
+
 def fingerprint_of(tree: Any) -> str:
     """A short digest of anything JSON can hold; equal trees give equal digests."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:24]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
-from cristae.errors import InputError
 from cristae.evaluation.label_runs import run_table_of, table_rows
 from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
 from cristae.evaluation.placement import FLOAT_UNIT, Align, Compared, place_volumes
@@ -40,6 +39,7 @@ from cristae.measurement.tally import (
     tally_runs,
 )
 from cristae.volumes.sources.shards import Chunks, chunks_of
+from cristae.volumes.values import probabilities
 from cristae.volumes.volume import Volume
 
 SLAB_RUNS, RUN_BYTES = 1 << 20, 160
@@ -219,6 +219,5 @@ def _weights(scores: Volume, block: Box, channel: int | None) -> NDArray[Any]:
     array = array if channel is None else array[channel : channel + 1]
     if array.dtype.kind != "f":
         return array
-    if not ((array >= 0) & (array <= 1)).all():
-        raise InputError(f"{scores.name}: scores outside [0, 1] in box {block}")
-    return np.rint(array * float(FLOAT_UNIT)).astype(np.int64)
+    array = probabilities(array, f"{scores.name}, box {block}: scores")
+    return np.rint(np.multiply(array, FLOAT_UNIT, dtype=np.float64)).astype(np.int64)

@@ -49,6 +49,7 @@ from cristae.evaluation.tables import (
 )
 from cristae.evaluation.text import format_scores
 from cristae.grid import Triple
+from cristae.volumes.values import settle_mask
 from cristae.volumes.volume import Array, Volume, array_volume
 
 __all__ = [
@@ -262,6 +263,8 @@ def _table(
 ) -> tuple[Overlaps, Mapping[str, Floats] | None]:
     """The overlap table, and cable lengths where they are asked for and the voxel size is known."""
     begin = time.perf_counter()
+    if volumes.scores is not None:
+        volumes = replace(volumes, scores=settle_mask(volumes.scores, resources))
     table = overlap_table(
         volumes,
         crop=config.crop,

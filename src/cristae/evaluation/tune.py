@@ -34,6 +34,7 @@ from cristae.measurement.tally import LabelRuns, tally_runs
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.runs import Raster, no_runs
 from cristae.segmentation.segment import segment_volume
+from cristae.volumes.values import settle_prediction
 from cristae.volumes.volume import Volume
 
 Value = int | float
@@ -195,6 +196,7 @@ def tune_decoder(
     decodings = _decodings(prediction, config, grid)
     base = _nearest(decodings, resolve(config.segment, prediction))
     judge = _Judge(prediction, truth, config, resources)
+    prediction = settle_prediction(prediction, resources)
     tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
     settings: dict[int, Setting] = {}
     kept: dict[int, Labelled] = {}

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.configuration import config_dataclass
-from cristae.errors import ConfigError, InputError, raise_faults
+from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
+from cristae.volumes.values import probabilities
 from cristae.volumes.volume import Array, Volume
 
 Levels = NDArray[np.uint8]
@@ -342,10 +343,8 @@ def _faults_of_prediction(prediction: Volume, name: str, decoder: Decoder) -> li
         says = "affinity" if channel.startswith("affinity_") else channel
         if says != wanted and says in (*CHANNELS, "affinity"):
             faults.append(f"channel {place}: {channel} found, {name} takes it for {wanted}")
-    if prediction.dtype not in (np.uint8, np.uint16) and prediction.dtype.kind != "f":
-        faults.append(
-            f"{prediction.dtype} voxels found, expected uint8, uint16, or float in [0, 1]"
-        )
+    if prediction.dtype.kind not in "buif":
+        faults.append(f"{prediction.dtype} voxels found, expected a mask or probabilities")
     return faults
 
 
@@ -401,18 +400,15 @@ def quantise(array: Array, name: str) -> Levels:
         uint8 array of the same shape: int(255 p).
 
     Raises:
-        InputError: A float outside [0, 1], or not a number.
+        InputError: A float outside [0, 1] by more than rounding, or not a number.
     """
     levels: Levels
     if array.dtype == np.uint8:
         levels = array
         return levels
-    if array.dtype == np.uint16:
+    if array.dtype.newbyteorder("=") == np.uint16:
         levels = (array // 257).astype(np.uint8)
         return levels
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):
-        raise InputError(f"{name}: values from {low:.6g} to {high:.6g}, expected [0, 1]")
     wide = np.float64 if array.dtype == np.float64 else np.float32
-    levels = np.multiply(array, 255, dtype=wide).astype(np.uint8)
+    levels = np.multiply(probabilities(array, name), 255, dtype=wide).astype(np.uint8)
     return levels

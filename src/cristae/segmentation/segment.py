@@ -32,7 +32,7 @@ from cristae.engine.blockwise import (
 )
 from cristae.engine.executors import Resources, meanwhile, run_tasks
 from cristae.engine.files import check_disk, full_disk_told
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import Ledger, open_ledger, settings_recorded
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError, MemoryLimitError
 from cristae.grid import Box, Triple, tile
@@ -61,6 +61,7 @@ from cristae.segmentation.tables import (
 from cristae.segmentation.writing import band_bytes, layers, slab_step, write_step
 from cristae.volumes.pyramid import build_pyramid, pyramid_memory
 from cristae.volumes.sources.ome_zarr import CHUNK, Layout, create_ome_zarr, open_ome_zarr
+from cristae.volumes.values import MASK_SETTING, settle_prediction
 from cristae.volumes.volume import Volume
 
 LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
@@ -111,7 +112,8 @@ def segment_volume(
         prediction: (c, z, y, x) probabilities: mask, and as the decoder asks contour and
             distance, or three affinities with the attribute ``offsets`` where they are not with
             the voxel before along z, y, x; uint8 (255 is certain), uint16 or float in [0, 1]. Or
-            (z, y, x): the mask.
+            (z, y, x): the mask. One of two values, 0 and 1, 255 or 65535 in any type, is taken for
+            a mask (`settle_mask`).
         out: Folder of the labels, ``NAME.zarr``.
         config: Decoder and parameters; what it leaves open comes from the prediction's own
             metadata, then from the decoder.
@@ -136,14 +138,19 @@ def segment_volume(
     out, resources = Path(out), resources or Resources()
     if out.suffix != ".zarr":
         raise InputError(f"output {out}: expected a name that ends with .zarr")
+    inputs = {"prediction": prediction.fingerprint}
+    known = None if overwrite else settings_recorded(out, inputs)
     decoding = resolve(config or SegmentConfig(), prediction)
+    known_mask = None if known is None else int(known.get(MASK_SETTING, 0))
+    prediction = settle_prediction(prediction, resources, known_mask)
     parameters = to_plain(decoding.parameters)
     settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
     if decoding.affinity is not None:
         settings["offsets"] = to_plain(decoding.affinity.offsets)
     if decoding.approximate:  # a cut follows the blocks
         settings |= {"allow_approximate": True, "block_shape": block_shape and list(block_shape)}
-    inputs = {"prediction": prediction.fingerprint}
+    if MASK_SETTING in prediction.attributes:
+        settings[MASK_SETTING] = prediction.attributes[MASK_SETTING]
     shape = Layout().fitted(prediction.shape).shard if block_shape is None else block_shape
     with open_ledger(
         out, stage="segment", inputs=inputs, settings=settings, overwrite=overwrite
