@@ -237,7 +237,9 @@ def test_volumes_that_do_not_meet():
     [
         pytest.param(ONES[:2], None, "scores at 0:2,0:4,0:4 does not cover", id="small"),
         pytest.param(ONES.astype(np.int8), None, "scores are int8", id="signed"),
-        pytest.param(ONES * 1.5, None, r"scores: values from 1.5 to 1.5, expected \[0, 1\]", id="too large"),
+        pytest.param(
+            ONES * 1.5, None, r"scores: values from 1.5 to 1.5, expected \[0, 1\]", id="too large"
+        ),
         pytest.param(ONES * np.nan, None, r"scores: values from nan to nan", id="nan"),
         pytest.param(ONES, 1, "score channel 1, scores have channels 0 to 0", id="channel"),
     ],
