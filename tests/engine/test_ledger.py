@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from cristae.engine.files import read_json, write_json
-from cristae.engine.ledger import is_unfinished, open_ledger
-from cristae.errors import BusyError, OutputExistsError
+from cristae.engine.ledger import check_output, is_unfinished, open_ledger
+from cristae.errors import BusyError, InputError, OutputExistsError
 
 
 def begin(path, overwrite=False, **settings):
@@ -65,14 +65,53 @@ def test_unfinished_of_another_identity_is_refused(output):
         begin(output, a=2)
 
 
-def test_foreign_output_is_refused_and_a_foreign_folder_never_removed(output):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_cristae_did_not_make_is_refused_and_never_removed(output, overwrite):
     make(output)
-    with pytest.raises(OutputExistsError, match="not made by cristae"):
-        begin(output)
-    if output.suffix == ".zarr":
+    before = sorted(output.parent.rglob("*"))
+    for look in (begin, check):
         with pytest.raises(OutputExistsError, match="not made by cristae"):
-            begin(output, overwrite=True)
-        assert (output / "zarr.json").exists()
+            look(output, overwrite=overwrite)
+    assert sorted(output.parent.rglob("*")) == before
+
+
+def check(path, overwrite=False, **settings):
+    inputs = {"source": "abc"}
+    return check_output(path, stage="try", inputs=inputs, settings=settings, overwrite=overwrite)
+
+
+def test_a_check_finds_what_opening_would_and_writes_nothing(output):
+    assert check(output, a=1) == "new"
+    assert not list(output.parent.iterdir())
+    with begin(output, a=1) as ledger:
+        make(output)
+        assert check(output, a=1) == "resume"
+        ledger.finish()
+    assert check(output, a=1) == "done"
+    before = {path: path.stat().st_mtime_ns for path in output.parent.rglob("*")}
+    with pytest.raises(OutputExistsError, match=r"settings.a: 1 there, 2 now"):
+        check(output, a=2)
+    assert check(output, overwrite=True, a=2) == "new"
+    assert {path: path.stat().st_mtime_ns for path in output.parent.rglob("*")} == before
+
+
+def test_an_input_that_is_not_known_yet_is_not_compared(output):
+    with begin(output, a=1) as ledger:
+        make(output)
+        ledger.finish()
+    options = {"stage": "try", "settings": {"a": 1}}
+    assert check_output(output, inputs={"source": None}, **options) == "done"
+    with pytest.raises(OutputExistsError, match=r"inputs.source: 'abc' there, 'xyz' now"):
+        check_output(output, inputs={"source": "xyz"}, **options)
+    with pytest.raises(OutputExistsError, match=r"settings.a: 1 there, 2 now"):
+        check_output(output, stage="try", inputs={"source": None}, settings={"a": 2})
+
+
+def test_a_file_on_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for look in (check, begin):
+        with pytest.raises(InputError, match=r"out.csv: cannot be made here"):
+            look(tmp_path / "file" / "below" / "out.csv")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

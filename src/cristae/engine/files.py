@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from cristae.errors import DiskSpaceError, WorkerError
+from cristae.errors import DiskSpaceError, InputError, WorkerError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -80,6 +80,21 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(doomed)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output that cannot be made where it should lie.
+
+    Raises:
+        InputError: A file where a folder is due, or a folder without leave to write.
+    """
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be made here: {folder} is a file, expected a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be made here: no leave to write into {folder}")
 
 
 def check_disk(path: Path, bytes_needed: int, besides: Mapping[Path, int] | None = None) -> None:

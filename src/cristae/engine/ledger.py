@@ -21,7 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from cristae.engine.files import merge_attributes, read_json, remove_tree, write_json
+from cristae.engine.files import (
+    check_writable,
+    merge_attributes,
+    read_json,
+    remove_tree,
+    write_json,
+)
 from cristae.errors import BusyError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
@@ -147,7 +153,7 @@ def open_ledger(
 
     Raises:
         OutputExistsError: The output exists and is of another identity (what differs is named), or
-            was not made by cristae. A folder that was not made by cristae is never removed.
+            was not made by cristae; what was not is never removed.
         InputError: There is no writing where it should lie.
         BusyError: Another process is writing it.
     """
@@ -156,30 +162,69 @@ def open_ledger(
     identity: dict[str, Any] = json.loads(
         json.dumps({"stage": stage, "inputs": dict(inputs), "settings": dict(settings)})
     )
-    if is_folder and output.is_file():
-        raise OutputExistsError(f"{output}: a file found, expected a folder or nothing")
     ledger = Ledger(output, identity, is_folder)
-    record, finished = _find_record(output, is_folder)
-    if overwrite and (record is not None or not output.is_dir()):
+    ledger.state, record = _judge(output, identity, overwrite)
+    if ledger.state == "done":
+        ledger.summary = (record or {}).get("summary", {})
+        return ledger
+    if overwrite and not (record is None and output.is_dir()):
         _refuse_if_busy(ledger)
         _remove_output(output, is_folder)
-        record, finished = None, False
+    ledger._begin(ledger.state)
+    return ledger
+
+
+def check_output(
+    output: str | Path,
+    *,
+    stage: str,
+    inputs: Mapping[str, str | None],
+    settings: Mapping[str, Any],
+    overwrite: bool = False,
+) -> State:
+    """What `open_ledger` would find, with its errors; nothing is written.
+
+    Args:
+        output: See `open_ledger`.
+        stage: See `open_ledger`.
+        inputs: See `open_ledger`; one that is None is not known yet, and is not compared.
+        settings: See `open_ledger`.
+        overwrite: See `open_ledger`.
+
+    Raises:
+        OutputExistsError: See `open_ledger`.
+        InputError: See `check_writable`.
+    """
+    output = Path(output)
+    check_writable(output)
+    record, _ = _find_record(output, output.suffix == ".zarr")
+    there = {} if record is None else record["inputs"]
+    known = {role: there.get(role) if one is None else one for role, one in inputs.items()}
+    identity = json.loads(json.dumps({"stage": stage, "inputs": known, "settings": dict(settings)}))
+    return _judge(output, identity, overwrite)[0]
+
+
+def _judge(
+    output: Path, identity: Mapping[str, Any], overwrite: bool
+) -> tuple[State, dict[str, Any] | None]:
+    """What an output is to a stage that is to write it, and the record there; or why it may not."""
+    is_folder = output.suffix == ".zarr"
+    if is_folder and output.is_file():
+        raise OutputExistsError(f"{output}: a file found, expected a folder or nothing")
+    record, finished = _find_record(output, is_folder)
     if record is None:
         if _occupied(output, is_folder):
-            raise OutputExistsError(f"{output}: exists and was not made by cristae {stage}")
-        ledger._begin("new")
-        return ledger
+            raise OutputExistsError(f"{output}: exists and was not made by cristae")
+        return "new", None
+    if overwrite:
+        return "new", record
     differences = _differences(record, identity)
     if differences:
         raise OutputExistsError(
             f"{output}: exists with other inputs or settings; --overwrite replaces it\n"
             + "\n".join(f"  - {line}" for line in differences)
         )
-    if finished:
-        ledger.state, ledger.summary = "done", record.get("summary", {})
-        return ledger
-    ledger._begin("resume")
-    return ledger
+    return ("done" if finished else "resume"), record
 
 
 def settings_recorded(output: str | Path, inputs: Mapping[str, str]) -> dict[str, Any] | None:
