@@ -11,6 +11,7 @@ from cristae import challenge
 from cristae.challenge import NAMES, check_submission, submission_text, submit_instances
 from cristae.engine.executors import Resources
 from cristae.engine.files import write_atomic
+from cristae.engine.identity import Identity
 from cristae.errors import DiskSpaceError, InputError, OutputExistsError, SourceNotFoundError
 from cristae.volumes.volume import array_volume
 
@@ -36,7 +37,7 @@ def labels(seed, largest, dtype=np.uint32):
 
 def volumes(human, rat):
     pairs = (("human", human), ("rat", rat))
-    return [array_volume(a, name=name).with_(fingerprint=name) for name, a in pairs]
+    return [array_volume(a, name=name).with_(identity=Identity.of(name)) for name, a in pairs]
 
 
 def read(path, name):
@@ -87,7 +88,9 @@ def test_workers_and_interruptions_change_no_byte(tmp_path, monkeypatch):
     done = [each.with_(reader=Stops()) for each in pair]
     assert submit_instances(*done, broken, resources=SERIAL).read_bytes() == whole
     with pytest.raises(OutputExistsError, match="human"):
-        submit_instances(pair[0].with_(fingerprint="other"), pair[1], broken, resources=SERIAL)
+        submit_instances(
+            pair[0].with_(identity=Identity.of("other")), pair[1], broken, resources=SERIAL
+        )
 
 
 def test_volumes_that_cannot_be_handed_in(tmp_path):

@@ -100,7 +100,7 @@ def submit_instances(
     resources = resources or Resources()
     volumes = {"human": human, "rat": rat}
     raise_faults("submission", [f for name, v in volumes.items() for f in _faults(name, v)])
-    inputs = {name: volume.fingerprint for name, volume in volumes.items()}
+    inputs = {name: volume.identity for name, volume in volumes.items()}
     with open_ledger(
         out, stage="submit", inputs=inputs, settings={"version": 1}, overwrite=overwrite
     ) as ledger:

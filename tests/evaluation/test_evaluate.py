@@ -9,6 +9,7 @@ import pytest
 
 from cristae.configuration import load_config
 from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
 from cristae.errors import ConfigError, InputError, OutputExistsError, SourceNotFoundError
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
@@ -235,8 +236,8 @@ def test_pooled_volumes_are_scored_as_one(labels, serial):
 def volumes_of(labels, seed=1):
     prediction, truth = labels(seed)
     return (
-        array_volume(prediction, name="found").with_(fingerprint=f"found {seed}"),
-        array_volume(truth, name="true").with_(fingerprint="true"),
+        array_volume(prediction, name="found").with_(identity=Identity.of(f"found {seed}")),
+        array_volume(truth, name="true").with_(identity=Identity.of("true")),
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
 from cristae.errors import InputError
 from cristae.evaluation import contingency
 from cristae.evaluation.contingency import overlap_table
@@ -104,7 +105,7 @@ def segmented(tmp_path, name, seed, shape=(12, 20, 30)):
     field = ndimage.gaussian_filter(rng.random(shape), 0.9)
     mask = ((field > np.quantile(field, 0.85)) * 255).astype(np.uint8)
     config = SegmentConfig(decoder="binary_connected", min_size=4)
-    volume = array_volume(mask).with_(fingerprint=name, voxel_size_nm=(30.0, 8.0, 8.0))
+    volume = array_volume(mask).with_(identity=Identity.of(name), voxel_size_nm=(30.0, 8.0, 8.0))
     return segment_volume(volume, tmp_path / f"{name}.zarr", config=config, pyramid=False)
 
 

@@ -7,6 +7,7 @@ from tests.segmentation.helpers import decode
 
 from cristae.configuration import load_config
 from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
 from cristae.errors import ConfigError, InputError
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.evaluation.tune import TuneConfig, tune_decoder, tuned_config
@@ -32,7 +33,9 @@ def pair():
     )
     contour = 0.6 * ndimage.gaussian_filter((seam & (truth > 0)).astype(float), (0, 1, 1))
     prediction = (255 * np.stack([mask, contour])).astype(np.uint8)
-    return array_volume(prediction, name="p").with_(fingerprint="p"), array_volume(truth, name="t")
+    return array_volume(prediction, name="p").with_(identity=Identity.of("p")), array_volume(
+        truth, name="t"
+    )
 
 
 def config(**changes):
@@ -129,7 +132,9 @@ def test_default_grids_follow_the_decoder(pair):
         found = tune_decoder(prediction, config=start, resources=SERIAL)
         assert list(found.grid) == names
     assert len(found.settings) == 9
-    affinities = array_volume(np.full((3, 1, 2, 2), 200, np.uint8), name="p").with_(fingerprint="p")
+    affinities = array_volume(np.full((3, 1, 2, 2), 200, np.uint8), name="p").with_(
+        identity=Identity.of("p")
+    )
     for decoder, count in {"affinity_connected": 9, "affinity_agglomeration": 6}.items():
         start = TuneConfig(segment=SegmentConfig(decoder=decoder))
         found = tune_decoder(affinities, config=start, resources=SERIAL)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
 from cristae.errors import InputError, OutputExistsError
 from cristae.measurement import blocks
 from cristae.measurement.measure import measure_instances, read_measurements
@@ -127,15 +128,17 @@ def test_negative_labels_are_refused():
 
 def test_a_table_is_written_once(tmp_path):
     out = tmp_path / "instances.csv"
-    volume = array_volume(labels_of(1), voxel_size_nm=SIZE).with_(fingerprint="one")
+    volume = array_volume(labels_of(1), voxel_size_nm=SIZE).with_(identity=Identity.of("one"))
     table = measure_instances(volume, out, resources=SERIAL)
     pd.testing.assert_frame_equal(read_measurements(out), table, check_exact=True)
     written = out.stat().st_mtime_ns
     pd.testing.assert_frame_equal(measure_instances(volume, out), table, check_exact=True)
     assert out.stat().st_mtime_ns == written
     with pytest.raises(OutputExistsError, match="one"):
-        measure_instances(volume.with_(fingerprint="two"), out)
-    assert len(measure_instances(volume.with_(fingerprint="two"), out, overwrite=True)) == 3
+        measure_instances(volume.with_(identity=Identity.of("two")), out)
+    assert (
+        len(measure_instances(volume.with_(identity=Identity.of("two")), out, overwrite=True)) == 3
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "instances.csv",
         "instances.csv.cristae.json",
@@ -149,7 +152,7 @@ class Interrupted(BaseException):
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_VOXELS", 99)
     volume = array_volume(labels_of(2), voxel_size_nm=SIZE)
-    volume = volume.with_(fingerprint="one", chunk_shape=(1, 9, 11))
+    volume = volume.with_(identity=Identity.of("one"), chunk_shape=(1, 9, 11))
     reads = []
 
     class Counting:

@@ -9,6 +9,7 @@ from tests.segmentation.helpers import noise
 
 from cristae.configuration import load_config
 from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
 from cristae.errors import ConfigError, OutputExistsError
 from cristae.evaluation.tune import TuneConfig
 from cristae.presentation.tuning import read_tuned, tune_volume
@@ -30,8 +31,8 @@ def pair():
     prediction = noise((8, 24, 32), 3)[:2]
     truth = (np.indices(prediction.shape[1:])[2] // 8 + 1) * (prediction[0] > 90)
     return (
-        array_volume(prediction, name="p.zarr").with_(fingerprint="p"),
-        array_volume(truth.astype(np.uint16), name="t.zarr").with_(fingerprint="t"),
+        array_volume(prediction, name="p.zarr").with_(identity=Identity.of("p")),
+        array_volume(truth.astype(np.uint16), name="t.zarr").with_(identity=Identity.of("t")),
     )
 
 

@@ -13,7 +13,6 @@ finished file in ``OUT.cristae.json``. A record whose output is gone counts for 
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -28,9 +27,14 @@ from cristae.engine.files import (
     remove_tree,
     write_json,
 )
+from cristae.engine.identity import Identity, compare, fingerprint_of, stable
+from cristae.engine.progress import log
 from cristae.errors import BusyError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
+
+Input = str | Identity
+"""What an input is, by a text or by what it is at this moment."""
 
 
 class Ledger:
@@ -91,7 +95,8 @@ class Ledger:
         Args:
             summary: Facts to keep with the record, as JSON knows them.
         """
-        record = {**self._identity, "finished": True, "summary": summary}
+        mark = record_fingerprint(self._identity)
+        record = {**self._identity, "finished": True, "summary": summary, "id": mark}
         if self._is_folder:
             merge_attributes(self.output, {"record": record})
         else:
@@ -135,7 +140,7 @@ def open_ledger(
     output: str | Path,
     *,
     stage: str,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, Input],
     settings: Mapping[str, Any],
     overwrite: bool = False,
 ) -> Ledger:
@@ -144,7 +149,7 @@ def open_ledger(
     Args:
         output: A ``.zarr`` folder, or any other path for a single file.
         stage: Name of the stage that writes it.
-        inputs: Fingerprint of each input, by role.
+        inputs: What each input is, by role; one that is trusted is the recorded one in any case.
         settings: Every setting that can change the output's bytes, and no other; as JSON.
         overwrite: Remove an output of another identity, or the same one, and start anew.
 
@@ -158,18 +163,15 @@ def open_ledger(
         BusyError: Another process is writing it.
     """
     output = Path(output)
-    is_folder = output.suffix == ".zarr"
-    identity: dict[str, Any] = json.loads(
-        json.dumps({"stage": stage, "inputs": dict(inputs), "settings": dict(settings)})
-    )
-    ledger = Ledger(output, identity, is_folder)
-    ledger.state, record = _judge(output, identity, overwrite)
+    identity = identity_tree(stage, inputs, settings)
+    ledger = Ledger(output, identity, output.suffix == ".zarr")
+    ledger.state, record = _judge(output, identity, overwrite, _trusted(inputs))
     if ledger.state == "done":
         ledger.summary = (record or {}).get("summary", {})
         return ledger
     if overwrite and not (record is None and output.is_dir()):
         _refuse_if_busy(ledger)
-        _remove_output(output, is_folder)
+        _remove_output(output, output.suffix == ".zarr")
     ledger._begin(ledger.state)
     return ledger
 
@@ -178,7 +180,7 @@ def check_output(
     output: str | Path,
     *,
     stage: str,
-    inputs: Mapping[str, str | None],
+    inputs: Mapping[str, Input | None],
     settings: Mapping[str, Any],
     overwrite: bool = False,
 ) -> State:
@@ -199,13 +201,19 @@ def check_output(
     check_writable(output)
     record, _ = _find_record(output, output.suffix == ".zarr")
     there = {} if record is None else record["inputs"]
-    known = {role: there.get(role) if one is None else one for role, one in inputs.items()}
-    identity = json.loads(json.dumps({"stage": stage, "inputs": known, "settings": dict(settings)}))
-    return _judge(output, identity, overwrite)[0]
+    known = {role: one for role, one in inputs.items() if one is not None}
+    identity = identity_tree(stage, known, settings)
+    unknown = {role: there.get(role, "") for role, one in inputs.items() if one is None}
+    identity["inputs"] |= unknown
+    return _judge(output, identity, overwrite, _trusted(known))[0]
+
+
+def _trusted(inputs: Mapping[str, Input]) -> set[str]:
+    return {role for role, one in inputs.items() if isinstance(one, Identity) and one.trusted}
 
 
 def _judge(
-    output: Path, identity: Mapping[str, Any], overwrite: bool
+    output: Path, identity: Mapping[str, Any], overwrite: bool, trusted: set[str]
 ) -> tuple[State, dict[str, Any] | None]:
     """What an output is to a stage that is to write it, and the record there; or why it may not."""
     is_folder = output.suffix == ".zarr"
@@ -218,16 +226,18 @@ def _judge(
         return "new", None
     if overwrite:
         return "new", record
-    differences = _differences(record, identity)
+    differences, notes = _differences(record, identity, trusted, finished)
     if differences:
         raise OutputExistsError(
             f"{output}: exists with other inputs or settings; --overwrite replaces it\n"
             + "\n".join(f"  - {line}" for line in differences)
         )
+    for note in notes:
+        log.info("%s: %s", output, note)
     return ("done" if finished else "resume"), record
 
 
-def settings_recorded(output: str | Path, inputs: Mapping[str, str]) -> dict[str, Any] | None:
+def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[str, Any] | None:
     """Settings of an output begun or finished with these inputs; None where there is none.
 
     What was found of the inputs before it was begun need not be looked for again.
@@ -235,19 +245,29 @@ def settings_recorded(output: str | Path, inputs: Mapping[str, str]) -> dict[str
     output = Path(output)
     record, _ = _find_record(output, output.suffix == ".zarr")
     there = (record or {}).get("inputs", {})
-    if record is None or any(there.get(role) != value for role, value in inputs.items()):
+    now = identity_tree("", inputs, {})["inputs"]
+    if record is None or not all(compare(there.get(role, ""), one)[0] for role, one in now.items()):
         return None
     return dict(record.get("settings", {}))
 
 
-def fingerprint_of(tree: Any) -> str:
-    """A short digest of anything JSON can hold; equal trees give equal digests."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:24]
+def identity_tree(
+    stage: str, inputs: Mapping[str, Input], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a record keeps of an output's stage, inputs and settings, as JSON knows it."""
+    known = {role: one.tree() if isinstance(one, Identity) else one for role, one in inputs.items()}
+    tree = {"stage": stage, "inputs": known, "settings": dict(settings)}
+    return dict(json.loads(json.dumps(tree)))
 
 
 def record_fingerprint(record: Mapping[str, Any]) -> str:
-    """Fingerprint of a finished output: its stage, inputs and settings."""
-    return fingerprint_of({key: record[key] for key in ("stage", "inputs", "settings")})
+    """The id of an output: of its stage, the content of its inputs, and its settings."""
+    if "id" in record:
+        return str(record["id"])
+    inputs = {role: stable(one) for role, one in record["inputs"].items()}
+    return fingerprint_of(
+        {"stage": record["stage"], "inputs": inputs, "settings": record["settings"]}
+    )
 
 
 def is_unfinished(output: Path) -> bool:
@@ -320,13 +340,45 @@ def _read_marks(path: Path) -> dict[str, dict[str, Any]]:
     return marks
 
 
-def _differences(there: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+def _differences(
+    there: Mapping[str, Any], now: Mapping[str, Any], trusted: set[str], finished: bool
+) -> tuple[list[str], list[str]]:
+    """What makes an output another one; and what differs but does not count, in words.
+
+    Release 0.1 recorded a fingerprint an input, which nothing can be compared with today, and no
+    version of the predicting code: what it finished is taken as it is.
+    """
+    early = finished and "id" not in there
+    settings = dict(there["settings"])
+    if early and "version" in now["settings"]:
+        settings.setdefault("version", now["settings"]["version"])
+    lines = _setting_differences(
+        {"stage": there["stage"], "settings": settings},
+        {"stage": now["stage"], "settings": now["settings"]},
+    )
+    notes = []
+    for role in dict.fromkeys([*now["inputs"], *there["inputs"]]):
+        before, after = (tree["inputs"].get(role, []) for tree in (there, now))
+        if early and isinstance(before, str) and isinstance(after, list):
+            notes.append(f"finished by release 0.1, its {role} not compared")
+            continue
+        same, note = compare(before, after, role in trusted)
+        if not same:
+            lines.append(f"{role}: {note}")
+        elif note:
+            notes.append(f"{role}: {note}")
+    return lines, notes
+
+
+def _setting_differences(
+    there: Mapping[str, Any], now: Mapping[str, Any], where: str = ""
+) -> list[str]:
     lines = []
     for key in dict.fromkeys([*now, *(k for k in there if where)]):
         a, b = there.get(key), now.get(key)
         name = f"{where}{key}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += _differences(a, b, f"{name}.")
+            lines += _setting_differences(a, b, f"{name}.")
         elif a != b:
             lines.append(f"{name}: {a!r} there, {b!r} now")
     return lines

@@ -12,7 +12,8 @@ from typing import Any
 
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import Ledger, fingerprint_of, is_unfinished, open_ledger
+from cristae.engine.identity import Identity, fingerprint_of
+from cristae.engine.ledger import Ledger, is_unfinished, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
@@ -173,7 +174,9 @@ def evaluate_volume(
     image = None if isinstance(scores, Mapping) else scores
     volumes = _compared(instances, truth, image, mask, config)
     place_volumes(volumes, config.crop, config.align)
-    inputs = {role: volume.fingerprint for role, volume in volumes.volumes.items()}
+    inputs: dict[str, str | Identity] = {
+        role: volume.identity for role, volume in volumes.volumes.items()
+    }
     if given is not None:
         inputs["scores"] = fingerprint_of(sorted(given.items()))
     settings = to_plain(config)

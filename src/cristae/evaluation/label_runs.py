@@ -88,7 +88,7 @@ def runs_volume(found: Labelled, like: Volume, name: str) -> Volume:
         shape=like.shape,
         dtype=np.dtype(np.uint64),
         chunk_shape=like.chunk_shape,
-        fingerprint=like.fingerprint,
+        identity=like.identity,
         voxel_size_nm=like.voxel_size_nm,
         origin_nm=like.origin_nm,
         kind="labels",

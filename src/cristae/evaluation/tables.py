@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.ledger import fingerprint_of
+from cristae.engine.identity import fingerprint_of
 from cristae.errors import SourceNotFoundError, raise_faults
 from cristae.evaluation.matching import KINDS, MISSING, Associations, Codes
 from cristae.evaluation.metrics import Curve, Matches, Rows, best_prediction

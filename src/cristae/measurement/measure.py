@@ -72,7 +72,7 @@ def measure_instances(
     voxel_size_nm = _check(instances)
     if out_csv is None:
         return _measured(instances, voxel_size_nm, resources, None)
-    inputs = {"instances": instances.fingerprint}
+    inputs = {"instances": instances.identity}
     settings = {"voxel_size_nm": voxel_size_nm, "origin_nm": instances.origin_nm}
     with open_ledger(
         out_csv, stage="measure", inputs=inputs, settings=settings, overwrite=overwrite

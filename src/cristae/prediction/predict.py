@@ -20,7 +20,8 @@ from cristae.configuration import to_plain
 from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk, full_disk_told
-from cristae.engine.ledger import Ledger, open_ledger, record_fingerprint
+from cristae.engine.identity import Identity
+from cristae.engine.ledger import Ledger, identity_tree, open_ledger, record_fingerprint
 from cristae.engine.progress import log, rate_text
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
@@ -124,7 +125,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     plan = None
     if chunks is not None:
         counts = contract.windows.chunks if contract.windows else None
-        mark = record_fingerprint(identity)
+        mark = record_fingerprint(identity_tree(**identity))
         plan = plan_chunks(chunks, grids.shape, counts, mark, overwrite)
     besides = {} if plan is None else {plan.folder: plan.bytes_missing(len(contract.channels))}
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
@@ -182,14 +183,14 @@ class _Asked:
 def _identity(asked: _Asked) -> dict[str, Any]:
     """What makes a prediction this one: stage, inputs and settings."""
     source, grids = asked.source, asked.grids
-    inputs = {
-        "source": source.fingerprint,
+    inputs: dict[str, str | Identity] = {
+        "source": source.identity,
         "model": "+".join(model.fingerprint for model in asked.models),
     }
     settings = plain_settings(asked.config)
     settings |= {"voxel_size_nm": source.voxel_size_nm, "origin_nm": source.origin_nm}
     if asked.mask is not None:
-        inputs["mask"] = asked.mask.fingerprint
+        inputs["mask"] = asked.mask.identity
     if any(view.level != (1, 1, 1) for view in grids.views):
         settings["read_level"] = grids.read_level
     return {"stage": "predict", "inputs": inputs, "settings": settings}

@@ -61,7 +61,7 @@ def tune_volume(
     """
     config = config or TuneConfig()
     volumes = {"prediction": prediction, "truth": truth, "image": image}
-    inputs = {role: v.fingerprint for role, v in volumes.items() if v is not None}
+    inputs = {role: v.identity for role, v in volumes.items() if v is not None}
     named = out / (PAGE if truth is None else TUNED)
     with open_ledger(
         named, stage="tune", inputs=inputs, settings=to_plain(config), overwrite=overwrite

@@ -138,7 +138,7 @@ def segment_volume(
     out, resources = Path(out), resources or Resources()
     if out.suffix != ".zarr":
         raise InputError(f"output {out}: expected a name that ends with .zarr")
-    inputs = {"prediction": prediction.fingerprint}
+    inputs = {"prediction": prediction.identity}
     known = None if overwrite else settings_recorded(out, inputs)
     decoding = resolve(config or SegmentConfig(), prediction)
     known_mask = None if known is None else int(known.get(MASK_SETTING, 0))

@@ -106,7 +106,7 @@ def perfect_prediction(labels: Array, model: Model, targets: TargetsConfig) -> V
     volume = array_volume(levels, name="labels as a prediction", channels=model.channels)
     attributes = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
     offsets = {"offsets": to_plain(model.offsets)} if model.offsets else {}
-    return volume.with_(attributes=attributes | offsets, fingerprint="labels")
+    return volume.with_(attributes=attributes | offsets)
 
 
 def _timed(

@@ -20,6 +20,7 @@ import torch
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import available_memory, promise_memory
 from cristae.engine.executors import Resources, available_cores
+from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, MemoryLimitError
@@ -236,7 +237,7 @@ def _open_run(
     start: Model | None,
     overwrite: bool,
 ) -> Ledger:
-    inputs = {o.sample.name: o.fingerprint for o in opened}
+    inputs: dict[str, str | Identity] = {o.sample.name: o.identity for o in opened}
     if start is not None:
         inputs["start_from"] = start.fingerprint
     settings = recorded_settings(config)

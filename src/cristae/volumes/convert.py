@@ -115,7 +115,7 @@ def convert_volume(
     with open_ledger(
         out,
         stage="convert",
-        inputs={"source": source.fingerprint},
+        inputs={"source": source.identity},
         settings={
             "kind": source.kind,
             "voxel_size_nm": source.voxel_size_nm,

@@ -10,6 +10,7 @@ import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, DiskSpaceError, InputError, raise_faults
 from cristae.grid import tile
@@ -95,12 +96,15 @@ class OpenedSample:
     mask: Volume | None
 
     @property
+    def identity(self) -> Identity:
+        """What the content is, for records."""
+        others = [self.labels, *([] if self.mask is None else [self.mask])]
+        return self.image.identity.joined(*(volume.identity for volume in others))
+
+    @property
     def fingerprint(self) -> str:
-        """Identity of the content, for ledgers."""
-        parts = [self.image.fingerprint, self.labels.fingerprint]
-        if self.mask is not None:
-            parts.append(self.mask.fingerprint)
-        return " ".join(parts)
+        """A short digest of the identity."""
+        return self.identity.fingerprint
 
 
 def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSample:
@@ -351,7 +355,7 @@ def _load(volume: Volume, compact: bool = False) -> Volume:
     held = array_volume(
         array, name=volume.name, voxel_size_nm=volume.voxel_size_nm, kind=volume.kind
     )
-    return held.with_(fingerprint=volume.fingerprint, attributes=volume.attributes)
+    return held.with_(identity=volume.identity, attributes=volume.attributes)
 
 
 def compact_ids(labels: Array) -> Array:

@@ -25,17 +25,18 @@ def split_ignored(
     """
     if ignore_label is None:
         return labels, mask
-    fingerprint = f"{labels.fingerprint} ignoring {ignore_label}"
+    identity = labels.identity.read_as(f"ignoring {ignore_label}")
+    of_known = identity if mask is None else identity.joined(mask.identity)
     known = labels.with_(
         reader=KnownReader(labels, mask, ignore_label),
         dtype=np.dtype(np.uint8),
         corner=(0, 0, 0),
         kind=None,
         attributes={},
-        fingerprint=f"{fingerprint} known {mask.fingerprint if mask else ''}",
+        identity=of_known.read_as("where it is known"),
     )
     reader = WithoutIgnored(labels, ignore_label)
-    return labels.with_(reader=reader, corner=(0, 0, 0), fingerprint=fingerprint), known
+    return labels.with_(reader=reader, corner=(0, 0, 0), identity=identity), known
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.configuration import to_plain
+from cristae.engine.identity import Identity
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.volumes.simulation.bricks import Sampling, make_sampling
@@ -162,5 +163,5 @@ def _volume(
         kind=kind,
         chunk_shape=(16, 128, 128),
         attributes={"simulation": to_plain(config)},
-        fingerprint="simulated:" + hashlib.sha256(plain.encode()).hexdigest()[:24],
+        identity=Identity.of("simulated:" + hashlib.sha256(plain.encode()).hexdigest()[:24]),
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from cristae.engine.identity import Identity, InMemory
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 
@@ -34,6 +35,10 @@ class Writer(Reader, Protocol):
         """Put a box on disk; returns when it is there."""
 
 
+UNKNOWN = Identity()
+"""The identity of a volume that no record may name."""
+
+
 @dataclass(frozen=True)
 class Volume:
     """A lazily read ([c,] z, y, x) array in physical space.
@@ -51,8 +56,8 @@ class Volume:
         shard_shape: Unit of writing (z, y, x) in voxels; the chunk shape where there is no other.
         attributes: What the source says of itself, under cristae's keys.
         size_on_disk: Bytes on disk, or None where it is unknown.
-        fingerprint: Identity of the content, for ledgers; equal content read the same way may
-            have different fingerprints, different content never equal ones.
+        identity: What the content is, for records; looked up when it is asked for.
+        found: Where ``voxel_size``, ``origin`` and ``axes`` were found, in words.
         corner: Voxel of the source that is voxel 0 here; not zero after `crop`.
     """
 
@@ -68,8 +73,14 @@ class Volume:
     shard_shape: Triple | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     size_on_disk: int | None = None
-    fingerprint: str = ""
+    identity: Identity = UNKNOWN
+    found: Mapping[str, str] = field(default_factory=dict)
     corner: Triple = (0, 0, 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short digest of the identity; equal ones mean the same voxels, read the same way."""
+        return self.identity.fingerprint
 
     @property
     def box(self) -> Box:
@@ -131,7 +142,7 @@ class Volume:
             shape=box.shape,
             corner=box.shift(self.corner).start,
             origin_nm=(oz + z * dz, oy + y * dy, ox + x * dx),
-            fingerprint=self.fingerprint if box == self.box else f"{self.fingerprint}[{box}]",
+            identity=self.identity if box == self.box else self.identity.read_as(str(box)),
         )
 
     def with_(self, **changes: Any) -> "Volume":
@@ -182,7 +193,7 @@ def array_volume(
         voxel_size_nm=voxel_size_nm,
         kind=kind,
         size_on_disk=None,
-        fingerprint=f"memory:{id(array)}",
+        identity=Identity((InMemory(name, array),)),
     )
 
 

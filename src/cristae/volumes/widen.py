@@ -55,8 +55,8 @@ def widened_volume(labels: Volume, radius_nm: float) -> Volume:
             "expected a distance of at least 0 and a known voxel size"
         )
     reader = WidenedReader(labels, radius_nm, labels.voxel_size_nm)
-    fingerprint = f"{labels.fingerprint}+{radius_nm}nm"
-    return labels.with_(reader=reader, corner=(0, 0, 0), fingerprint=fingerprint)
+    identity = labels.identity.read_as(f"widened by {radius_nm} nm")
+    return labels.with_(reader=reader, corner=(0, 0, 0), identity=identity)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 import tensorstore
 
 from cristae.engine.files import read_json
+from cristae.engine.identity import Folder, Identity
 from cristae.errors import InputError
 from cristae.volumes.sources.axes import arrange
 from cristae.volumes.sources.ome_zarr import ZarrReader, stamp_of
-from cristae.volumes.sources.pages import files_fingerprint, plain_dtype
+from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.sources.units import known, size_from_attributes, to_nm
 from cristae.volumes.volume import Nanometres, Volume
 
@@ -175,7 +176,7 @@ def _open_array(
         chunk_shape=(int(chunk[-3]), int(chunk[-2]), int(chunk[-1])),
         shard_shape=(int(shard[-3]), int(shard[-2]), int(shard[-1])),
         size_on_disk=sum(size for _, size, _ in files),
-        fingerprint=f"{files_fingerprint(files)}{list(axes.lead) if axes.lead else ''}",
+        identity=Identity((Folder(name, str(node.path)),)).read_as(str(list(axes.lead))),
     )
 
 

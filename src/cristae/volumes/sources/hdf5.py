@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cristae.engine.ledger import fingerprint_of
+from cristae.engine.identity import file_identity
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box, Triple
 from cristae.volumes.sources.axes import arrange
@@ -119,7 +119,7 @@ def open_hdf5(
         voxel_size_nm=size_from_attributes(found.attributes),
         chunk_shape=_triple(found.chunks or _contiguous_chunk(found.shape)),
         size_on_disk=status.st_size,
-        fingerprint=fingerprint_of([status.st_size, status.st_mtime_ns, found.name, axes.channel]),
+        identity=file_identity(path).read_as(found.name, str(axes.channel)),
     )
 
 

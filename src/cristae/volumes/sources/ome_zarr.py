@@ -4,7 +4,6 @@ The write unit is the shard, which one call writes whole, so a killed writer lea
 Shards of zeros only are not stored. Inside a shard lie chunks, the read unit.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ import numpy as np
 import tensorstore
 
 from cristae.engine.files import merge_attributes, read_json, write_json
-from cristae.engine.ledger import fingerprint_of, record_fingerprint
+from cristae.engine.identity import Facts, Folder, Identity
+from cristae.engine.ledger import record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.volumes.sources.pages import plain_dtype
@@ -101,6 +101,23 @@ class ZarrReader:
 
     def _store(self) -> Any:
         return _open_store(self.path, self.driver, self.stamp)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished output of cristae: the id of its record, and the state of its array.
+
+    Attributes:
+        path: Folder of the image.
+        id: Of its record.
+    """
+
+    path: str
+    id: str
+
+    def facts(self) -> Facts:
+        """Both, whatever the path."""
+        return {"id": self.id}
 
 
 @lru_cache(maxsize=64)
@@ -267,7 +284,9 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
         chunk_shape=chunk,
         shard_shape=shard,
         attributes=ours,
-        fingerprint=record_fingerprint(record) if record else _stat_fingerprint(path),
+        identity=Identity((Written(str(path), record_fingerprint(record)),))
+        if record
+        else Identity((Folder(name or str(path), str(path)),)),
     )
 
 
@@ -346,8 +365,3 @@ def _chunks_of(array: Mapping[str, Any]) -> tuple[Triple, Triple]:
     sharded = codec["name"] == "sharding_indexed"
     chunk = codec["configuration"]["chunk_shape"] if sharded else shard
     return tuple(chunk[-3:]), tuple(shard[-3:])
-
-
-def _stat_fingerprint(path: Path) -> str:
-    files = [path / "zarr.json", path / "0" / "zarr.json"]
-    return fingerprint_of([[json.dumps(read_json(f)), stamp_of(f)] for f in files])

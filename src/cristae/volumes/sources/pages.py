@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from cristae.engine.ledger import fingerprint_of
+from cristae.engine.identity import fingerprint_of
 from cristae.errors import InputError, raise_faults
 from cristae.volumes.volume import Array
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from cristae.engine.identity import Files, Identity
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.volumes.sources.hdf5 import Dataset, find_dataset, open_file
-from cristae.volumes.sources.pages import files_fingerprint, plain_dtype, raise_capped
+from cristae.volumes.sources.pages import plain_dtype, raise_capped
 from cristae.volumes.volume import Array, Volume
 
 PATTERN = re.compile(r"^(?P<name>.*?)_?(?P<bounds>\d+(?:-\d+){5})(?P<suffix>_\w+)?\.(?:h5|hdf5)$")
@@ -112,7 +113,7 @@ def open_prediction_chunks(
     chunks = tuple(sorted(chunk for chunk, _ in found))
     channels, dtype = found[0][1].shape[0], plain_dtype(found[0][1].dtype)
     whole = _union(list(boxes))
-    stats = [(file, file.stat()) for file in files]
+    sizes = [file.stat().st_size for file in files]
     return Volume(
         name=name or str(folder),
         reader=PredictionChunksReader(str(folder), chunks, channels, dtype.name),
@@ -121,8 +122,8 @@ def open_prediction_chunks(
         channels=tuple(f"channel_{i}" for i in range(channels)),
         kind="prediction",
         chunk_shape=chunks[0].box.shape,
-        size_on_disk=sum(status.st_size for _, status in stats),
-        fingerprint=files_fingerprint((f.name, s.st_size, s.st_mtime_ns) for f, s in stats),
+        size_on_disk=sum(sizes),
+        identity=Identity((Files(str(folder), str(folder), tuple(f.name for f in files)),)),
     )
 
 

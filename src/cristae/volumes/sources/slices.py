@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cristae.engine.identity import Files, Identity
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
@@ -104,13 +105,14 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
     first = good[0][1]
     coded = first.samples > 1
     folder = os.path.commonpath([str(path.parent) for path in paths])
+    below = tuple(os.path.relpath(path, folder) for path in paths)
     fingerprint = files_fingerprint((n, h.size, h.modified_ns) for n, h in good)
     dtype = np.dtype(np.uint32) if coded else first.dtype
     return Volume(
         name=str(source),
         reader=SlicesReader(
             folder,
-            tuple(os.path.relpath(path, folder) for path in paths),
+            below,
             fingerprint,
             dtype.name,
             coded,
@@ -121,7 +123,7 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
         kind="labels" if coded else None,
         chunk_shape=(1, *first.shape),
         size_on_disk=sum(header.size for _, header in good),
-        fingerprint=fingerprint,
+        identity=Identity((Files(str(source), folder, below),)),
     )
 
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from cristae.engine.ledger import fingerprint_of
+from cristae.engine.identity import file_identity
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
 from cristae.volumes.sources.axes import Axes, arrange
@@ -157,7 +157,7 @@ def open_tiff(
         voxel_size_nm=size_nm,
         chunk_shape=(1, rows, plane[1]),
         size_on_disk=status.st_size,
-        fingerprint=fingerprint_of([status.st_size, status.st_mtime_ns, dict(index or {})]),
+        identity=file_identity(path).read_as(str(dict(index or {}))),
     )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from cristae.engine.ledger import fingerprint_of
+from cristae.engine.identity import Facts, Identity, Named, file_facts, fingerprint_of
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Box, tile
 from cristae.volumes.sources.pages import (
@@ -106,6 +106,13 @@ class TileIndexReader:
             pattern = pattern.format(**at)
         return Path(self.root, pattern)
 
+    def tiles(self) -> Iterator[tuple[str, str]]:
+        """Name and path of every tile, in raster order."""
+        counts = [-(-n // side) for n, side in zip(self.plane, self.tile_shape, strict=True)]
+        for z in range(len(self.patterns)):
+            for row, column in np.ndindex(counts[0], counts[1]):
+                yield f"{z}/{row}/{column}", str(self.path(z, row, column))
+
     def expected(self, row: int, column: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width a tile must have at least, and those of a whole tile."""
         height, width = (
@@ -134,6 +141,23 @@ class TileIndexReader:
         if shape[0] < least[0] or shape[1] < least[1]:
             path = self.path(z, row, column)
             raise InputError(f"{path}: found a tile of {shape} voxels, expected {least}")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of an index, as the content of a source.
+
+    Attributes:
+        name: The source, for messages.
+        reader: Knows where they lie.
+    """
+
+    name: str
+    reader: TileIndexReader
+
+    def facts(self) -> Facts:
+        """See `file_facts`."""
+        return file_facts(self.name, self.reader.tiles())
 
 
 @lru_cache(maxsize=64)
@@ -191,19 +215,24 @@ def open_tile_index(
         labels=taken == "labels",
     )
     files = _check_tiles(str(path), reader, index, sides)
-    fingerprint = fingerprint_of([index, reader.root, files_fingerprint(files)])
+    stamp = fingerprint_of([index, reader.root, files_fingerprint(files)])
+    contents = (Named(json.dumps(index, sort_keys=True)), Tiles(name or str(path), reader))
     reason = "given" if kind is not None else f"ndim {index['ndim']}, dtype {index['dtype']}"
     return Volume(
         name=name or str(path),
-        reader=replace(reader, stamp=fingerprint),
+        reader=replace(reader, stamp=stamp),
         shape=(int(index["depth"]), height, width),
         dtype=np.dtype(reader.dtype),
         kind=taken,
         chunk_shape=(1, *reader.tile_shape),
         attributes={"kind_from": f"tile index: {reason}"},
         size_on_disk=sum(size for _, size, _ in files),
-        fingerprint=f"{fingerprint}{'-labels' if reader.labels else ''}",
+        identity=Identity(contents, (_reading(reader.labels),)),
     )
+
+
+def _reading(labels: bool) -> str:
+    return "RGB ids" if labels else "grey values"
 
 
 def assumed_kind(index: Mapping[str, Any]) -> Kind:
@@ -217,13 +246,13 @@ def taken_as(volume: Volume, kind: Kind) -> Volume:
     reader = volume.reader
     if not isinstance(reader, TileIndexReader) or volume.kind == kind:
         return volume.with_(kind=kind)
-    stem = volume.fingerprint.replace("-labels", "")
     labels = kind == "labels"
+    _, *others = volume.identity.reading
     return volume.with_(
         kind=kind,
         reader=replace(reader, labels=labels),
         attributes={**volume.attributes, "kind_from": "tile index: given"},
-        fingerprint=f"{stem}{'-labels' if labels else ''}",
+        identity=replace(volume.identity, reading=(_reading(labels), *others)),
     )
 
 
