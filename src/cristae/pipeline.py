@@ -84,11 +84,13 @@ class Running:
         resources: Workers, executor and memory.
         overwrite: Stage that is redone, with those after it; None to do only what is missing.
         command: What the user typed, for the provenance.
+        same_source: The sources are those that records name, although time or content differ.
     """
 
     resources: Resources = field(default_factory=Resources)
     overwrite: str | None = None
     command: str = ""
+    same_source: bool = False
 
     def redo(self, stage: str) -> bool:
         """Whether an existing output of a stage is to be replaced."""
@@ -112,7 +114,7 @@ def run(config: RunConfig, running: Running | None = None) -> Path:
     running = Running() if running is None else running
     raise_faults("run", _faults(config, running), ConfigError)
     watch, folder = Stopwatch(), RunFolder(Path(config.out))
-    sources = {sample.name: _open_sources(sample) for sample in _predicted(config)}
+    sources = {sample.name: _open_sources(sample, running) for sample in _predicted(config)}
     _write_yaml(folder.config, to_plain(config))
     provenance = _provenance(config, running)
     write_json(folder.provenance, provenance)
@@ -238,9 +240,9 @@ def _faults(config: RunConfig, running: Running) -> list[str]:
     return faults
 
 
-def _open_sources(sample: Sample) -> Sources:
+def _open_sources(sample: Sample, running: Running) -> Sources:
     """Image, truth, and where the truth is known, of a sample; all faults at once."""
-    image, labels, mask = open_sources(sample)
+    image, labels, mask = open_sources(sample, running.same_source)
     raise_faults(f"volume {sample.name!r}", pair_faults(image, labels, mask))
     if labels is None:
         return image, None, None
@@ -256,6 +258,7 @@ def _get_model(config: RunConfig, folder: RunFolder, running: Running) -> Model:
         folder.model,
         threads=running.resources.workers,
         overwrite=running.redo("train"),
+        same_source=running.same_source,
     )
 
 

@@ -32,7 +32,7 @@ from cristae.training.memory import step_bytes, training_bytes
 from cristae.training.proposal import Choice, Device, propose
 from cristae.training.sampling import prepare_source
 from cristae.training.speed import StepTimes, find_device, measure_step, perfect_prediction
-from cristae.volumes.dataset import OpenedSample, Sample, open_samples
+from cristae.volumes.dataset import OpenedSample, Sample, open_samples, open_sources
 from cristae.volumes.fingerprint import Fingerprint, fingerprint_sample, label_boxes
 from cristae.volumes.simulate import simulate_volume
 from cristae.volumes.sources import open_volume
@@ -215,9 +215,7 @@ def _use_costs(
 def _open_image(sample: Sample) -> Volume:
     if sample.simulate is not None:
         return open_volume(simulate_volume(sample.simulate)[0], roi=sample.roi)
-    return open_volume(
-        sample.image or "", voxel_size_nm=sample.voxel_size_nm, roi=sample.roi, kind="image"
-    )
+    return open_sources(replace(sample, labels=None, mask=None))[0]
 
 
 def _stand_in(

@@ -355,7 +355,7 @@ def test_what_is_no_volume_is_refused(tmp_path: Path) -> None:
         open_volume(ARRAY, voxel_size_nm=(0, 1, 1))
     with pytest.raises(InputError, match="complex"):
         open_volume(np.zeros((2, 2, 2), complex))
-    with pytest.raises(InputError, match="no axis"):
+    with pytest.raises(InputError, match="no such axis"):
         open_volume(ARRAY, index={"t": 0})
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +31,19 @@ Root = Annotated[
 ]
 Index = Annotated[
     str | None, typer.Option(metavar="t=0,c=1", help="element of a time or channel axis")
+]
+AxesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--axes", metavar="zyx|czyx|xyz|c=z", help="what the axes are, as they are stored"
+    ),
+]
+Series = Annotated[
+    str | None, typer.Option(metavar="N|NAME", help="which image of a file that holds several")
+]
+SameSource = Annotated[
+    bool,
+    typer.Option("--same-source", help="go on with an input that only looks like another one"),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"] | None,
@@ -84,30 +98,45 @@ def resources_of(workers: int | None, memory: float | None) -> "Resources":
     return Resources(workers=workers or available_cores(), memory_gib=memory)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The options that tell how a command's sources are read, as they were typed."""
+
+    voxel_size: str | None = None
+    roi: str | None = None
+    root: Path | None = None
+    index: str | None = None
+    axes: str | None = None
+    series: str | None = None
+    same_source: bool = False
+
+
 def open_source(
-    source: str,
-    voxel_size: str | None,
-    roi: str | None,
-    *,
-    root: Path | None = None,
-    index: str | None = None,
-    kind: Literal["image", "labels"] | None = None,
+    source: str, reading: Reading, kind: Literal["image", "labels"] | None = None
 ) -> "Volume":
     """A volume by the options that tell of a source."""
     from cristae.volumes.sources import open_volume
 
-    size = numbers("--voxel-size", voxel_size)
-    at = _elements(index)
-    return open_volume(source, voxel_size_nm=size, roi=roi, kind=kind, root=root, index=at)
+    return open_volume(
+        source,
+        voxel_size_nm=numbers("--voxel-size", reading.voxel_size),
+        roi=reading.roi,
+        kind=kind,
+        root=reading.root,
+        index=_elements(reading.index),
+        axes=reading.axes,
+        series=reading.series,
+        same_source=reading.same_source,
+    )
 
 
-def open_labels(source: str, voxel_size: str | None, roi: str | None) -> "Volume":
+def open_labels(source: str, reading: Reading) -> "Volume":
     """A volume of labels.
 
     Raises:
         InputError: It says that it is something else.
     """
-    volume = open_source(source, voxel_size, roi, kind="labels")
+    volume = open_source(source, reading, kind="labels")
     said = volume.attributes.get("kind", "labels")
     if said != "labels":
         raise InputError(f"{source}: kind {said!r} found, expected labels")

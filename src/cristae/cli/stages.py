@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cristae.cli.options import (
+    AxesOption,
     Config,
     Device,
     Ensemble,
@@ -22,8 +23,11 @@ from cristae.cli.options import (
     Prediction,
     PytcConfigs,
     Quiet,
+    Reading,
     Roi,
     Root,
+    SameSource,
+    Series,
     Set,
     Source,
     Verbose,
@@ -67,6 +71,8 @@ def run(
     truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    axes: AxesOption = None,
+    series: Series = None,
     device: Device = None,
     settings: Set = None,
     workers: Workers = None,
@@ -74,6 +80,7 @@ def run(
     overwrite: Annotated[
         str | None, typer.Option(metavar="STAGE", help="redo this stage and those after it")
     ] = None,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -86,7 +93,7 @@ def run(
     config_file = source.endswith((".yaml", ".yml"))
     if config_file:
         unfit = {"RUN_DIR": run_dir, "--model": model, "--truth": truth, "--roi": roi}
-        unfit["--voxel-size"] = voxel_size
+        unfit |= {"--voxel-size": voxel_size, "--axes": axes, "--series": series}
         refuse_given(unfit, f"for a run of a SOURCE; use --set with {source}")
     elif run_dir is None or model is None:
         raise ConfigError("a run of a SOURCE needs RUN_DIR and --model (or give a CONFIG.yaml)")
@@ -99,12 +106,14 @@ def run(
             "group": "test",
             "roi": roi,
             "voxel_size_nm": numbers("--voxel-size", voxel_size),
+            "axes": axes,
+            "series": series,
         }
         tree = {"volumes": [sample], "out": str(run_dir), "model": model}
     computing = [] if device is None else [f"predict.device={device}"]
     config = load_config(RunConfig, tree, (settings or []) + computing)
     command = " ".join(["cristae", *sys.argv[1:]])
-    running = Running(resources_of(workers, memory), overwrite, command)
+    running = Running(resources_of(workers, memory), overwrite, command, same_source)
     typer.echo(str(run_stages(config, running)))
 
 
@@ -116,19 +125,31 @@ def convert(
     kind: KindOption = None,
     root: Root = None,
     index: Index = None,
+    axes: AxesOption = None,
+    series: Series = None,
     no_pyramid: NoPyramid = False,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Stream a source of any form and size into sharded OME-Zarr with a pyramid."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size,
+        roi=roi,
+        root=root,
+        index=index,
+        axes=axes,
+        series=series,
+        same_source=same_source,
+    )
     from cristae.volumes.convert import convert_volume
 
     convert_volume(
-        open_source(source, voxel_size, roi, root=root, index=index, kind=kind),
+        open_source(source, reading, kind),
         out,
         kind=kind,
         pyramid=not no_pyramid,
@@ -151,6 +172,7 @@ def train(
     settings: Set = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -174,6 +196,7 @@ def train(
         start_from=start_from,
         threads=workers,
         overwrite=overwrite,
+        same_source=same_source,
     )
 
 
@@ -186,6 +209,8 @@ def predict(
     roi: Roi = None,
     root: Root = None,
     index: Index = None,
+    axes: AxesOption = None,
+    series: Series = None,
     invert: Invert = False,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None,
@@ -216,11 +241,21 @@ def predict(
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a volume of any size through a network."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size,
+        roi=roi,
+        root=root,
+        index=index,
+        axes=axes,
+        series=series,
+        same_source=same_source,
+    )
     from cristae.configuration import load_config
     from cristae.prediction.predict import PredictConfig, predict_volume
 
@@ -233,11 +268,13 @@ def predict(
         skip_empty=skip_empty,
     )
     predict_volume(
-        open_source(source, voxel_size, roi, root=root, index=index),
+        open_source(source, reading),
         load_models(model, ensemble, pytc_config),
         out,
         config=load_config(PredictConfig, given, settings or []),
-        mask=None if mask is None else open_source(mask, None, roi),
+        mask=None
+        if mask is None
+        else open_source(mask, replace(reading, voxel_size=None, index=None, root=None)),
         block_shape=integers("--block-shape", block_shape),
         resources=resources_of(workers, memory),
         overwrite=overwrite,
@@ -253,6 +290,8 @@ def segment(
     ] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    axes: AxesOption = None,
+    series: Series = None,
     settings: Set = None,
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time")
@@ -267,17 +306,21 @@ def segment(
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Turn a prediction of any size into instances, exactly."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+    )
     from cristae.configuration import load_config
     from cristae.segmentation.segment import SegmentConfig, segment_volume
 
     given = settings_given(decoder=decoder, allow_approximate=allow_approximate)
     segment_volume(
-        open_source(prediction, voxel_size, roi),
+        open_source(prediction, reading),
         out,
         config=load_config(SegmentConfig, given, settings or []),
         block_shape=integers("--block-shape", block_shape),
@@ -314,6 +357,8 @@ def evaluate(
     ] = False,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    axes: AxesOption = None,
+    series: Series = None,
     settings: Set = None,
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time, not run tables")
@@ -321,11 +366,15 @@ def evaluate(
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Score instances against the truth."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+    )
     from cristae.configuration import load_config
     from cristae.evaluation.evaluate import (
         EvaluateConfig,
@@ -337,17 +386,17 @@ def evaluate(
         write_tables,
     )
 
-    found, true = (open_labels(source, voxel_size, roi) for source in (instances, truth))
+    found, true = (open_labels(source, reading) for source in (instances, truth))
     ranking: Any = None
     if scores:
         is_table = Path(scores).suffix == ".csv"
-        ranking = read_scores(Path(scores)) if is_table else open_source(scores, voxel_size, roi)
+        ranking = read_scores(Path(scores)) if is_table else open_source(scores, reading)
     given = settings_given(
         score_channel=scores_channel, categories=categories, relabel=relabel, crop=crop
     )
     options: dict[str, Any] = {
         "scores": ranking,
-        "mask": open_source(mask, voxel_size, roi) if mask else None,
+        "mask": open_source(mask, reading) if mask else None,
         "config": load_config(EvaluateConfig, given, settings or []),
         "block_shape": integers("--block-shape", block_shape),
         "resources": resources_of(workers, memory),
@@ -367,18 +416,24 @@ def measure(
     out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="the table to write")],
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    axes: AxesOption = None,
+    series: Series = None,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure every instance: volume, centroid, bounding box."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+    )
     from cristae.measurement.measure import measure_instances
 
     measure_instances(
-        open_labels(instances, voxel_size, roi),
+        open_labels(instances, reading),
         out,
         resources=resources_of(workers, memory),
         overwrite=overwrite,

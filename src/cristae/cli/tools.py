@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from cristae.cli.options import (
+    AxesOption,
     Config,
     Device,
     Ensemble,
@@ -17,8 +18,11 @@ from cristae.cli.options import (
     Prediction,
     PytcConfigs,
     Quiet,
+    Reading,
     Roi,
     Root,
+    SameSource,
+    Series,
     Set,
     Source,
     Verbose,
@@ -43,6 +47,8 @@ def info(
     roi: Roi = None,
     root: Root = None,
     index: Index = None,
+    axes: AxesOption = None,
+    series: Series = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -51,6 +57,9 @@ def info(
     Of a folder of the MitoEM data set, its splits and how to open each.
     """
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size, roi=roi, root=root, index=index, axes=axes, series=series
+    )
     from cristae.volumes.info import describe
     from cristae.volumes.mitoem import find_mitoem
 
@@ -60,7 +69,7 @@ def info(
         refuse_given(unfit, f"for a volume, found a data set of several in {source}")
         typer.echo(data_set.text)
         return
-    typer.echo(describe(open_source(source, voxel_size, roi, root=root, index=index)).text)
+    typer.echo(describe(open_source(source, reading)).text)
 
 
 def simulate(
@@ -178,24 +187,36 @@ def preview(
     roi: Roi = None,
     root: Root = None,
     index: Index = None,
+    axes: AxesOption = None,
+    series: Series = None,
     invert: Invert = False,
     device: Device = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Look at a few places before a whole volume is predicted: one page, about a minute."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size,
+        roi=roi,
+        root=root,
+        index=index,
+        axes=axes,
+        series=series,
+        same_source=same_source,
+    )
     from cristae.configuration import load_config
     from cristae.prediction.predict import PredictConfig
     from cristae.presentation.preview import preview_volume
 
     given = settings_given(invert=invert, device=device)
     page = preview_volume(
-        open_source(source, voxel_size, roi, root=root, index=index),
+        open_source(source, reading),
         load_models(model, ensemble, pytc_config),
         out,
         places=n,
@@ -222,15 +243,21 @@ def tune(
     ] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    axes: AxesOption = None,
+    series: Series = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Search decoder thresholds (`--set grid.seed_threshold=[0.85,0.9] --set segment....`)."""
     start_logging(quiet, verbose)
+    reading = Reading(
+        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+    )
     from cristae.configuration import load_config
     from cristae.evaluation.tune import TuneConfig
     from cristae.networks.model import load_model, retune_model
@@ -241,12 +268,12 @@ def tune(
             raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
         load_model(write)  # found unfit now rather than after the search
     given = settings_given(score=score, segment=settings_given(decoder=decoder) or None)
-    volume = open_source(prediction, voxel_size, roi)
+    volume = open_source(prediction, reading)
     tuned = tune_volume(
         volume,
-        open_labels(truth, voxel_size, roi) if truth else None,
+        open_labels(truth, reading) if truth else None,
         out,
-        image=open_source(image, voxel_size, roi) if image else None,
+        image=open_source(image, reading) if image else None,
         config=load_config(TuneConfig, given, settings or []),
         resources=resources_of(workers, memory),
         overwrite=overwrite,
@@ -297,14 +324,18 @@ def submit(
         Path | None, typer.Option(metavar="FILE.zip", help="look at a submission that is there")
     ] = None,
     roi: Roi = None,
+    axes: AxesOption = None,
+    series: Series = None,
     workers: Workers = None,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    same_source: SameSource = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Write a submission to the MitoEM challenge, or check one."""
     start_logging(quiet, verbose)
+    reading = Reading(roi=roi, axes=axes, series=series, same_source=same_source)
     from cristae.challenge import check_submission, submission_text, submit_instances
 
     resources = resources_of(workers, memory)
@@ -315,5 +346,5 @@ def submit(
         return
     if out is None or human is None or rat is None:
         raise ConfigError("submit: expected --human, --rat and OUT.zip, or --check FILE.zip")
-    one, two = (open_labels(source, None, roi) for source in (human, rat))
+    one, two = (open_labels(source, reading) for source in (human, rat))
     typer.echo(str(submit_instances(one, two, out, resources=resources, overwrite=overwrite)))

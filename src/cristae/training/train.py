@@ -53,6 +53,7 @@ def train_model(
     threads: int | None = None,
     stop_after_minutes: float | None = None,
     overwrite: bool = False,
+    same_source: bool = False,
 ) -> Model:
     """Train a network, or go on where a run of the same settings was cut off.
 
@@ -69,6 +70,7 @@ def train_model(
         threads: Threads of the arithmetic; all cores by default.
         stop_after_minutes: Make a checkpoint and return after this time; calling again goes on.
         overwrite: Replace an output of other settings, and start anew.
+        same_source: The samples are those that a record names, although time or content differ.
 
     Returns:
         The model as it is in ``out``.
@@ -89,7 +91,7 @@ def train_model(
         if start is None:
             raise ConfigError(f"replay {config.replay}: expected with a model to start from only")
         own = replayed_samples(start, str(start_from), samples, config.replay)
-    opened = _open_train_samples(config, samples, own)
+    opened = _open_train_samples(config, samples, own, same_source)
     threads = threads or available_cores()
     torch.set_num_threads(threads)
     with _open_run(config, opened, files, start, overwrite) as ledger:
@@ -202,7 +204,10 @@ def _load_start(source: str | Path, config: TrainConfig) -> Model:
 
 
 def _open_train_samples(
-    config: TrainConfig, samples: Sequence[Sample], replayed: Sequence[Sample]
+    config: TrainConfig,
+    samples: Sequence[Sample],
+    replayed: Sequence[Sample],
+    same_source: bool,
 ) -> list[OpenedSample]:
     """Open all samples that are learned from or measured on."""
     if not any(s.group == "train" and s.weight > 0 for s in samples):
@@ -221,6 +226,7 @@ def _open_train_samples(
         return open_samples(
             used,
             voxel_size_needed=any(size is not None for size in config.working_voxel_size_nm),
+            same_source=same_source,
         )
     except InputError as error:
         if not replayed:

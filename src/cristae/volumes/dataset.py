@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,8 @@ class Sample:
         ignore_label: Label that says the same of the voxels that have it; with 0, all that is no
             instance.
         voxel_size_nm: Voxel size (z, y, x) in nm; needed where the sources do not say.
+        axes: What the axes of the sources are, see `open_volume`; as they say by default.
+        series: Which series of files that hold several.
         roi: ``z0:z1,y0:y1,x0:x1`` of image, labels and mask; all by default.
         group: ``train``, ``validation`` or ``test``.
         invert: Turn the contrast around (for bright membranes).
@@ -58,6 +60,8 @@ class Sample:
     mask: str | None = None
     ignore_label: int | None = None
     voxel_size_nm: tuple[float, float, float] | None = None
+    axes: str | None = None
+    series: str | None = None
     roi: str | None = None
     group: Group = "train"
     invert: bool = False
@@ -68,7 +72,7 @@ class Sample:
     negative: bool = False
 
 
-_LATER = ("negative",)
+_LATER = ("negative", "axes", "series")
 """Fields that a record names only where they are not the default: release 0.1 has not got them."""
 
 
@@ -107,12 +111,15 @@ class OpenedSample:
         return self.identity.fingerprint
 
 
-def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSample:
+def open_sample(
+    sample: Sample, *, voxel_size_needed: bool = True, same_source: bool = False
+) -> OpenedSample:
     """Open a sample for training and check that it can be used.
 
     Args:
         sample: What to open.
         voxel_size_needed: Whether an unknown voxel size is a fault.
+        same_source: The sources are those that records name, although time or content differ.
 
     Returns:
         The open sample; nothing is held in memory yet.
@@ -123,7 +130,7 @@ def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSamp
             unknown voxel size.
     """
     raise_faults(f"volume {sample.name!r}", sample_faults(sample), ConfigError)
-    image, labels, mask = open_sources(sample)
+    image, labels, mask = open_sources(sample, same_source)
     if labels is None:
         raise InputError(f"volume {sample.name!r}: no labels found, expected some")
     faults = pair_faults(image, labels, mask)
@@ -138,7 +145,7 @@ def open_sample(sample: Sample, *, voxel_size_needed: bool = True) -> OpenedSamp
 
 
 def open_samples(
-    samples: Sequence[Sample], *, voxel_size_needed: bool = True
+    samples: Sequence[Sample], *, voxel_size_needed: bool = True, same_source: bool = False
 ) -> list[OpenedSample]:
     """Open several samples; the faults of all of them come in one error.
 
@@ -150,7 +157,9 @@ def open_samples(
     opened = []
     for sample in samples:
         try:
-            opened.append(open_sample(sample, voxel_size_needed=voxel_size_needed))
+            opened.append(
+                open_sample(sample, voxel_size_needed=voxel_size_needed, same_source=same_source)
+            )
         except InputError as error:
             faults.append(str(error))
     raise_faults("volumes", faults)
@@ -283,11 +292,14 @@ def sample_faults(sample: Sample, *, labels_needed: bool = True) -> list[str]:
     return faults
 
 
-def open_sources(sample: Sample) -> tuple[Volume, Volume | None, Volume | None]:
+def open_sources(
+    sample: Sample, same_source: bool = False
+) -> tuple[Volume, Volume | None, Volume | None]:
     """Image, labels and mask of a sample as its sources hold them; None for what it has not.
 
     Args:
         sample: One without `sample_faults`.
+        same_source: The sources are those that records name, although time or content differ.
 
     Raises:
         InputError: Sources that cannot be read; all faults at once.
@@ -310,7 +322,15 @@ def open_sources(sample: Sample) -> tuple[Volume, Volume | None, Volume | None]:
         volumes.append(None)
         if source is not None:
             try:
-                volumes[-1] = open_volume(source, voxel_size_nm=size, roi=roi, kind=kind)
+                volumes[-1] = open_volume(
+                    source,
+                    voxel_size_nm=size,
+                    roi=roi,
+                    kind=kind,
+                    axes=sample.axes,
+                    series=sample.series,
+                    same_source=same_source,
+                )
             except InputError as error:
                 faults.append(str(error))
     raise_faults(f"volume {sample.name!r}", faults)

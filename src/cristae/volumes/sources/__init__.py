@@ -11,14 +11,16 @@ folder                        prediction chunks ``result_z0-z1-y0-y1-x0-x1[_suff
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cristae.engine.files import read_json
 from cristae.errors import InputError, SourceNotFoundError
-from cristae.grid import parse_roi
+from cristae.grid import Box, parse_roi
 from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slices, tiff, tile_index
+from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
 from cristae.volumes.sources.ome_zarr import open_ome_zarr
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
 
@@ -30,7 +32,7 @@ FORMS = (
 )
 
 
-def open_volume(
+def open_volume(  # noqa: PLR0913 - one parameter an option
     source: Source,
     *,
     voxel_size_nm: Nanometres | None = None,
@@ -38,6 +40,9 @@ def open_volume(
     kind: Kind | None = None,
     root: str | Path | None = None,
     index: Mapping[str, int] | None = None,
+    axes: str | None = None,
+    series: str | int | None = None,
+    same_source: bool = False,
 ) -> Volume:
     """Open any source as a lazily read volume.
 
@@ -49,6 +54,11 @@ def open_volume(
         root: Folder that relative paths of a tile index count from, and below which absolute ones
             are looked for.
         index: Element to take of a time or channel axis (``{"t": 0, "c": 1}``).
+        axes: What the axes are, where the source does not say or is wrong: all in the order in
+            which they are stored (``zyx``, ``xyz``), or what some are (``c=z``). Not for what
+            cristae wrote.
+        series: Number or name of the series of a file that holds several.
+        same_source: It is the source that a record names, although time or content differ.
 
     Returns:
         The volume.
@@ -59,7 +69,13 @@ def open_volume(
     """
     if voxel_size_nm is not None and not (len(voxel_size_nm) == 3 and min(voxel_size_nm) > 0):
         raise InputError(f"voxel size {voxel_size_nm}: expected three positive numbers in nm")
-    volume = _open(source, kind, root, index)
+    check_axes(axes)
+    options = OpenOptions(
+        _name(source), kind, root, dict(index or {}), axes, None if series is None else str(series)
+    )
+    volume = _open(source, options)
+    if same_source:
+        volume = volume.with_(identity=replace(volume.identity, trusted=True))
     if voxel_size_nm is not None:
         z, y, x = (float(size) for size in voxel_size_nm)
         volume = volume.with_(voxel_size_nm=(z, y, x))
@@ -68,28 +84,37 @@ def open_volume(
     return volume.crop(parse_roi(roi, volume.shape)) if roi is not None else volume
 
 
-def _open(
-    source: Source,
-    kind: Kind | None,
-    root: str | Path | None,
-    index: Mapping[str, int] | None,
-) -> Volume:
-    name = source.name if isinstance(source, Volume) else str(source)
-    if isinstance(source, np.ndarray):
-        name = "array"
-    is_index = isinstance(source, str | Path) and Path(source).suffix.lower() == ".json"
-    if root is not None and not is_index:
-        raise InputError(f"{name}: a root ({root}) is for tile indices (.json) only")
-    indexable = isinstance(source, str | Path) and not is_index
-    if index and not indexable:
-        raise InputError(f"{name}: there is no axis to index with {dict(index)}")
+def _name(source: Source) -> str:
     if isinstance(source, Volume):
+        return source.name
+    return "array" if isinstance(source, np.ndarray) else str(source)
+
+
+def _open(source: Source, options: OpenOptions) -> Volume:
+    is_index = isinstance(source, str | Path) and Path(source).suffix.lower() == ".json"
+    if options.root is not None and not is_index:
+        raise InputError(
+            f"{options.name}: a root ({options.root}) is for tile indices (.json) only"
+        )
+    if isinstance(source, Volume):
+        _refuse_reading(options)
         return source
     if isinstance(source, np.ndarray):
-        return array_volume(_real(source))
+        return _open_array(_real(source), options)
     if is_index:
-        return tile_index.open_tile_index(source, kind=kind, root=root, name=name)
-    return _open_path(name, kind, index)
+        _refuse_reading(options)
+        return tile_index.open_tile_index(
+            source, kind=options.kind, root=options.root, name=options.name
+        )
+    return _open_path(options)
+
+
+def _open_array(array: Array, options: OpenOptions) -> Volume:
+    if not options.reading:
+        return array_volume(array)
+    axes = arrange(None, array.shape, options)
+    whole = axes.select(Box.of(axes.shape))
+    return array_volume(axes.turn(array[whole]))
 
 
 def _real(array: Array) -> Array:
@@ -98,20 +123,21 @@ def _real(array: Array) -> Array:
     return array.astype(np.uint8) if array.dtype.kind == "b" else array
 
 
-def _open_path(name: str, kind: Kind | None, index: Mapping[str, int] | None) -> Volume:
+def _open_path(options: OpenOptions) -> Volume:
+    name = options.name
     if "://" in name:
         raise InputError(f"{name}: found a URL, expected a path: {FORMS}")
     path, dataset = _split(name)
     suffix = path.suffix.lower()
     if path.is_dir():
-        return _open_folder(path, dataset, name, kind, index)
+        return _open_folder(path, dataset, options)
     if suffix in hdf5.SUFFIXES and path.is_file():
-        return hdf5.open_hdf5(path, dataset, index=index, name=name)
+        return hdf5.open_hdf5(path, dataset, options)
     if suffix in tiff.SUFFIXES and path.is_file():
-        return tiff.open_tiff(path, index=index, name=name)
+        return tiff.open_tiff(path, options)
     if any(letter in name for letter in "*?["):
-        _refuse_index(name, index)
-        return slices.open_slices(name, kind)
+        _refuse_reading(options)
+        return slices.open_slices(name, options.kind)
     if not path.exists():
         raise SourceNotFoundError(f"{name}: no such file or folder")
     raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
@@ -127,32 +153,28 @@ def _split(name: str) -> tuple[Path, str | None]:
     return path, None
 
 
-def _open_folder(
-    path: Path,
-    dataset: str | None,
-    name: str,
-    kind: Kind | None,
-    index: Mapping[str, int] | None,
-) -> Volume:
+def _open_folder(path: Path, dataset: str | None, options: OpenOptions) -> Volume:
+    name = options.name
     if foreign_zarr.is_zarr(path):
         if dataset is not None:
             raise InputError(f"{name}: write the path of an array as {path}/{dataset}")
-        if _is_ours(path) and not index:
+        if _is_ours(path) and not options.index:  # cristae knows the axes of what it wrote
             return open_ome_zarr(path, name)
-        return foreign_zarr.open_foreign_zarr(path, index=index, name=name)
-    _refuse_index(name, index)
+        return foreign_zarr.open_foreign_zarr(path, options)
+    _refuse_reading(options)
     if prediction_chunks.is_chunk_folder(path):
         return prediction_chunks.open_prediction_chunks(path, dataset, name)
     if slices.has_slices(path) and dataset is None:
-        return slices.open_slices(name, kind)
+        return slices.open_slices(name, options.kind)
     there = sorted(entry.name for entry in path.iterdir())
     found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
     raise InputError(f"{name}: found {found or 'an empty folder'}, expected {FORMS}")
 
 
-def _refuse_index(name: str, index: Mapping[str, int] | None) -> None:
-    if index:
-        raise InputError(f"{name}: there is no axis to index with {dict(index)}")
+def _refuse_reading(options: OpenOptions) -> None:
+    """Refuse what chooses among axes and series, where there is nothing to choose."""
+    if options.reading:
+        raise InputError(f"{options.name}: there is no axis or series for {options.reading[0]}")
 
 
 def _is_ours(path: Path) -> bool:

@@ -18,7 +18,7 @@ import tensorstore
 from cristae.engine.files import read_json
 from cristae.engine.identity import Folder, Identity
 from cristae.errors import InputError
-from cristae.volumes.sources.axes import arrange
+from cristae.volumes.sources.axes import OpenOptions, arrange
 from cristae.volumes.sources.ome_zarr import ZarrReader, stamp_of
 from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.sources.units import known, size_from_attributes, to_nm
@@ -51,28 +51,26 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / marker).is_file() for marker in MARKERS)
 
 
-def open_foreign_zarr(
-    path: str | Path, *, index: Mapping[str, int] | None = None, name: str | None = None
-) -> Volume:
+def open_foreign_zarr(path: str | Path, options: OpenOptions | None = None) -> Volume:
     """Open a Zarr array, an OME-Zarr image, or a group that holds exactly one of them.
 
     Args:
         path: Folder of the array, image or group.
-        index: Element to take of a time or channel axis (``{"t": 0}``).
-        name: The source as the user wrote it; the path by default.
+        options: How it is to be read.
 
     Raises:
         InputError: Metadata that cannot be used, no array or several (those there are listed), or
             axes that cannot be arranged as ([c,] z, y, x).
     """
+    options = options or OpenOptions(str(path))
     node = read_node(Path(path))
     if node is None:
         raise InputError(f"{path}: not a Zarr array or group")
     if not node.is_array and node.multiscale is None:
         node = _only_one(node, str(path))
     if node.is_array:
-        return _open_array(node, None, index, name or str(path))
-    return _open_image(node, index, name or str(path))
+        return _open_array(node, None, options)
+    return _open_image(node, options)
 
 
 def read_node(folder: Path) -> Node | None:
@@ -128,7 +126,8 @@ def _candidates(folder: Path, depth: int) -> Iterator[Node]:
             yield from _candidates(entry, depth - 1)
 
 
-def _open_image(node: Node, index: Mapping[str, int] | None, name: str) -> Volume:
+def _open_image(node: Node, options: OpenOptions) -> Volume:
+    name = options.name
     multiscale = node.multiscale or {}
     try:
         level = multiscale["datasets"][0]
@@ -138,7 +137,7 @@ def _open_image(node: Node, index: Mapping[str, int] | None, name: str) -> Volum
         raise InputError(f"{name}: OME-Zarr metadata without {error}") from error
     if array is None or not array.is_array:
         raise InputError(f"{name}: no array {level['path']!r}, which the metadata names")
-    volume = _open_array(array, [axis for axis, _ in axes], index, name)
+    volume = _open_array(array, [axis for axis, _ in axes], options)
     size, origin = _place(multiscale, level, axes)
     ome = node.attributes.get("ome", node.attributes)
     return volume.with_(
@@ -149,17 +148,16 @@ def _open_image(node: Node, index: Mapping[str, int] | None, name: str) -> Volum
     )
 
 
-def _open_array(
-    node: Node, names: list[str] | None, index: Mapping[str, int] | None, name: str
-) -> Volume:
+def _open_array(node: Node, names: list[str] | None, options: OpenOptions) -> Volume:
+    name = options.name
     store = _open(node)
     shape = tuple(int(n) for n in store.shape)
     labels = [str(label).lower() for label in store.domain.labels]
-    if names is None:
-        names = labels if all(labels) else list("tczyx"[-len(shape) :])
-    if len(names) != len(shape) or not 3 <= len(shape) <= 5:
-        raise InputError(f"{name}: found shape {shape}, expected {len(names) or 3} axes, 3 to 5")
-    axes = arrange(names, shape, name, index)
+    names = labels if names is None else names
+    if len(names) != len(shape) or not 2 <= len(shape) <= 5:
+        raise InputError(f"{name}: found shape {shape}, expected {len(names) or 3} axes, 2 to 5")
+    axes = arrange(names, shape, options)
+    turned = None if axes.plain else axes
     dtype = np.dtype(store.dtype.numpy_dtype)
     if dtype.kind not in "uifb":
         raise InputError(f"{name}: found dtype {store.dtype.name}, expected real numbers")
@@ -168,15 +166,15 @@ def _open_array(
     files = list(folder_files(node.path))
     return Volume(
         name=name,
-        reader=ZarrReader(str(node.path), node.driver, stamp_of(node.metadata), axes.lead),
+        reader=ZarrReader(str(node.path), node.driver, stamp_of(node.metadata), turned),
         shape=axes.shape,
         dtype=plain_dtype(dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
         voxel_size_nm=size_from_attributes(node.attributes),
-        chunk_shape=(int(chunk[-3]), int(chunk[-2]), int(chunk[-1])),
-        shard_shape=(int(shard[-3]), int(shard[-2]), int(shard[-1])),
+        chunk_shape=axes.spatial([int(n) for n in chunk]),
+        shard_shape=axes.spatial([int(n) for n in shard]),
         size_on_disk=sum(size for _, size, _ in files),
-        identity=Identity((Folder(name, str(node.path)),)).read_as(str(list(axes.lead))),
+        identity=Identity((Folder(name, str(node.path)),)).read_as(*options.reading),
     )
 
 

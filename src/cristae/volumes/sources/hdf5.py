@@ -5,7 +5,7 @@ A 4D dataset is (c, z, y, x). Fingerprint: the file's size and time of change, a
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import numpy as np
 
 from cristae.engine.identity import file_identity
 from cristae.errors import InputError, SourceNotFoundError
-from cristae.grid import Box, Triple
-from cristae.volumes.sources.axes import arrange
+from cristae.grid import Box
+from cristae.volumes.sources.axes import Axes, OpenOptions, arrange
 from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.sources.units import size_from_attributes
 from cristae.volumes.volume import Array, Volume
@@ -32,13 +32,13 @@ class Hdf5Reader:
         path: The file.
         dataset: Name of the dataset in it.
         stamp: The file's time of change, so that no stale handle is used.
-        channel: The one channel of a 4D dataset that is read as 3D; None to read all axes.
+        axes: How its axes are read.
     """
 
     path: str
     dataset: str
     stamp: int
-    channel: int | None = None
+    axes: Axes
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
@@ -46,10 +46,9 @@ class Hdf5Reader:
         Raises:
             InputError: Data that cannot be read, with file, dataset and box.
         """
-        lead = () if self.channel is None else (self.channel,)
         try:
             dataset = open_file(self.path, self.stamp, os.getpid())[self.dataset]
-            array = np.asarray(dataset[(*lead, ..., *box.slices())])
+            array = self.axes.turn(np.asarray(dataset[self.axes.select(box)]))
         except (OSError, KeyError, RuntimeError) as error:
             raise InputError(f"{self.path}:{self.dataset}, box {box}: {error}") from error
         return array.astype(plain_dtype(array.dtype), copy=False)
@@ -79,17 +78,14 @@ def open_file(path: str, stamp: int, process: int) -> Any:
 def open_hdf5(
     path: str | Path,
     dataset: str | None = None,
-    *,
-    index: Mapping[str, int] | None = None,
-    name: str | None = None,
+    options: OpenOptions | None = None,
 ) -> Volume:
     """Open one dataset of an HDF5 file.
 
     Args:
         path: The file.
         dataset: The dataset; None where the file has exactly one of 3 or 4 dimensions.
-        index: ``{"c": 1}`` takes one channel of a 4D dataset.
-        name: The source as the user wrote it; the path by default.
+        options: How it is to be read.
 
     Returns:
         A volume with channels for a 4D dataset, an axis of one channel dropped.
@@ -109,17 +105,18 @@ def open_hdf5(
         raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
     full_name = f"{path}:{found.name}"
     _check(found, full_name)
-    axes = arrange("czyx"[-len(found.shape) :], found.shape, full_name, index)
+    options = options or OpenOptions(str(path))
+    axes = arrange(None, found.shape, replace(options, name=full_name))
     return Volume(
-        name=name or str(path),
-        reader=Hdf5Reader(str(path), found.name, status.st_mtime_ns, axes.channel),
+        name=options.name,
+        reader=Hdf5Reader(str(path), found.name, status.st_mtime_ns, axes),
         shape=axes.shape,
         dtype=plain_dtype(found.dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
         voxel_size_nm=size_from_attributes(found.attributes),
-        chunk_shape=_triple(found.chunks or _contiguous_chunk(found.shape)),
+        chunk_shape=axes.spatial(found.chunks or _contiguous_chunk(found.shape)),
         size_on_disk=status.st_size,
-        identity=file_identity(path).read_as(found.name, str(axes.channel)),
+        identity=file_identity(path).read_as(found.name, *options.reading),
     )
 
 
@@ -166,9 +163,4 @@ def _check(dataset: Dataset, name: str) -> None:
 
 
 def _contiguous_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1, min(256, shape[-2]), shape[-1])
-
-
-def _triple(values: tuple[int, ...]) -> Triple:
-    z, y, x = values[-3:]
-    return int(z), int(y), int(x)
+    return (*(1 for _ in shape[:-2]), min(256, shape[-2]), shape[-1])

@@ -20,6 +20,7 @@ from cristae.engine.identity import Facts, Folder, Identity
 from cristae.engine.ledger import record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
+from cristae.volumes.sources.axes import Axes
 from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume
 
@@ -62,13 +63,13 @@ class ZarrReader:
         path: Folder of the array.
         driver: tensorstore's driver: ``zarr3`` or ``zarr`` (v2).
         stamp: Changes when the array is made anew, so that no stale handle is used.
-        lead: For axes before z, y, x: the element taken, or None for all; empty for all of all.
+        axes: How its axes are read; None where they are stored as they are read.
     """
 
     path: str
     driver: str
     stamp: int
-    lead: tuple[int | None, ...] = ()
+    axes: Axes | None = None
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
@@ -76,11 +77,13 @@ class ZarrReader:
         Raises:
             InputError: Data that cannot be read or decoded, with array and box.
         """
-        lead = tuple(slice(None) if element is None else element for element in self.lead)
+        axes = self.axes
+        select = (..., *box.slices()) if axes is None else axes.select(box)
         try:
-            array = np.asarray(self._store()[(*lead, ..., *box.slices())].read().result())
+            array = np.asarray(self._store()[select].read().result())
         except (ValueError, OSError) as error:
             raise InputError(f"{self.path}, box {box}: {error}") from error
+        array = array if axes is None else axes.turn(array)
         return array.astype(plain_dtype(array.dtype), copy=False)
 
     def write(self, box: Box, array: Array) -> None:
@@ -301,7 +304,11 @@ def pyramid_levels(volume: Volume) -> list[tuple[Volume, Triple]]:
         and no level whose voxels do not begin and end where the volume does.
     """
     reader = volume.reader
-    if not isinstance(reader, ZarrReader) or reader.lead or Path(reader.path).name != "0":
+    if (
+        not isinstance(reader, ZarrReader)
+        or reader.axes is not None
+        or Path(reader.path).name != "0"
+    ):
         return []
     folder = Path(reader.path).parent
     attributes = (read_json(folder / "zarr.json") or {}).get("attributes", {})

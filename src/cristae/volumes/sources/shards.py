@@ -154,7 +154,7 @@ class Chunks:
 def chunks_of(volume: Volume) -> Chunks | None:
     """The chunks of a volume of integers; None where it is not an array as cristae writes them."""
     reader, shard = volume.reader, volume.shard_shape
-    if not isinstance(reader, ZarrReader) or reader.driver != "zarr3" or reader.lead:
+    if not isinstance(reader, ZarrReader) or reader.driver != "zarr3" or reader.axes is not None:
         return None
     if shard is None or volume.channels is not None or volume.dtype.kind not in "ui":
         return None

@@ -5,9 +5,9 @@ others are decoded page by page. Voxel sizes are those of ImageJ or OME metadata
 given with a unit. Fingerprint: the file's size and time of change.
 """
 
+import math
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ import tifffile
 from cristae.engine.identity import file_identity
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
-from cristae.volumes.sources.axes import Axes, arrange
+from cristae.volumes.sources.axes import Axes, OpenOptions, arrange
 from cristae.volumes.sources.pages import (
     PLANES,
     TIFF_SUFFIXES,
@@ -41,20 +41,18 @@ class TiffReader:
     Attributes:
         path: The file.
         stamp: The file's time of change, so that no stale handle is used.
-        first: Plane of the first channel and z.
-        strides: Planes from one channel to the next, and from one z to the next.
-        channels: Number of channels, 0 for an array without channel axis.
-        plane: Height and width of every plane.
+        axes: How the axes of the series are read.
+        stored: Extents of the series, in stored order.
+        plane: Extents of every plane, the last ones of the series.
         mapped: Where the whole series lies in the file and how (offset, number of planes, dtype),
             for one that can be mapped into memory; None otherwise.
     """
 
     path: str
     stamp: int
-    first: int
-    strides: tuple[int, int]
-    channels: int
-    plane: tuple[int, int]
+    axes: Axes
+    stored: tuple[int, ...]
+    plane: tuple[int, ...]
     mapped: tuple[int, int, str] | None
 
     def read(self, box: Box) -> Array:
@@ -63,23 +61,19 @@ class TiffReader:
         Raises:
             InputError: A page that cannot be decoded, with file and page.
         """
-        planes: list[list[Array]] = [
-            [self._plane(c, z, box) for z in range(box.start[0], box.stop[0])]
-            for c in range(max(1, self.channels))
-        ]
-        array: Array = np.array(planes)
-        array = array.astype(plain_dtype(array.dtype), copy=False)
-        return array if self.channels else np.asarray(array[0])
+        select, depth = self.axes.select(box), len(self.stored) - len(self.plane)
+        outer = np.arange(math.prod(self.stored[:depth])).reshape(self.stored[:depth])
+        numbers = np.asarray(outer[select[:depth]])
+        parts = np.array([self._plane(int(n))[select[depth:]] for n in numbers.ravel()])
+        array: Array = self.axes.turn(parts.reshape(*numbers.shape, *parts.shape[1:]))
+        return array.astype(plain_dtype(array.dtype), copy=False)
 
-    def _plane(self, channel: int, z: int, box: Box) -> Array:
-        number = self.first + channel * self.strides[0] + z * self.strides[1]
-        _, rows, columns = box.slices()
+    def _plane(self, number: int) -> Array:
         if self.mapped is not None:
             planes = _map(self.path, self.stamp, self.mapped, self.plane)
-            return np.asarray(planes[number, rows, columns])
+            return np.asarray(planes[number])
         key = (self.path, self.stamp, number)
-        plane = PLANES.get(key, lambda: self._decode(number))
-        return plane[rows, columns]
+        return PLANES.get(key, lambda: self._decode(number))
 
     def _decode(self, number: int) -> Array:
         try:
@@ -102,20 +96,17 @@ def _open(path: str, stamp: int, process: int) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _map(path: str, stamp: int, mapped: tuple[int, int, str], plane: tuple[int, int]) -> Array:
+def _map(path: str, stamp: int, mapped: tuple[int, int, str], plane: tuple[int, ...]) -> Array:
     offset, count, dtype = mapped
     return np.memmap(path, np.dtype(dtype), "r", offset, (count, *plane))
 
 
-def open_tiff(
-    path: str | Path, *, index: Mapping[str, int] | None = None, name: str | None = None
-) -> Volume:
+def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
     """Open a multi-page TIFF file.
 
     Args:
         path: The file.
-        index: Which element of a time or channel axis to take (``{"t": 0}``).
-        name: The source as the user wrote it; the path by default.
+        options: How it is to be read.
 
     Returns:
         The volume; a channel axis of more than one element stays, without names.
@@ -125,7 +116,7 @@ def open_tiff(
         InputError: Not a TIFF file, pages of different sizes, pages cut off, or axes that cannot
             be arranged as ([c,] z, y, x).
     """
-    path = Path(path)
+    path, options = Path(path), options or OpenOptions(str(path))
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such file")
     status = path.stat()
@@ -134,7 +125,8 @@ def open_tiff(
             faults = _faults(file, path, status.st_size)
             raise_capped(str(path), faults)
             series = file.series[0]
-            axes = _arrange(series, str(path), index)
+            axes = _arrange(series, options)
+            stored = tuple(int(n) for n in series.shape)
             dtype, mapped = np.dtype(series.dtype), _mapping(series)
             size_nm = _imagej_size(file) or _ome_size(file)
             chunk_rows = int(getattr(series.keyframe, "rowsperstrip", 0) or series.shape[-2])
@@ -144,20 +136,18 @@ def open_tiff(
         raise InputError(f"{path}: cannot be read as TIFF: {error}") from error
     if dtype.kind not in "uifb":
         raise InputError(f"{path}: found dtype {dtype}, expected real numbers")
-    plane = axes.shape[1:]
-    rows = min(chunk_rows, plane[0]) if mapped else plane[0]
+    plane, size = stored[-2:], axes.shape
+    rows = min(chunk_rows, size[1]) if mapped and axes.plain else size[1]
     return Volume(
-        name=name or str(path),
-        reader=TiffReader(
-            str(path), status.st_mtime_ns, axes.first, axes.strides, axes.channels, plane, mapped
-        ),
+        name=options.name,
+        reader=TiffReader(str(path), status.st_mtime_ns, axes, stored, plane, mapped),
         shape=axes.shape,
         dtype=plain_dtype(dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
         voxel_size_nm=size_nm,
-        chunk_shape=(1, rows, plane[1]),
+        chunk_shape=(1, rows, size[2]),
         size_on_disk=status.st_size,
-        identity=file_identity(path).read_as(str(dict(index or {}))),
+        identity=file_identity(path).read_as(*options.reading),
     )
 
 
@@ -204,8 +194,8 @@ def _chain_is_whole(path: Path, size: int) -> bool:
     return True
 
 
-def _arrange(series: Any, name: str, index: Mapping[str, int] | None) -> Axes:
-    letters = series.axes.lower()
+def _arrange(series: Any, options: OpenOptions) -> Axes:
+    letters, name = series.axes.lower(), options.name
     if letters.endswith("yxs"):
         raise InputError(f"{name}: {series.shape[-1]} colours a pixel found, expected grey values")
     lead = letters[:-2] if letters.endswith("yx") else letters
@@ -213,9 +203,7 @@ def _arrange(series: Any, name: str, index: Mapping[str, int] | None) -> Axes:
     if "z" not in lead:
         unknown = [a for a in lead if a not in "tcs"] or [a for a in lead if a == "t"]
         letters = letters.replace(unknown[0], "z", 1) if len(unknown) == 1 else letters
-    if "z" not in letters and letters.endswith("yx"):
-        return arrange("z" + letters, (1, *series.shape), name, index)
-    return arrange(letters, series.shape, name, index)
+    return arrange(letters, series.shape, options)
 
 
 def _mapping(series: Any) -> tuple[int, int, str] | None:
