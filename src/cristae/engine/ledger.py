@@ -364,9 +364,9 @@ def _differences(
             continue
         same, note = compare(before, after, role in trusted)
         if not same:
-            lines.append(f"{role}: {note}")
+            lines.append(f"inputs.{role}: {note}")
         elif note:
-            notes.append(f"{role}: {note}")
+            notes.append(f"inputs.{role}: {note}")
     return lines, notes
 
 

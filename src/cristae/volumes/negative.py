@@ -23,7 +23,7 @@ def no_instances(image: Volume) -> Volume:
         kind="labels",
         chunk_shape=_CHUNK,
         attributes={},
-        fingerprint=f"no instances in {image.fingerprint}",
+        identity=image.identity.read_as("without instances"),
     )
 
 
