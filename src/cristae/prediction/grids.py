@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from cristae.grid import Triple
 from cristae.prediction.resample import SAME_WITHIN, Factors, WorkingSize, working_factors
+from cristae.volumes.padding import Padding
 from cristae.volumes.sources.ome_zarr import pyramid_levels
 from cristae.volumes.volume import Nanometres, Volume
 
@@ -40,6 +41,12 @@ class View:
     read_factors: Factors
     level: Triple
     output_factors: Factors
+
+    def padding(self, padding: Padding | None) -> Padding | None:
+        """The source's padding in what is read."""
+        if padding is None or self.level == (1, 1, 1):
+            return padding
+        return padding.coarser(self.read.shape, self.level)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,8 @@ from cristae.prediction.resample import (
     working_taps,
 )
 from cristae.volumes.intensity import IntensityStatistics, normalise
-from cristae.volumes.volume import Array, Volume, read_reflected
+from cristae.volumes.padding import Padding, read_content
+from cristae.volumes.volume import Array, Volume
 
 Variant = tuple[tuple[int, ...], bool]
 """Axes of (z, y, x) along which a tile is turned around; whether y and x are swapped after that."""
@@ -41,6 +42,7 @@ class ImageInput:
         rule: Intensity rule of the model.
         invert: Whether its contrast is turned around.
         factors: Working voxel size over the source's, along (z, y, x).
+        padding: Of the source; the image is mirrored where its content ends.
     """
 
     source: Volume
@@ -48,6 +50,7 @@ class ImageInput:
     rule: str
     invert: bool
     factors: Factors
+    padding: Padding | None = None
 
     def taps(self, box: Box) -> tuple[Taps | None, Taps | None, Taps | None]:
         """How a box of working voxels comes from the source along each axis; None: as it is."""
@@ -68,8 +71,8 @@ class ImageInput:
     def read(self, box: Box) -> Floats:
         """The image in a box of working voxels.
 
-        What lies outside the volume is reflected at its border voxels. Grey values are normalised
-        first, then resampled, as in training.
+        What lies outside the volume, or in its padding, is mirrored at the border. Grey values are
+        normalised first, then resampled, as in training.
 
         Args:
             box: Any box that is not empty, in working voxels.
@@ -78,7 +81,7 @@ class ImageInput:
             (z, y, x) float32, contiguous.
         """
         reach, (along_z, along_y, along_x) = self.source_box(box), self.taps(box)
-        grey = read_reflected(self.source, reach)
+        grey = read_content(self.source, self.padding, reach)
         image = np.empty((grey.shape[0], *box.shape[1:]), np.float32)
         for slab in _slabs(grey):
             plane = self._normalised(grey[slab], reach)

@@ -58,10 +58,15 @@ from cristae.volumes.intensity import (
     normalise,
     sample_intensity,
 )
+from cristae.volumes.padding import Padding, content_mask, find_padding
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.volume import Volume
 
 __all__ = ["PredictConfig", "predict_volume"]
+
+
+VERSION = 2
+"""Of the predicting code, as far as it changes levels; 1 saw padding as if it were tissue."""
 
 
 def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, and how
@@ -187,7 +192,7 @@ def _identity(asked: _Asked) -> dict[str, Any]:
         "source": source.identity,
         "model": "+".join(model.fingerprint for model in asked.models),
     }
-    settings = plain_settings(asked.config)
+    settings = {"version": VERSION, **plain_settings(asked.config)}
     settings |= {"voxel_size_nm": source.voxel_size_nm, "origin_nm": source.origin_nm}
     if asked.mask is not None:
         inputs["mask"] = asked.mask.identity
@@ -198,13 +203,17 @@ def _identity(asked: _Asked) -> dict[str, Any]:
 
 def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     source, config, contract = asked.source, asked.config, asked.contract
-    statistics = _statistics(source, asked.models[0], config)
-    regions = _regions(asked, statistics, ledger)
+    # networks run in windows see the image as their reference does, padding and all
+    padding = None if contract.windows else find_padding(source, asked.resources)
+    statistics = _statistics(source, asked.models[0], config, padding)
+    regions = _regions(asked, statistics, padding, ledger)
     devices = find_devices(config.device)
     prepare_devices(devices, asked.resources.workers)
     rule, grids = asked.models[0].intensity, asked.grids
     images = tuple(
-        ImageInput(view.read, statistics, rule, config.invert, view.read_factors)
+        ImageInput(
+            view.read, statistics, rule, config.invert, view.read_factors, view.padding(padding)
+        )
         for view in grids.views
     )
     networks = [model_network(model) for model in asked.models]
@@ -251,10 +260,14 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
     )
 
 
-def _regions(asked: _Asked, statistics: IntensityStatistics, ledger: Ledger) -> tuple[Region, ...]:
-    """Outside of which the output is 0: the mask, and what a coarse pass sees nothing in."""
+def _regions(
+    asked: _Asked, statistics: IntensityStatistics, padding: Padding | None, ledger: Ledger
+) -> tuple[Region, ...]:
+    """Outside of which the output is 0: content, the mask, and what a coarse pass sees in it."""
     source, mask, scale = asked.source, asked.mask, asked.grids.scale
     regions = [] if mask is None else [mask_region(source, mask, scale)]
+    if padding is not None:
+        regions.append(Region(content_mask(source, padding), scale))
     if asked.config.skip_empty and source.voxel_size_nm is not None:
         size = coarse_size(asked.models[0], source.voxel_size_nm)
         log.info("predict: a coarse pass first, at %s nm, to see which cells are empty", size)
@@ -309,9 +322,11 @@ def _passed_on(model: Model, grids: Grids) -> dict[str, Any]:
     return known | ({"offsets": to_plain(model.offsets)} if model.offsets else {})
 
 
-def _statistics(source: Volume, model: Model, config: PredictConfig) -> IntensityStatistics:
+def _statistics(
+    source: Volume, model: Model, config: PredictConfig, padding: Padding | None
+) -> IntensityStatistics:
     """Grey statistics of the volume; refuses one without contrast, warns of a wrong one."""
-    statistics = sample_intensity(source)
+    statistics = sample_intensity(source, padding)
     try:
         normalise(np.zeros(1, source.dtype), statistics, model.intensity, config.invert)
     except InputError as error:

@@ -28,9 +28,10 @@ from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, tile
-from cristae.volumes.intensity import sample_boxes, sample_intensity
+from cristae.volumes.intensity import INTENSITY_ATTRIBUTE, sample_boxes, sample_intensity
+from cristae.volumes.padding import PADDING_ATTRIBUTE, find_padding
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.sources.pages import CACHE_BYTES
 from cristae.volumes.sources.slices import SlicesReader
 from cristae.volumes.sources.tiff import TiffReader
@@ -140,6 +141,8 @@ def _convert(
     job = Job(source, target, _group_shape(source, target, resources))
     promise_memory("convert", _memory(job, pyramid, resources), resources)
     _copy(job, ledger, resources)
+    if source.kind == "image":
+        _describe(source, target, out, resources)
     levels = build_pyramid(out, ledger=ledger, resources=resources) if pyramid else 1
     ledger.finish(levels=levels)
     log.info(
@@ -178,11 +181,6 @@ def _stored_dtype(source: Volume) -> np.dtype[Any]:
 
 def _create_target(source: Volume, out: Path) -> Volume:
     attributes = {k: v for k, v in source.attributes.items() if k not in _STRUCTURE}
-    if source.kind == "image":
-        statistics = sample_intensity(source)
-        attributes["intensity"] = statistics.to_dict()
-        if statistics.inverted_suspected:
-            log.warning("%s: membranes look brighter than the rest; consider --invert", source.name)
     return create_ome_zarr(
         out,
         shape=source.shape,
@@ -193,6 +191,23 @@ def _create_target(source: Volume, out: Path) -> Volume:
         channels=source.channels,
         attributes=attributes,
     )
+
+
+def _describe(source: Volume, target: Volume, out: Path, resources: Resources) -> None:
+    """Store an image's padding and grey statistics, those that the source carries or new ones."""
+    bare = target.with_(attributes={})
+    padding = find_padding(source if PADDING_ATTRIBUTE in source.attributes else bare, resources)
+    carried = INTENSITY_ATTRIBUTE in source.attributes
+    statistics = sample_intensity(source if carried else bare, padding)
+    update_attributes(
+        out,
+        **{
+            INTENSITY_ATTRIBUTE: statistics.to_dict(),
+            PADDING_ATTRIBUTE: None if padding is None else padding.to_dict(),
+        },
+    )
+    if statistics.inverted_suspected:
+        log.warning("%s: membranes look brighter than the rest; consider --invert", source.name)
 
 
 def _copy(job: Job, ledger: Ledger, resources: Resources) -> None:

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, spread_starts
+from cristae.volumes.padding import Padding
 from cristae.volumes.volume import Volume
 
 RULES = ("window", "uint8")
@@ -105,7 +106,7 @@ def sample_boxes(shape: Triple) -> list[Box]:
     ]
 
 
-def sample_intensity(volume: Volume) -> IntensityStatistics:
+def sample_intensity(volume: Volume, padding: Padding | None = None) -> IntensityStatistics:
     """Statistics of a volume's grey values, from the fixed sample.
 
     A volume that carries its statistics (written by `convert_volume`) is not read again. Padding,
@@ -114,6 +115,7 @@ def sample_intensity(volume: Volume) -> IntensityStatistics:
 
     Args:
         volume: Image (or prediction) of any dtype.
+        padding: Its own, which is left out whatever its value.
 
     Returns:
         Statistics in grey values as stored. ``inverted_suspected`` is True where bright lines beat
@@ -125,7 +127,8 @@ def sample_intensity(volume: Volume) -> IntensityStatistics:
     stored = volume.attributes.get(INTENSITY_ATTRIBUTE)
     if isinstance(stored, dict):
         return IntensityStatistics.from_dict(stored)
-    boxes = sample_boxes(volume.shape)
+    content = volume.box if padding is None else padding.common
+    boxes = [box.shift(content.start) for box in sample_boxes(content.shape)]
     windows = [volume.read(box) for box in boxes]
     values = [_content(window) for window in windows]
     pooled = np.concatenate(values) if values else np.zeros(0)
