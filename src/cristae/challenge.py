@@ -5,7 +5,6 @@ with one dataset of 500 x 4096 x 4096 voxels. Background is 0 and every other id
 """
 
 import math
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import pandas as pd
 
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.files import check_disk, full_disk_told, write_atomic
+from cristae.engine.files import check_disk, sync_file, temporary_folder, write_atomic
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.progress import log, track
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
@@ -110,13 +109,14 @@ def submit_instances(
         widest = max(volume.dtype.itemsize for volume in volumes.values())
         promise_memory("submit", 6 * resources.workers * math.prod(BLOCK) * widest, resources)
         check_disk(out, sum(volume.size // 16 for volume in volumes.values()))
-        with full_disk_told(out):
-            for name, volume in volumes.items():
-                if NAMES[name] not in ledger.done("file"):
-                    _write_hdf5(volume, ledger.scratch / NAMES[name], resources)
-                    ledger.mark("file", NAMES[name])
-            check_disk(out, sum((ledger.scratch / name).stat().st_size for name in NAMES.values()))
-            _write_zip(out, ledger)
+        for name, volume in volumes.items():
+            if NAMES[name] not in ledger.done("file"):
+                file = ledger.scratch / NAMES[name]
+                _write_hdf5(volume, file, resources)
+                sync_file(file)
+                ledger.mark("file", NAMES[name])
+        check_disk(out, sum((ledger.scratch / name).stat().st_size for name in NAMES.values()))
+        _write_zip(out, ledger)
         ledger.finish()
     return out
 
@@ -239,8 +239,8 @@ def check_submission(path: Path, resources: Resources | None = None) -> list[Han
         faults = [f"{name}: not in the zip" for name in sorted(expected - set(sizes))]
         faults += [f"{name}: in the zip, not expected" for name in sorted(set(sizes) - expected)]
         found = []
-        with tempfile.TemporaryDirectory(prefix="cristae-submission-") as folder:
-            check_disk(Path(folder), max(sizes.values(), default=0))
+        with temporary_folder() as folder:
+            check_disk(folder, max(sizes.values(), default=0))
             for name in sorted(expected & set(sizes)):
                 try:
                     file = Path(archive.extract(name, folder))

@@ -5,6 +5,7 @@
     CristaeError
     ├── InputError (ValueError)              a source, value or pair of them that cannot be used
     │   ├── SourceNotFoundError (FileNotFoundError)
+    │   ├── FileError (OSError)              a file or folder that the system does not let be used
     │   └── ConfigError                      a key or value of a configuration
     ├── OutputExistsError (FileExistsError)  an output made from other inputs or settings
     ├── BusyError (RuntimeError)             another process is writing this output
@@ -28,6 +29,10 @@ class InputError(CristaeError, ValueError):
 
 class SourceNotFoundError(InputError, FileNotFoundError):
     """A path that does not exist."""
+
+
+class FileError(InputError, OSError):
+    """A file or folder that the system does not let be read or written."""
 
 
 class ConfigError(InputError):

@@ -4,6 +4,7 @@ Stages are imported inside the commands, so that ``cristae --help`` is quick.
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,6 +68,11 @@ def main() -> None:
         app()
     except CristaeError as error:
         typer.echo(f"cristae: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        from cristae.engine.files import told_error
+
+        typer.echo(f"cristae: {told_error(error, Path.cwd()) or error}", err=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -6,13 +6,14 @@ folder, ``OUT/.cristae`` for a folder and ``OUT.cristae`` beside a single file::
     identity.json   stage, inputs and settings
     done.jsonl      one line a finished piece, appended after its data is on disk
     scratch/        files between steps
-    lock            held while a process writes
 
 A finished folder keeps its identity as attribute ``cristae.record`` of ``OUT/zarr.json``, a
-finished file in ``OUT.cristae.json``. A record whose output is gone counts for nothing.
+finished file in ``OUT.cristae.json``, with what tells the file from any other of that name. A
+record without its output is ignored. The lock lies beside the output (`locks`): it is taken before
+the record is read, and given back when the work folder is gone.
 """
 
-import fcntl
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -22,14 +23,32 @@ from typing import IO, Any, Literal, Self
 
 from cristae.engine.files import (
     check_writable,
+    make_folder,
     merge_attributes,
-    read_json,
     remove_tree,
+    sweep_leftovers,
+    sync_folder,
+    told_error,
+    translate_os_errors,
     write_json,
+    write_text,
 )
 from cristae.engine.identity import Identity, compare, fingerprint_of, stable
+from cristae.engine.locks import Release, take_lock
+from cristae.engine.ownership import (
+    check_path,
+    content_of,
+    drop_torn_line,
+    find_record,
+    read_marks,
+    record_file,
+    refuse_foreign,
+    refuse_foreign_entries,
+    remove_output,
+    work_folder,
+)
 from cristae.engine.progress import log
-from cristae.errors import BusyError, InputError, OutputExistsError
+from cristae.errors import BusyError, FileError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
 
@@ -53,11 +72,11 @@ class Ledger:
         self.summary: dict[str, Any] = {}
         self._identity = identity
         self._is_folder = is_folder
-        self._work = _work_folder(output, is_folder)
+        self._work = work_folder(output, is_folder)
         self.scratch = self._work / "scratch"
         self._done: dict[str, dict[str, Any]] = {}
         self._log: IO[str] | None = None
-        self._lock: IO[str] | None = None
+        self._release: Release | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +88,9 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        told = told_error(error, self.output)
+        if told is not None:
+            raise told from error
 
     def done(self, step: str) -> dict[str, Any]:
         """Keys of the pieces of a step that are finished, with the values they were marked with."""
@@ -100,40 +122,47 @@ class Ledger:
         if self._is_folder:
             merge_attributes(self.output, {"record": record})
         else:
-            write_json(_record_file(self.output), record)
+            write_json(record_file(self.output), {**record, "content": content_of(self.output)})
         self.state, self.summary = "done", summary
-        self.close()
+        self._close_log()
         remove_tree(self._work)
+        self.close()
 
     def reopen(self) -> None:
-        """Take a finished output up again, to continue it under the same identity."""
+        """Take a finished output up again, to continue it under the same identity.
+
+        Raises:
+            BusyError: Another process has taken it up, or replaced it, in between.
+        """
+        self._release = take_lock(self.output)
+        record, finished = find_record(self.output, self._is_folder)
+        roles = set(self._identity["inputs"])  # judged before: here only a replaced output counts
+        if not finished or _differences(record or {}, self._identity, roles, True)[0]:
+            self.close()
+            raise BusyError(f"{self.output}: another process has changed it just now")
         self._begin("resume")
 
     def close(self) -> None:
         """Release the lock; marks stay."""
-        for file in (self._log, self._lock):
-            if file is not None:
-                file.close()
-        self._log = self._lock = None
+        self._close_log()
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def _begin(self, state: State) -> None:
-        try:
-            self.scratch.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.output}: cannot be made here: {error}") from error
-        self._take_lock()
-        write_json(self._work / "identity.json", self._identity)
-        self._done = _read_marks(self._work / "done.jsonl")
-        self._log = (self._work / "done.jsonl").open("a", encoding="utf-8")
+        with translate_os_errors(self.output):
+            make_folder(self.scratch)
+            write_json(self._work / "identity.json", self._identity)
+            drop_torn_line(self._work / "done.jsonl")
+            self._done = read_marks(self._work / "done.jsonl")
+            self._log = (self._work / "done.jsonl").open("a", encoding="utf-8")
+            sync_folder(self._work)
         self.state = state
-
-    def _take_lock(self) -> None:
-        self._lock = (self._work / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise BusyError(f"{self.output}: another process is writing it") from error
 
 
 def open_ledger(
@@ -158,22 +187,53 @@ def open_ledger(
 
     Raises:
         OutputExistsError: The output exists and is of another identity (what differs is named), or
-            was not made by cristae; what was not is never removed.
-        InputError: There is no writing where it should lie.
+            was not made by cristae, or holds what was not. Such a file or folder is never removed.
+        InputError: There is no writing where it should lie (a `FileError`).
         BusyError: Another process is writing it.
     """
     output = Path(output)
-    identity = identity_tree(stage, inputs, settings)
-    ledger = Ledger(output, identity, output.suffix == ".zarr")
-    ledger.state, record = _judge(output, identity, overwrite, _trusted(inputs))
+    ledger = Ledger(output, identity_tree(stage, inputs, settings), output.suffix == ".zarr")
+    try:
+        check_path(output)
+        refused = _hold(ledger)
+        _open(ledger, overwrite, _trusted(inputs), refused)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def _hold(ledger: Ledger) -> InputError | None:
+    """Take the lock; the error where none can be written: a finished output needs none."""
+    output = ledger.output
+    try:
+        ledger._release = take_lock(output)
+    except FileError as error:
+        refusal: InputError = error
+        try:
+            check_writable(output)
+        except InputError as told:
+            refusal = told
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return refusal
+        raise refusal from error
+    for path in (output, record_file(output), work_folder(output, ledger._is_folder)):
+        sweep_leftovers(path, alone=True)
+    return None
+
+
+def _open(ledger: Ledger, overwrite: bool, trusted: set[str], refused: InputError | None) -> None:
+    """Find out what is there, and begin where something is to be done."""
+    ledger.state, record = _judge(ledger.output, ledger._identity, overwrite, trusted)
     if ledger.state == "done":
         ledger.summary = (record or {}).get("summary", {})
-        return ledger
-    if overwrite and not (record is None and output.is_dir()):
-        _refuse_if_busy(ledger)
-        _remove_output(output, output.suffix == ".zarr")
+        ledger.close()
+        return
+    if refused is not None:
+        raise refused
+    if ledger.state == "new" and record is not None:
+        remove_output(ledger.output, ledger._is_folder)
     ledger._begin(ledger.state)
-    return ledger
 
 
 def check_output(
@@ -198,14 +258,17 @@ def check_output(
         InputError: See `check_writable`.
     """
     output = Path(output)
-    check_writable(output)
-    record, _ = _find_record(output, output.suffix == ".zarr")
+    check_path(output)
+    record, _ = find_record(output, output.suffix == ".zarr")
     there = {} if record is None else record["inputs"]
     known = {role: one for role, one in inputs.items() if one is not None}
     identity = identity_tree(stage, known, settings)
     unknown = {role: there.get(role, "") for role, one in inputs.items() if one is None}
     identity["inputs"] |= unknown
-    return _judge(output, identity, overwrite, _trusted(known))[0]
+    state, _ = _judge(output, identity, overwrite, _trusted(known))
+    if state != "done":
+        check_writable(output)
+    return state
 
 
 def _trusted(inputs: Mapping[str, Input]) -> set[str]:
@@ -217,14 +280,10 @@ def _judge(
 ) -> tuple[State, dict[str, Any] | None]:
     """What an output is to a stage that is to write it, and the record there; or why it may not."""
     is_folder = output.suffix == ".zarr"
-    if is_folder and output.is_file():
-        raise OutputExistsError(f"{output}: a file found, expected a folder or nothing")
-    record, finished = _find_record(output, is_folder)
-    if record is None:
-        if _occupied(output, is_folder):
-            raise OutputExistsError(f"{output}: exists and was not made by cristae")
-        return "new", None
-    if overwrite:
+    record, finished = refuse_foreign(output, is_folder)
+    if record is None or overwrite:
+        if record is not None:
+            refuse_foreign_entries(output, is_folder)
         return "new", record
     differences, notes = _differences(record, identity, trusted, finished)
     if differences:
@@ -243,7 +302,7 @@ def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[s
     What was found of the inputs before it was begun need not be looked for again.
     """
     output = Path(output)
-    record, _ = _find_record(output, output.suffix == ".zarr")
+    record, _ = find_record(output, output.suffix == ".zarr")
     there = (record or {}).get("inputs", {})
     now = identity_tree("", inputs, {})["inputs"]
     if record is None or not all(compare(there.get(role, ""), one)[0] for role, one in now.items()):
@@ -260,6 +319,22 @@ def identity_tree(
     return dict(json.loads(json.dumps(tree)))
 
 
+def write_output(path: Path, text: str, stage: str, *, overwrite: bool = False) -> None:
+    """Write a text as an output of its own, by the rules of every output.
+
+    Raises:
+        OutputExistsError: There is another text, unless ``overwrite``; or what cristae did not
+            write, in any case.
+    """
+    settings = {"text": fingerprint_of(text)}
+    with open_ledger(
+        path, stage=stage, inputs={}, settings=settings, overwrite=overwrite
+    ) as ledger:
+        if ledger.state != "done":
+            write_text(path, text)
+            ledger.finish()
+
+
 def record_fingerprint(record: Mapping[str, Any]) -> str:
     """The id of an output: of its stage, the content of its inputs, and its settings."""
     if "id" in record:
@@ -273,71 +348,8 @@ def record_fingerprint(record: Mapping[str, Any]) -> str:
 def is_unfinished(output: Path) -> bool:
     """Whether an output was begun and not finished."""
     is_folder = output.suffix == ".zarr"
-    record, finished = _find_record(output, is_folder)
+    record, finished = find_record(output, is_folder)
     return record is not None and not finished
-
-
-def _work_folder(output: Path, is_folder: bool) -> Path:
-    return output / ".cristae" if is_folder else output.with_name(output.name + ".cristae")
-
-
-def _record_file(output: Path) -> Path:
-    return output.with_name(output.name + ".cristae.json")
-
-
-def _find_record(output: Path, is_folder: bool) -> tuple[dict[str, Any] | None, bool]:
-    """The output's identity and whether it is finished; a finished record wins over a leftover."""
-    if is_folder:
-        attributes = (read_json(output / "zarr.json") or {}).get("attributes", {})
-        record = attributes.get("cristae", {}).get("record")
-    else:
-        record = read_json(_record_file(output)) if output.exists() else None
-    work = _work_folder(output, is_folder)
-    begun = read_json(work / "identity.json")
-    if begun is not None and (record is None or _reopened(work)):
-        return begun, False
-    return (record, True) if record is not None else (None, False)
-
-
-def _reopened(work: Path) -> bool:
-    # `finish` writes the record, then removes the folder: a lone lock or scratch is a leftover
-    return (work / "done.jsonl").exists() and (work / "identity.json").exists()
-
-
-def _occupied(output: Path, is_folder: bool) -> bool:
-    if is_folder and output.is_dir():
-        return any(entry.name != ".cristae" for entry in output.iterdir())
-    return output.exists()
-
-
-def _refuse_if_busy(ledger: Ledger) -> None:
-    if ledger._work.is_dir():
-        ledger._take_lock()
-        ledger.close()
-
-
-def _remove_output(output: Path, is_folder: bool) -> None:
-    if output.exists():
-        remove_tree(output)
-    if not is_folder:
-        _record_file(output).unlink(missing_ok=True)
-        if _work_folder(output, is_folder).exists():
-            remove_tree(_work_folder(output, is_folder))
-
-
-def _read_marks(path: Path) -> dict[str, dict[str, Any]]:
-    marks: dict[str, dict[str, Any]] = {}
-    if not path.exists():
-        return marks
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]  # a torn last line was never finished
-    if len(kept) < len(whole):
-        with path.open("r+b") as file:
-            file.truncate(len(kept))
-    for line in kept.splitlines():
-        step, key, value = json.loads(line)
-        marks.setdefault(step, {})[key] = value
-    return marks
 
 
 def _differences(

@@ -6,12 +6,8 @@ writing again leaves alone what is there and never replaces files of other origi
 its name when it is whole, and is written in pieces of at most `PIECE_BYTES`, whatever its size.
 """
 
-import fcntl
 import io
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,9 +15,10 @@ from typing import IO, Any
 
 import h5py
 
-from cristae.engine.files import full_disk_told, write_atomic
+from cristae.engine.files import translate_os_errors, write_atomic
+from cristae.engine.locks import locked_folder
 from cristae.engine.progress import Advance, log, track
-from cristae.errors import BusyError, OutputExistsError, raise_faults
+from cristae.errors import OutputExistsError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.sources.prediction_chunks import PATTERN
 from cristae.volumes.volume import Volume
@@ -108,10 +105,9 @@ def write_chunks(prediction: Volume, plan: ChunkPlan) -> None:
     total, missing = (
         sum(plan.boxes[name].size for name in names) for names in (plan.boxes, plan.missing)
     )
-    plan.folder.mkdir(parents=True, exist_ok=True)
     with (
-        _only_writer(plan.folder),
-        full_disk_told(plan.folder),
+        translate_os_errors(plan.folder),
+        locked_folder(plan.folder),
         track("chunk files", total, "voxels", total - missing) as advance,
     ):
         for name in plan.missing:
@@ -124,20 +120,6 @@ def write_chunks(prediction: Volume, plan: ChunkPlan) -> None:
 
             write_atomic(plan.folder / name, write, alone=True)
     log.info("%s: %d chunk files, %d new", plan.folder, len(plan.boxes), len(plan.missing))
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that its unfinished files are nobody else's."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"{folder}: another process is writing it") from error
-        yield
-    finally:
-        os.close(held)
 
 
 class _KeptError(io.FileIO):

@@ -19,7 +19,7 @@ import numpy as np
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
-from cristae.engine.files import check_disk, full_disk_told
+from cristae.engine.files import check_disk
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, identity_tree, open_ledger, record_fingerprint
 from cristae.engine.progress import log, rate_text
@@ -139,8 +139,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
             update_attributes(out, **_passed_on(models[0], grids))
             check_disk(out, 0, besides)
         else:
-            with full_disk_told(out):
-                _predict(asked, ledger, besides)
+            _predict(asked, ledger, besides)
     prediction = open_ome_zarr(out)
     if plan is not None:
         write_chunks(prediction, plan)

@@ -31,7 +31,7 @@ from cristae.engine.blockwise import (
     run_blocks,
 )
 from cristae.engine.executors import Resources, meanwhile, run_tasks
-from cristae.engine.files import check_disk, full_disk_told
+from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger, settings_recorded
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError, MemoryLimitError
@@ -162,8 +162,7 @@ def segment_volume(
         promise = _promising(resources)
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
         check_disk(out, prediction.size // 16)
-        with full_disk_told(out):
-            summary = _segment(job, out, ledger, resources, promise)
+        summary = _segment(job, out, ledger, resources, promise)
         if pyramid:
             build_pyramid(out, ledger=ledger, resources=resources)
         ledger.finish(**summary)

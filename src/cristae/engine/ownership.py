@@ -1,0 +1,192 @@
+"""What cristae made, and so may remove: known by its record, never by its place alone."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cristae.engine.files import parse_json, read_attributes, read_json, remove_tree
+from cristae.errors import InputError, OutputExistsError
+
+CONTENT_BYTES = 8 << 20
+"""Of a file hashed at its beginning, and as much at its end, so that it is known again."""
+
+_NAMES_SHOWN = 5
+
+_TEMPORARY = r"\.[^/]+\.(?:tmp|removed)|[^/]+\.__lock"
+_ARRAY = rf"(?:zarr\.json|c(?:/\d+)*(?:/(?:{_TEMPORARY}))?|{_TEMPORARY})"
+_OWN = re.compile(
+    rf"zarr\.json|{_TEMPORARY}|\d+(?:/{_ARRAY})?"
+    rf"|(?:runs|instances)(?:/(?:zarr\.json|{_TEMPORARY}|\w+(?:/{_ARRAY})?))?"
+)
+"""Paths inside an image that cristae writes; a work folder apart."""
+
+_OF_SYSTEMS = re.compile(r"\.DS_Store|Thumbs\.db|\._.*|\.nfs[0-9a-f]+")
+"""Names that operating systems leave in folders by themselves."""
+
+
+def check_path(path: Path) -> None:
+    """Refuse what no file system takes for a path.
+
+    Raises:
+        InputError: A NUL in it.
+    """
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r}: a NUL found in a path, expected none")
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """What a written file is known by again: its size and a hash of it."""
+    digest, size = hashlib.blake2b(digest_size=16), file.stat().st_size
+    with file.open("rb") as opened:
+        digest.update(opened.read(CONTENT_BYTES))
+        opened.seek(max(opened.tell(), size - CONTENT_BYTES))
+        digest.update(opened.read(CONTENT_BYTES))
+    return {"size": size, "hash": digest.hexdigest()}
+
+
+def foreign_text(folder: Path) -> str:
+    """Names of what lies in an image of cristae's and is not of it; empty where all is."""
+    found = sorted(_foreign_entries(folder))
+    more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
+    return ", ".join(found[:_NAMES_SHOWN]) + more
+
+
+def _foreign_entries(folder: Path, below: str = "") -> Iterator[str]:
+    for entry in os.scandir(folder / below):
+        name = f"{below}/{entry.name}" if below else entry.name
+        if name == ".cristae" or _OF_SYSTEMS.fullmatch(entry.name):
+            continue
+        if not _OWN.fullmatch(name):
+            yield name
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _foreign_entries(folder, name)
+
+
+def has_foreign_work(work: Path) -> bool:
+    """Whether a work folder without an identity holds what cristae would not have put there."""
+    if not work.is_dir():
+        return work.exists()
+    own = re.compile(rf"scratch|done\.jsonl|lock|{_TEMPORARY}")
+    return any(not own.fullmatch(name) for name in os.listdir(work))
+
+
+def work_folder(output: Path, is_folder: bool) -> Path:
+    """Where the record of an unfinished output lies."""
+    return output / ".cristae" if is_folder else output.with_name(output.name + ".cristae")
+
+
+def record_file(output: Path) -> Path:
+    """Where the record of a finished file lies."""
+    return output.with_name(output.name + ".cristae.json")
+
+
+def find_record(output: Path, is_folder: bool) -> tuple[dict[str, Any] | None, bool]:
+    """The output's identity and whether it is finished; a finished record wins over a leftover.
+
+    A record beside a file that is gone, or that another file or folder has replaced, is ignored.
+    """
+    work, record = work_folder(output, is_folder), None
+    if is_folder:
+        record = (read_attributes(output) or {}).get("record")
+        _check_record(record, output / "zarr.json")
+    elif output.is_file():
+        record = read_json(record_file(output))
+        _check_record(record, record_file(output))
+        if record is not None and record.get("content", content := content_of(output)) != content:
+            record = None
+    begun = read_json(work / "identity.json")
+    _check_record(begun, work / "identity.json")
+    if begun is not None and (record is None or (work / "done.jsonl").exists()):
+        # `finish` writes the record, then removes the folder: a lone scratch is a leftover
+        return begun, False
+    return (record, True) if record is not None else (None, False)
+
+
+def _check_record(record: Any, path: Path) -> None:
+    parts = {"stage": str, "inputs": dict, "settings": dict}
+    if record is not None and not (
+        isinstance(record, dict)
+        and all(isinstance(record.get(key), kind) for key, kind in parts.items())
+        and isinstance(record.get("summary", {}), dict)
+    ):
+        raise InputError(f"{path}: its record is damaged, expected stage, inputs and settings")
+
+
+def refuse_foreign(output: Path, is_folder: bool) -> tuple[dict[str, Any] | None, bool]:
+    """Refuse an output where something lies that cristae did not make; it stays as it is.
+
+    Returns:
+        See `find_record`.
+
+    Raises:
+        OutputExistsError: What is there, and what was expected.
+    """
+    work = work_folder(output, is_folder)
+    if is_folder and output.exists() and not output.is_dir():
+        raise OutputExistsError(f"{output}: a file found, expected a folder or nothing")
+    if not is_folder and output.is_dir():
+        raise OutputExistsError(
+            f"{output}: a folder found that was not made by cristae, expected a file or nothing"
+        )
+    begun = work.is_dir() and (work / "identity.json").exists()
+    if not begun and has_foreign_work(work):
+        raise OutputExistsError(f"{work}: exists and was not made by cristae, expected nothing")
+    record, finished = find_record(output, is_folder)
+    if record is not None or not output.exists():
+        return record, finished
+    begun_only = is_folder and all(entry.name == ".cristae" for entry in output.iterdir())
+    if not begun_only:
+        changed = not is_folder and record_file(output).exists()
+        raise OutputExistsError(
+            f"{output}: exists and was not made by cristae"
+            + (", or was changed since" if changed else "")
+            + "; expected another place, or to have it moved away"
+        )
+    return None, False
+
+
+def refuse_foreign_entries(output: Path, is_folder: bool) -> None:
+    """Refuse to replace an image that holds what is not of it.
+
+    Raises:
+        OutputExistsError: The names of what is foreign.
+    """
+    if is_folder and output.is_dir() and (foreign := foreign_text(output)):
+        raise OutputExistsError(
+            f"{output}: is not replaced, as it holds what was not made by cristae: {foreign}; "
+            "expected these to be moved away"
+        )
+
+
+def remove_output(output: Path, is_folder: bool) -> None:
+    """Remove an output of ours with its record."""
+    if output.exists():
+        remove_tree(output)
+    if not is_folder:
+        record_file(output).unlink(missing_ok=True)
+        if work_folder(output, is_folder).exists():
+            remove_tree(work_folder(output, is_folder))
+
+
+def read_marks(path: Path) -> dict[str, dict[str, Any]]:
+    """Values of finished pieces by step and key."""
+    marks: dict[str, dict[str, Any]] = {}
+    whole = path.read_bytes() if path.exists() else b""
+    for line in whole[: whole.rfind(b"\n") + 1].splitlines():  # a torn last line was never done
+        mark = parse_json(line, str(path))
+        if not (isinstance(mark, list) and len(mark) == 3 and isinstance(mark[0], str)):
+            raise InputError(f"{path}: {mark!r} found, expected step, piece and value")
+        step, key, value = mark
+        marks.setdefault(step, {})[key] = value
+    return marks
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line that was not written to its end."""
+    whole = path.read_bytes() if path.exists() else b""
+    kept = whole.rfind(b"\n") + 1
+    if kept < len(whole):
+        os.truncate(path, kept)
