@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box, tile
-from cristae.volumes.sources import hdf5, open_volume, slices, tiff
+from cristae.volumes.sources import hdf5, open_volume, slices, tiff, tiff_stack
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
 from cristae.volumes.sources.pages import PlaneCache
 from cristae.volumes.volume import Volume
@@ -141,10 +141,10 @@ def test_only_the_planes_of_a_box_are_decoded(
     assert decoded == ["im9.png", "im10.png"]
 
     pages: list[int] = []
-    page = tiff.TiffReader._decode
+    plane = tiff_stack.Stack.plane
     monkeypatch.setattr(tiff, "PLANES", PlaneCache(1 << 20))
     monkeypatch.setattr(
-        tiff.TiffReader, "_decode", lambda self, n: (pages.append(n), page(self, n))[1]
+        tiff_stack.Stack, "plane", lambda self, n, s: (pages.append(n), plane(self, n, s))[1]
     )
     stack = open_volume(sources["tiff_pages"])
     stack.read(Box((4, 0, 0), (6, 2, 2)))

@@ -4,11 +4,13 @@ Headers are checked before any plane is decoded, so that a whole folder's faults
 A decoded plane is kept for a while, since neighbouring boxes are cut from the same planes.
 """
 
+import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,65 @@ _HEADER_THREADS = 8
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; palettes decode to RGB
 _CODED_CHANNELS = (3, 4)
+
+
+State = tuple[int, int]
+"""Size and time of change (ns) of a file."""
+
+
+def state_of(path: str) -> State:
+    """The state that a file has now.
+
+    Raises:
+        InputError: It is gone or may not be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {why(error)}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(path: str, state: State) -> None:
+    """Refuse a file that has another state than when it was opened.
+
+    Raises:
+        InputError: It has, or it is gone.
+    """
+    if state_of(path) != state:
+        raise InputError(f"{path}: changed since it was opened; open it again")
+
+
+@contextmanager
+def open_unchanged(path: str, state: State | None) -> Iterator[int]:
+    """A descriptor of a file that has a state, before and after.
+
+    Raises:
+        InputError: It has another one, is gone or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {why(error)}") from error
+    try:
+        before = os.fstat(descriptor)
+        yield descriptor
+        after = os.fstat(descriptor)
+        known = (before.st_size, before.st_mtime_ns) if state is None else state
+        for status in (before, after):
+            if (status.st_size, status.st_mtime_ns) != known:
+                raise InputError(f"{path}: changed since it was opened; open it again")
+    finally:
+        os.close(descriptor)
+
+
+def why(error: OSError | ValueError) -> str:
+    """What is wrong with a path, in a few words."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "no leave to read it"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 @dataclass(frozen=True)

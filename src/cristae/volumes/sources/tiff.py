@@ -1,35 +1,35 @@
-"""Multi-page TIFF: ``file.tif`` with one series of planes, ImageJ and OME files included.
+"""TIFF files of many planes: ``file.tif`` and sets of files, ImageJ and OME-TIFF included.
 
-Uncompressed series that lie in one piece are mapped into memory and cost nothing but what is read;
-others are decoded page by page. Voxel sizes are those of ImageJ or OME metadata when all three are
-given with a unit. Fingerprint: the file's size and time of change.
+A file may hold several series; one is read, by number or name (``--series``). Pages that were
+written one by one and are alike are one stack. Values that lie in one piece are mapped into memory
+and cost nothing but what is read; others are decoded page by page. Where 0 is white, values are
+turned. The identity covers every file of a set.
 """
 
 import math
 import os
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
-import tifffile
 
-from cristae.engine.identity import file_identity
+from cristae.engine.identity import Files, Identity
+from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
 from cristae.volumes.sources.axes import Axes, OpenOptions, arrange
 from cristae.volumes.sources.pages import (
     PLANES,
     TIFF_SUFFIXES,
-    data_end,
+    State,
+    check_unchanged,
     plain_dtype,
-    raise_capped,
 )
-from cristae.volumes.sources.units import known, to_nm
-from cristae.volumes.volume import Array, Nanometres, Volume
+from cristae.volumes.sources.tiff_pages import page_path
+from cristae.volumes.sources.tiff_size import find_place
+from cristae.volumes.sources.tiff_stack import Stack, load_stack
+from cristae.volumes.volume import Array, Volume
 
 SUFFIXES = TIFF_SUFFIXES
 
@@ -40,69 +40,71 @@ class TiffReader:
 
     Attributes:
         path: The file.
-        stamp: The file's time of change, so that no stale handle is used.
+        series: Number or name of the series, as a person gave it.
+        files: Every file of the series, `path` first.
+        states: Their states; other ones are refused.
         axes: How the axes of the series are read.
         stored: Extents of the series, in stored order.
-        plane: Extents of every plane, the last ones of the series.
-        mapped: Where the whole series lies in the file and how (offset, number of planes, dtype),
-            for one that can be mapped into memory; None otherwise.
+        outer: How many of its axes count planes.
+        mapped: Where the whole series lies in the file and how (offset, dtype), for one that can
+            be mapped into memory; None otherwise.
+        white: What values are taken from where 0 is white; None where it is black.
     """
 
     path: str
-    stamp: int
+    series: str | None
+    files: tuple[str, ...]
+    states: tuple[State, ...]
     axes: Axes
     stored: tuple[int, ...]
-    plane: tuple[int, ...]
-    mapped: tuple[int, int, str] | None
+    outer: int
+    mapped: tuple[int, str] | None
+    white: int | None
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
 
         Raises:
-            InputError: A page that cannot be decoded, with file and page.
+            InputError: A page that cannot be decoded, with file and page; a file that changed
+                since it was opened.
         """
-        select, depth = self.axes.select(box), len(self.stored) - len(self.plane)
-        outer = np.arange(math.prod(self.stored[:depth])).reshape(self.stored[:depth])
-        numbers = np.asarray(outer[select[:depth]])
-        parts = np.array([self._plane(int(n))[select[depth:]] for n in numbers.ravel()])
-        array: Array = self.axes.turn(parts.reshape(*numbers.shape, *parts.shape[1:]))
-        return array.astype(plain_dtype(array.dtype), copy=False)
-
-    def _plane(self, number: int) -> Array:
+        select = self.axes.select(box)
         if self.mapped is not None:
-            planes = _map(self.path, self.stamp, self.mapped, self.plane)
-            return np.asarray(planes[number])
-        key = (self.path, self.stamp, number)
-        return PLANES.get(key, lambda: self._decode(number))
+            check_unchanged(self.path, self.states[0])
+            array = np.array(_map(self.path, self.states[0], self.mapped, self.stored)[select])
+            check_unchanged(self.path, self.states[0])
+        else:
+            array = self._planes(select)
+        array = self.axes.turn(array).astype(plain_dtype(array.dtype), copy=False)
+        if self.white is None:
+            return array
+        return np.asarray(np.subtract(self.white, array, dtype=array.dtype))
 
-    def _decode(self, number: int) -> Array:
-        try:
-            file = _open(self.path, self.stamp, os.getpid())
-            plane = np.asarray(file.series[0].pages[number].asarray(maxworkers=1))
-        except (OSError, ValueError, RuntimeError, IndexError, struct.error) as error:
-            raise InputError(f"{self.path}, page {number}: cannot be decoded: {error}") from error
-        if plane.shape != self.plane:
-            raise InputError(
-                f"{self.path}, page {number}: found shape {plane.shape}, expected {self.plane}"
-            )
-        return plane
+    def _planes(self, select: tuple[int | slice, ...]) -> Array:
+        sides = self.stored[: self.outer]
+        numbers = np.asarray(np.arange(math.prod(sides)).reshape(sides)[select[: self.outer]])
+        stack = load_stack(self.path, self.series, self.states)
+        states = dict(zip(self.files, self.states, strict=True))
+        inner = select[self.outer :]
+        parts = [self._plane(stack, int(n), states)[inner] for n in numbers.ravel()]
+        return np.array(parts).reshape(*numbers.shape, *parts[0].shape)
+
+    def _plane(self, stack: Stack, number: int, states: dict[str, State]) -> Array:
+        path = page_path(stack.pages[number])
+        state = states[path]
+        check_unchanged(path, state)
+        key = (path, state, self.path, self.series, number)
+        return PLANES.get(key, lambda: stack.plane(number, state))
 
 
 @lru_cache(maxsize=16)
-def _open(path: str, stamp: int, process: int) -> Any:
-    file = tifffile.TiffFile(path)
-    file.filehandle.set_lock(True)
-    return file
-
-
-@lru_cache(maxsize=16)
-def _map(path: str, stamp: int, mapped: tuple[int, int, str], plane: tuple[int, ...]) -> Array:
-    offset, count, dtype = mapped
-    return np.memmap(path, np.dtype(dtype), "r", offset, (count, *plane))
+def _map(path: str, state: State, mapped: tuple[int, str], stored: tuple[int, ...]) -> Array:
+    offset, dtype = mapped
+    return np.memmap(path, np.dtype(dtype), "r", offset, stored)
 
 
 def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
-    """Open a multi-page TIFF file.
+    """Open a TIFF file of planes, or a set of files by one of them.
 
     Args:
         path: The file.
@@ -113,130 +115,91 @@ def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
 
     Raises:
         SourceNotFoundError: No such file.
-        InputError: Not a TIFF file, pages of different sizes, pages cut off, or axes that cannot
-            be arranged as ([c,] z, y, x).
+        InputError: Not a TIFF file; several series and none named; planes or files that are
+            missing or cut off; axes that cannot be arranged as ([c,] z, y, x).
     """
     path, options = Path(path), options or OpenOptions(str(path))
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such file")
-    status = path.stat()
-    try:
-        with tifffile.TiffFile(path) as file:
-            faults = _faults(file, path, status.st_size)
-            raise_capped(str(path), faults)
-            series = file.series[0]
-            axes = _arrange(series, options)
-            stored = tuple(int(n) for n in series.shape)
-            dtype, mapped = np.dtype(series.dtype), _mapping(series)
-            size_nm = _imagej_size(file) or _ome_size(file)
-            chunk_rows = int(getattr(series.keyframe, "rowsperstrip", 0) or series.shape[-2])
-    except (OSError, ValueError, IndexError, RuntimeError, struct.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as TIFF: {error}") from error
-    if dtype.kind not in "uifb":
-        raise InputError(f"{path}: found dtype {dtype}, expected real numbers")
-    plane, size = stored[-2:], axes.shape
-    rows = min(chunk_rows, size[1]) if mapped and axes.plain else size[1]
+    stack = load_stack(str(path), options.series)
+    if stack.dtype.kind not in "uifb":
+        raise InputError(f"{path}: found dtype {stack.dtype}, expected real numbers")
+    axes = _arrange(stack, options)
+    white = _white(stack, options.name)
+    place = find_place(stack, axes)
+    reader = TiffReader(
+        path=str(path),
+        series=options.series,
+        files=stack.files,
+        states=stack.states,
+        axes=axes,
+        stored=stack.shape,
+        outer=stack.outer,
+        mapped=_mapping(stack),
+        white=white,
+    )
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(f)) for f in stack.files])
+    names = tuple(os.path.relpath(file, folder) for file in stack.files)
+    reading = options.reading + (("0 is white",) if white is not None else ())
     return Volume(
         name=options.name,
-        reader=TiffReader(str(path), status.st_mtime_ns, axes, stored, plane, mapped),
+        reader=reader,
         shape=axes.shape,
-        dtype=plain_dtype(dtype),
+        dtype=plain_dtype(stack.dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
-        voxel_size_nm=size_nm,
-        chunk_shape=(1, rows, size[2]),
-        size_on_disk=status.st_size,
-        identity=file_identity(path).read_as(*options.reading),
+        voxel_size_nm=place.size_nm,
+        origin_nm=place.origin_nm,
+        found={**place.found, "axes": f"{axes.source}: {', '.join(axes.names)}"},
+        chunk_shape=_chunk(stack, axes),
+        size_on_disk=sum(size for size, _ in stack.states),
+        identity=Identity((Files(str(path), folder, names),)).read_as(*reading),
     )
 
 
-def _faults(file: Any, path: Path, size: int) -> list[str]:
-    """Pages that differ in size or are cut off."""
-    pages = list(file.pages)
-    faults = []
-    if len(file.series) != 1:
-        listed = "; ".join(f"{s.shape} {s.dtype} ({s.axes})" for s in file.series[:8])
-        faults.append(f"found {len(file.series)} series of planes, expected one: {listed}")
-    if not _chain_is_whole(path, size):
-        faults.append(f"cut off: {len(pages)} pages are there, the next lies beyond {size} bytes")
-    for number, page in enumerate(pages):
-        if (end := data_end(page)) > size:
-            faults.append(f"page {number}: cut off, its data ends at {end} of {size} bytes")
-    series = file.series[0]
-    if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
-        end = series.dataoffset + series.nbytes
-        faults.append(f"cut off: the data ends at {end} of {size} bytes")
-    return faults
-
-
-def _chain_is_whole(path: Path, size: int) -> bool:
-    """Whether every page's directory lies inside the file."""
-    with path.open("rb") as file:
-        head = file.read(16)
-        order = "<" if head[:2] == b"II" else ">"
-        big = struct.unpack(order + "H", head[2:4])[0] == 43
-        count_form, offset_form, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-        at = struct.unpack_from(order + offset_form, head, 8 if big else 4)[0]
-        width = struct.calcsize(offset_form)
-        seen: set[int] = set()
-        while at and at not in seen:
-            seen.add(at)
-            file.seek(at)
-            count = file.read(struct.calcsize(count_form))
-            if at >= size or len(count) < struct.calcsize(count_form):
-                return False
-            file.seek(struct.unpack(order + count_form, count)[0] * entry, os.SEEK_CUR)
-            following = file.read(width)
-            if len(following) < width:
-                return False
-            at = struct.unpack(order + offset_form, following)[0]
-    return True
-
-
-def _arrange(series: Any, options: OpenOptions) -> Axes:
-    letters, name = series.axes.lower(), options.name
-    if letters.endswith("yxs"):
-        raise InputError(f"{name}: {series.shape[-1]} colours a pixel found, expected grey values")
-    lead = letters[:-2] if letters.endswith("yx") else letters
-    # pages of no known meaning (Q, I, ...) are z where there is no z
-    if "z" not in lead:
+def _arrange(stack: Stack, options: OpenOptions) -> Axes:
+    letters = stack.axes.lower()
+    source = {"ome": "OME-XML", "imagej": "ImageJ"}.get(stack.kind, "TIFF")
+    if options.axes is None:
+        if letters.endswith("yxs") and "s" not in options.index:
+            sections = ", --axes s=z where they are sections" if "z" not in letters else ""
+            raise InputError(
+                f"{options.name}: {stack.shape[-1]} colours a pixel found, expected grey values; "
+                f"--index s=0 takes one of them{sections}"
+            )
+        # pages of no known meaning (Q, I, ...) are z where there is no z
+        lead = letters[:-2] if letters.endswith("yx") else letters
         unknown = [a for a in lead if a not in "tcs"] or [a for a in lead if a == "t"]
-        letters = letters.replace(unknown[0], "z", 1) if len(unknown) == 1 else letters
-    return arrange(letters, series.shape, options)
+        if "z" not in lead and len(unknown) == 1 and unknown[0] not in options.index:
+            letters = letters.replace(unknown[0], "z", 1)
+    return arrange(letters, stack.shape, options, source)
 
 
-def _mapping(series: Any) -> tuple[int, int, str] | None:
-    if series.dataoffset is None:
+def _mapping(stack: Stack) -> tuple[int, str] | None:
+    if stack.offset is None:
         return None
-    planes = int(np.prod(series.shape[:-2], dtype=np.int64))
-    order = series.keyframe.parent.byteorder
-    return int(series.dataoffset), planes, np.dtype(series.dtype).newbyteorder(order).str
+    order = stack.first.parent.byteorder
+    return int(stack.offset), stack.dtype.newbyteorder(order).str
 
 
-def _imagej_size(file: Any) -> Nanometres | None:
-    metadata = file.imagej_metadata if file.is_imagej else None
-    if not metadata or "spacing" not in metadata:
+def _white(stack: Stack, name: str) -> int | None:
+    """What values are to be taken from: the value of black, where 0 is white."""
+    if int(stack.first.photometric) != 0 or stack.transform is not None:
         return None
-    unit = str(metadata.get("unit", ""))
-    tags = file.pages[0].tags
-    sizes: list[float | None] = [to_nm(float(metadata["spacing"]), unit)]
-    for tag, axis in (("YResolution", "yunit"), ("XResolution", "xunit")):
-        per_unit = tags[tag].value if tag in tags else (0, 1)
-        size = per_unit[1] / per_unit[0] if per_unit[0] else 0.0
-        sizes.append(to_nm(size, str(metadata.get(axis, unit))))
-    return known(sizes)
-
-
-def _ome_size(file: Any) -> Nanometres | None:
-    if not file.is_ome or not file.ome_metadata:
+    kind, bits = stack.dtype.kind, stack.first.bitspersample
+    if kind == "f":
+        log.warning("%s: 0 is white, but numbers with a fraction have no black: not turned", name)
         return None
-    for element in ElementTree.fromstring(file.ome_metadata).iter():
-        if element.tag.endswith("}Pixels"):
-            return known([_ome_length(element, axis) for axis in "ZYX"])
-    return None
+    log.info("%s: 0 is white in this file; its values are turned", name)
+    return -1 if kind == "i" else (1 << int(bits)) - 1
 
 
-def _ome_length(pixels: ElementTree.Element, axis: str) -> float | None:
-    value = pixels.get(f"PhysicalSize{axis}")
-    return to_nm(float(value), pixels.get(f"PhysicalSize{axis}Unit", "µm")) if value else None
+def _chunk(stack: Stack, axes: Axes) -> tuple[int, int, int]:
+    """What is read at least: some rows of a plane that is mapped, else whole planes."""
+    whole = [1] * stack.outer + list(stack.shape[stack.outer :])
+    if stack.offset is not None:
+        rows = int(getattr(stack.first, "rowsperstrip", 0) or stack.shape[-2])
+        whole = [1] * len(stack.shape)
+        for name, i in ((name, axes.names.index(name)) for name in "yx" if name in axes.names):
+            whole[i] = min(rows, stack.shape[i]) if name == "y" else stack.shape[i]
+    z, y, x = axes.spatial(whole)
+    return int(z), int(y), int(x)
