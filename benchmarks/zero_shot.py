@@ -12,12 +12,17 @@ mitochondrion at different places, so each source is scored twice: against the l
 and widened to the outer edge of the outer membrane, which is what the models learn. Pictures
 of the worst places show the latter.
 
+``--groups`` leaves out whole kinds of tissue (all sources of `unseen.GROUPS`), decodes with the
+thresholds of the shipped weights, and scores as ``unseen.py`` does: F1 at IoU .5 on single sections
+and stacks of four.
+
 ``--model`` scores finished weights on every volume, one row each, and says which of them the
 model's card names as trained on. Everything lies below ``--out``: a killed run goes on where it
 was, and FOLD.json is there as soon as a fold is scored. Without the data, only simulated EM is
 left: then the training sees simulated EM of other seeds, which is no zero-shot figure.
 
     python benchmarks/zero_shot.py [--small] [--folds epfl ...] [--steps N ...] [--out DIR]
+    python benchmarks/zero_shot.py --groups fly brain [--config ...] [--precision bfloat16]
     python benchmarks/zero_shot.py --model general [--volumes vnc_stack1 ...] [--out DIR]
 """
 
@@ -30,6 +35,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import unseen
 from cristae.configuration import load_config, to_plain
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.files import write_atomic, write_json
@@ -180,15 +186,21 @@ def scored_samples(stages: Iterable[Stage], small: bool) -> dict[str, Sample]:
     return {**dict(sorted(real.items())), **simulated}
 
 
-def train_fold(left_out: str | None, stages: Sequence[Stage], folder: Path, threads: int) -> Model:
-    """The model of the last stage, trained without one source (None: with all)."""
+def train_fold(
+    left_out: Sequence[str],
+    stages: Sequence[Stage],
+    folder: Path,
+    threads: int,
+    tune: bool = True,
+) -> Model:
+    """The model of the last stage, trained without some sources."""
     start: Path | None = None
     seen: set[str] = set()
     for stage in stages:
-        samples = [s for s in stage.samples if source_of(s) != left_out]
+        samples = [s for s in stage.samples if source_of(s) not in left_out]
         seen |= {volume_of(s) for s in samples if s.group == "train"}
-        card = {"data": ", ".join(sorted(seen)), "left_out": left_out or "nothing"}
-        train = replace(stage.train, card=card, tune=stage is stages[-1])
+        card = {"data": ", ".join(sorted(seen)), "left_out": ", ".join(left_out) or "nothing"}
+        train = replace(stage.train, card=card, tune=tune and stage is stages[-1])
         out = folder / f"{stage.name}.pt"
         model = train_model(train, samples, out, start_from=start, threads=threads)
         start = out
@@ -328,19 +340,32 @@ def fold_rows(
     lines = []
     for fold in folds:
         real = any(not s.simulate for stage in stages for s in stage.samples)
-        left_out = fold if real else None
         workers = setting.resources.workers
-        model = train_fold(left_out, stages, setting.out / fold, workers)
+        model = train_fold([fold] if real else [], stages, setting.out / fold, workers)
         facts = {
-            "left_out": left_out,
+            "left_out": fold if real else None,
             "trained_on": model.card["data"],
             "steps": {stage.name: stage.train.steps for stage in stages},
         }
         scored = [sample for sample in samples.values() if source_of(sample) == fold]
         result = score_group(fold, scored, model, setting, facts)
-        lines += rows_of(fold if left_out else f"{fold} (trained on it)", result)
+        lines += rows_of(fold if real else f"{fold} (trained on it)", result)
         print(*lines[-len(result["scores"]) :], sep="\n", flush=True)
     return lines
+
+
+def group_table(
+    stages: Sequence[Stage], groups: Sequence[str], data: Path, setting: Setting
+) -> str:
+    """Train without each group and score it; thresholds are those of the shipped weights."""
+    results = {}
+    for group in groups:
+        folder, workers = setting.out / group, setting.resources.workers
+        model = train_fold(unseen.GROUPS[group], stages, folder, workers, tune=False)
+        model = unseen.with_thresholds(model, load_model("general"))
+        scoring = (data, unseen.SegmentConfig(), setting.resources)
+        results |= unseen.score_groups([group], model, folder, scoring)
+    return unseen.table_of(results)
 
 
 def model_rows(name: str, samples: dict[str, Sample], setting: Setting) -> list[str]:
@@ -389,8 +414,18 @@ def measure(options: argparse.Namespace, out: Path) -> None:
     stages = read_stages(options.config, options.data, options.steps or small_steps)
     if options.small:
         stages = [small_stage(stage) for stage in stages]
-    samples = chosen(scored_samples(stages, options.small), options)
+    if options.precision:
+        stages = [
+            replace(stage, train=replace(stage.train, precision=options.precision))
+            for stage in stages
+        ]
     setting = Setting(out, Resources(options.workers), options.pictures)
+    if options.groups:
+        text = group_table(stages, options.groups, options.data, setting)
+        print(text, end="")
+        write_atomic(out / "table.md", lambda file: file.write(text.encode()))
+        return
+    samples = chosen(scored_samples(stages, options.small), options)
     first = "volume" if options.model else "left out"
     head = ["| " + " | ".join((first, *HEAD)) + " |", "|" + "---|" * (len(HEAD) + 1)]
     print(*head, sep="\n", flush=True)
@@ -408,9 +443,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a few steps, cropped volumes")
     parser.add_argument("--folds", nargs="+", metavar="SOURCE", help="sources to leave out")
+    parser.add_argument("--groups", nargs="+", choices=list(unseen.GROUPS), help="left out whole")
     parser.add_argument("--volumes", nargs="+", metavar="NAME", help="score only these")
     parser.add_argument("--config", nargs="+", type=Path, default=STAGES, help="one a stage")
     parser.add_argument("--steps", nargs="+", type=int, metavar="N", help="one a stage")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="of the training")
     parser.add_argument("--model", help="score these weights, train nothing")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, help="runs/zero_shot; --small: a temporary folder")
@@ -419,6 +456,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.model and options.steps:
         parser.error("--steps: found with --model, expected with trainings only")
+    if options.groups and (options.model or options.folds or options.volumes):
+        parser.error("--groups: found with --model, --folds or --volumes, expected alone")
+    if options.groups and not options.data.is_dir():
+        parser.error(f"--groups: expected the data, {options.data} is not there")
     if options.out or not options.small:
         measure(options, options.out or ROOT / "runs" / "zero_shot")
         return

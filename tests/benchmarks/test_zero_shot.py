@@ -45,7 +45,7 @@ def test_every_volume_of_the_configurations_is_scored_by_one_fold(zero_shot, sta
     assert not trained & scored
 
 
-@pytest.mark.parametrize("left_out", ["cdeep3m", "simulated"])
+@pytest.mark.parametrize("left_out", [["cdeep3m"], ["simulated"], ["cdeep3m", "epfl"]])
 def test_a_fold_sees_nothing_of_its_source(zero_shot, stages, tmp_path, monkeypatch, left_out):
     calls = []
 
@@ -56,10 +56,11 @@ def test_a_fold_sees_nothing_of_its_source(zero_shot, stages, tmp_path, monkeypa
     monkeypatch.setattr(zero_shot, "train_model", train_model)
     zero_shot.train_fold(left_out, stages, tmp_path, 1)
     for stage, (config, samples, _, _) in zip(stages, calls, strict=True):
-        kept = [s for s in stage.samples if zero_shot.source_of(s) != left_out]
+        kept = [s for s in stage.samples if zero_shot.source_of(s) not in left_out]
         assert samples == kept
         assert 0 < len(kept) < len(stage.samples)
-        assert left_out not in config.card["data"]
+        assert not [source for source in left_out if source in config.card["data"]]
+        assert config.card["left_out"] == ", ".join(left_out)
     learned = {zero_shot.volume_of(s) for _, own, *_ in calls for s in own if s.group == "train"}
     assert set(calls[-1][0].card["data"].split(", ")) == learned  # in both stages
     assert [start for *_, start in calls] == [
@@ -67,6 +68,30 @@ def test_a_fold_sees_nothing_of_its_source(zero_shot, stages, tmp_path, monkeypa
         calls[0][2],
     ]  # the second goes on from the first
     assert [config.tune for config, *_ in calls] == [False, True]
+
+
+def test_a_group_is_trained_without_all_its_sources_and_scored_as_unseen(
+    zero_shot, stages, tmp_path, monkeypatch
+):
+    folds, scored = [], []
+
+    def train_fold(left_out, own, folder, threads, tune):
+        folds.append((left_out, folder, tune))
+        return model_of({})
+
+    def score_groups(names, model, out, setting):
+        scored.append((names, dict(model.thresholds), out, setting[0]))
+        return {}
+
+    monkeypatch.setattr(zero_shot, "train_fold", train_fold)
+    monkeypatch.setattr(zero_shot.unseen, "score_groups", score_groups)
+    setting = zero_shot.Setting(tmp_path / "out", zero_shot.Resources(1), 0)
+    table = zero_shot.group_table(stages, ["fly", "brain"], tmp_path, setting)
+    assert table.startswith("| group | source |")
+    fly, brain = (tmp_path / "out" / name for name in ("fly", "brain"))
+    assert folds == [(("vnc", "fafb"), fly, False), (("cdeep3m", "epfl"), brain, False)]
+    shipped = dict(load_model("general").thresholds)
+    assert scored == [(["fly"], shipped, fly, tmp_path), (["brain"], shipped, brain, tmp_path)]
 
 
 def test_steps_are_one_a_configuration(zero_shot, tmp_path):
@@ -153,4 +178,8 @@ def test_unknown_names_are_refused_before_any_work(zero_shot, tmp_path):
         zero_shot.main([*arguments, "--small"])
     with pytest.raises(SystemExit):
         zero_shot.main([*arguments, "--model", "general", "--steps", "3"])
+    with pytest.raises(SystemExit):
+        zero_shot.main([*arguments, "--groups", "fly"])
+    with pytest.raises(SystemExit):
+        zero_shot.main([*arguments[:4], "--groups", "fly"])  # the data is not there
     assert not out.exists()
