@@ -6,7 +6,6 @@ a few steps, one tile and one box, and carried over to the whole by the number o
 """
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
+from cristae.engine.files import temporary_folder
 from cristae.engine.progress import duration_text, hushed
 from cristae.errors import ConfigError
 from cristae.grid import Box
@@ -231,7 +231,7 @@ def _stand_in(
 
 def _segment_rate(standing: Volume, config: RunConfig, resources: Resources) -> float:
     """Voxels a second from the stand-in to labels on disk."""
-    with tempfile.TemporaryDirectory() as folder, hushed():
+    with temporary_folder() as folder, hushed():
         small = standing.crop(Box.of(standing.shape).clip(Box.of((2, 64, 64))))
         options: dict[str, Any] = {"config": config.segment, "resources": resources}
         segment_volume(small, Path(folder, "first.zarr"), **options)  # compiles

@@ -19,13 +19,13 @@ most contact in plane (`cristae.segmentation.small`). Other than in PyTorch Conn
 has grown large enough until its turn stays.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cristae.engine.files import temporary_folder
 from cristae.errors import InputError, raise_faults
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
@@ -292,7 +292,7 @@ def _small(thres_small: int, remove_small_mode: str) -> dict[str, Any]:
 def _decode(volume: Array, config: SegmentConfig) -> Array:
     if volume.ndim != 4:
         raise InputError(f"{config.decoder}: array of shape {volume.shape}, expected (c, z, y, x)")
-    with tempfile.TemporaryDirectory(prefix="cristae-") as folder:
-        out = Path(folder) / "labels.zarr"
+    with temporary_folder() as folder:
+        out = folder / "labels.zarr"
         labels = segment_volume(array_volume(volume), out, config=config, pyramid=False).read()
     return labels.astype(np.min_scalar_type(int(labels.max())))

@@ -6,6 +6,7 @@ its worker is simply given to another. Results come in any order, so nothing may
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -152,7 +153,20 @@ def _open_pool(resources: Resources) -> Executor:
     if resources.executor == "threads":
         return ThreadPoolExecutor(resources.workers)
     # forked children would inherit the locks of running threads
-    return ProcessPoolExecutor(resources.workers, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(resources.workers, spawn, initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """From now on, end this process when the one that started it is gone, however that ended."""
+    threading.Thread(target=_wait_for_parent, name="end-with-parent", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result:

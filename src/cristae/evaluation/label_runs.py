@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.kernels import njit
 from cristae.engine.ledger import is_unfinished
 from cristae.grid import Box
 from cristae.measurement.blocks import blocks_of, read_block

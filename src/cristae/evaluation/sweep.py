@@ -18,11 +18,11 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.kernels import njit
 from cristae.engine.progress import track
 from cristae.evaluation.label_runs import Labelled, renumber
 from cristae.evaluation.sweep_flood import (

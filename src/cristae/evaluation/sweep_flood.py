@@ -9,9 +9,9 @@ labels are the same. A neighbour that is not there is voxel n, which has a label
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.segmentation.runs import Ints, Raster, Runs
 from cristae.segmentation.scanning import grown
 

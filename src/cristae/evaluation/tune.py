@@ -6,16 +6,15 @@ on its own, out of core, and scored from its run table. Both give what `segment`
 
 import itertools
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
+from cristae.engine.files import temporary_folder
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
@@ -337,12 +336,12 @@ def _all_found(
 def _segmented(
     prediction: Volume, decoding: Decoding, segment: SegmentConfig, resources: Resources
 ) -> Labelled:
-    with tempfile.TemporaryDirectory(prefix="cristae-tune-") as folder:
+    with temporary_folder() as folder:
         fixed: dict[str, Any] = {"decoder": decoding.decoder, **decoding.parameters}
         config = replace(segment, **fixed)
         labels = segment_volume(
             prediction,
-            Path(folder) / "labels.zarr",
+            folder / "labels.zarr",
             config=config,
             pyramid=False,
             resources=resources,

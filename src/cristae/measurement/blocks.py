@@ -128,7 +128,7 @@ class _Saved:
         tally = self.function(block)
         path = self.folder / _file_of(block)
         columns = {"labels": tally.labels, "facts": tally.facts, "voxels": np.int64(tally.voxels)}
-        write_atomic(path, lambda file: np.savez(file, **columns))  # type: ignore[arg-type]
+        write_atomic(path, lambda file: np.savez(file, **columns), alone=True)  # type: ignore[arg-type]
         return len(tally.labels)
 
 
@@ -142,8 +142,8 @@ def _in_memory(
 
 
 def _file_of(block: Box) -> str:
-    sides: Triple = block.start
-    return "tally-{}-{}-{}.npz".format(*sides)
+    """Name of a block's tally; blocks that begin at one place need not end at one."""
+    return "tally-{}-{}-{}-{}-{}-{}.npz".format(*block.start, *block.stop)
 
 
 def _load(path: Path) -> Tally:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cristae.engine.kernels import njit
 from cristae.measurement.voxels import NO_FACES, Faces, Floats, Part
 from cristae.volumes.volume import Nanometres
 

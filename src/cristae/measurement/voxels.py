@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.segmentation.runs import Ints, Raster, Runs, label_runs
 from cristae.volumes.volume import Nanometres
 

@@ -1,13 +1,12 @@
 """What a prediction will take, before it is made: precision, speed on one tile, memory, voxels."""
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from cristae.engine.executors import Resources
+from cristae.engine.files import temporary_folder
 from cristae.engine.ledger import open_ledger
 from cristae.grid import Box
 from cristae.networks.device import (
@@ -78,12 +77,12 @@ def prediction_work(
     """Memory and voxels of a prediction, by the plan it would have; nothing is written."""
     contract = network_contract(model)
     config = resolve_config(config, contract, section_thickness(image, model))
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         request = Request(
             source=image,
             models=(model,),
             contract=contract,
-            out=Path(folder) / "prediction.zarr",
+            out=folder / "prediction.zarr",
             grids=plan_grids(
                 image, model.working_voxel_size_nm, config.grid, config.scales or (1.0,)
             ),

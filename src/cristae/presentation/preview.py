@@ -8,7 +8,6 @@ places took, by voxels through the network, voxels segmented and bytes on disk.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cristae.engine.executors import Resources
-from cristae.engine.files import folder_bytes, write_text
+from cristae.engine.files import folder_bytes, temporary_folder, write_text
 from cristae.engine.progress import hushed
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
@@ -220,8 +219,7 @@ def _look(
 ) -> tuple[Place, Precision]:
     """Predict and segment one place; the precision it was predicted in, too."""
     seen = _seen(source, box, models[0], config)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         plain = replace(config, grid="source", skip_empty=False)
         options: dict[str, Any] = {"resources": resources}
         prediction = predict_volume(

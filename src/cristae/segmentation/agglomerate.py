@@ -14,9 +14,9 @@ it, no such mean is ever high enough, so that components never join and each is 
 import heapq
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.contested import Decoded, contested_runs, in_raster_order, save_decoded
 from cristae.segmentation.flood import labelled_runs

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.flood import flood, labelled_runs
 from cristae.segmentation.resolve import NOBODY

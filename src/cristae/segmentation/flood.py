@@ -12,9 +12,9 @@ finds the voxel above, below, before or behind any of its own.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.segmentation.runs import Raster, Runs, merge_ends
 
 SPAN_BITS = 5

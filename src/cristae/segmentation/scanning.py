@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.segmentation.decoders import Decoding, Levels
 from cristae.segmentation.runs import Raster, Runs, no_runs

@@ -16,9 +16,9 @@ then; of neighbours with equal contact the lowest wins; without any it becomes b
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.runs import Ints

@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.segmentation.runs import Ints, Raster, Runs, locate
 

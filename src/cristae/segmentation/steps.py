@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
 from cristae.segmentation.components import label_block

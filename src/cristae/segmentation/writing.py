@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.segmentation.runs import Ints, Raster, Runs, locate
 from cristae.segmentation.scratch import Job, load_arrays, save_arrays

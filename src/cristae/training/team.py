@@ -12,10 +12,8 @@ So a run ends with the weights of one process that takes whole batches, up to th
 """
 
 import multiprocessing
-import os
 import pickle
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cristae.engine.executors import end_with_parent
 from cristae.engine.progress import log, log_to_stderr
 from cristae.errors import ConfigError, CristaeError, WorkerError
 
@@ -249,7 +248,7 @@ def _take_part(
 ) -> None:
     """The life of one process; says at last what came of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     log_to_stderr(level if team.leads else max(level, 30))
     torch.set_num_threads(threads)
     try:
@@ -278,11 +277,3 @@ def _meet(team: Team, port: int) -> None:
         world_size=team.count,
         timeout=LONGEST_WAIT,
     )
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, whatever it is waiting for."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

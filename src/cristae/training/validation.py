@@ -1,8 +1,6 @@
 """Validation: loss and foreground of fixed patches; instances of boxes, decoded and scored."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 from cristae.engine.executors import Resources
+from cristae.engine.files import temporary_folder
 from cristae.engine.progress import hushed
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
 from cristae.evaluation.tune import TuneConfig, tune_decoder, tuned_config
@@ -157,10 +156,10 @@ def decode_levels(levels: Array, config: TrainConfig) -> Array:
         ConfigError: A decoder or thresholds that cannot be used with these channels.
     """
     resources = Resources(torch.get_num_threads())
-    with tempfile.TemporaryDirectory(prefix="cristae-") as folder, hushed():
+    with temporary_folder() as folder, hushed():
         return segment_volume(
             _prediction(levels, config),
-            Path(folder) / "labels.zarr",
+            folder / "labels.zarr",
             pyramid=False,
             resources=resources,
         ).read()

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from cristae.engine.blockwise import run_blocks
 from cristae.engine.executors import Resources
 from cristae.engine.files import read_json, write_json
+from cristae.engine.kernels import njit
 from cristae.engine.ledger import Ledger
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.sources.ome_zarr import (

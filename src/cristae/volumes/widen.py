@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.volumes.volume import Nanometres, Volume

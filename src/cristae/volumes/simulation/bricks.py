@@ -9,9 +9,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.volumes.simulation.chance import add_smooth_noise, derive
 from cristae.volumes.simulation.scene import Scene
 from cristae.volumes.simulation.space import Bins, bin_of

@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from cristae.engine.kernels import njit
 
 Array = NDArray[Any]
 
@@ -50,7 +51,8 @@ def unit(key: Any, number: Any) -> float:
 @njit(nogil=True, cache=True)
 def between(key: Any, number: Any, low: float, high: float) -> float:
     """A number in [low, high)."""
-    return low + (high - low) * unit(key, number)
+    found: float = low + (high - low) * unit(key, number)
+    return found
 
 
 @njit(nogil=True, cache=True)

@@ -10,9 +10,9 @@ therefore one piece.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.volumes.simulation.chance import between, derive, unit
 from cristae.volumes.simulation.space import Bins, Rods, clearance
 from cristae.volumes.simulation.spines import (

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.volumes.simulation.chance import derive
 from cristae.volumes.simulation.config import (

@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.volumes.simulation.bricks import Brick
 from cristae.volumes.simulation.chance import derive
 from cristae.volumes.simulation.looks import (
@@ -193,7 +193,8 @@ def _synapse(look: Look, mine: Any, yours: Any, field: float, inside: float, val
     thickness = 18.0 if mine < yours else 38.0
     amount = look.density * _step(0.42, 0.55, field)
     amount *= 1.0 - _step(0.6 * thickness, thickness + 8.0, inside)
-    return value + (look.membrane - 8.0 - value) * min(1.0, amount)
+    found: float = value + (look.membrane - 8.0 - value) * min(1.0, amount)
+    return found
 
 
 @njit(nogil=True, cache=True)

@@ -4,8 +4,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from cristae.engine.kernels import njit
 
 Array = NDArray[Any]
 

@@ -7,9 +7,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.volumes.simulation.chance import between, direction, normal, unit
 from cristae.volumes.simulation.space import Bins, Rods, clearance, depth_in, set_rod
 from cristae.volumes.simulation.tissue import BEADED, CORE, NODE_STEP_NM, RADIUS
@@ -159,9 +159,10 @@ def apart(store: Store, group_rod: int, spine: Array, share: float, extra: float
     n = max(1, len(spine) - 1)
     for i in range(n):
         set_rod(mine[i], spine[i], spine[min(i + 1, len(spine) - 1)])
-    return _clear_of(mine[:n], store.shape[group_rod:last], share, extra) and _clear_of(
+    found: bool = _clear_of(mine[:n], store.shape[group_rod:last], share, extra) and _clear_of(
         store.shape[group_rod:last], mine[:n], share, extra
     )
+    return found
 
 
 @njit(nogil=True, cache=True)

@@ -9,9 +9,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cristae.engine.kernels import njit
 from cristae.volumes.simulation.chance import between, derive, derive3, direction, normal, unit
 from cristae.volumes.simulation.config import BLOCK_NM, CELL_NM, IDS_PER_BLOCK, IDS_PER_CELL
 
@@ -123,7 +123,8 @@ def plan_stray(key: Any, lane: int, number: int, extent: float) -> Any:
 @njit(nogil=True, cache=True)
 def stretch_gap(key: Any, lane: int, number: int) -> float:
     """Free length before stretch ``number`` of a lane, in nm."""
-    return between(derive(key, 5000 + 64 * lane + number), 9, 200.0, 600.0)
+    found: float = between(derive(key, 5000 + 64 * lane + number), 9, 200.0, 600.0)
+    return found
 
 
 @njit(nogil=True, cache=True)
