@@ -1,8 +1,8 @@
-# `make demo` runs the main job, `make check` every test, `make bench` the benchmarks (small variants).
+# `make demo` runs the main job, `make check` every test but the long ones of `make check-long`, `make bench` the benchmarks (small variants).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo check bench weights clean
+.PHONY: demo check check-long bench weights clean
 
 demo: .venv/.ready
 	$(BIN)/cristae demo --out cristae-demo
@@ -13,6 +13,11 @@ check: .venv/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n 2
+
+# What takes long, whole or in parts: make check-long PART=fuzz|kills|oracles
+PART ?= fuzz kills oracles
+check-long: .venv/.ready-dev
+	$(BIN)/pytest -q -n 2 -m long $(addprefix tests/,$(PART))
 
 bench: .venv/.ready-dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --small || exit 1; done
