@@ -58,7 +58,7 @@ def load_tree(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         SourceNotFoundError: No such file.
         ConfigError: YAML or overrides that cannot be read.
     """
-    tree = read_yaml(Path(source)) if isinstance(source, str | Path) else _copy(source)
+    tree = read_yaml(Path(source).expanduser()) if isinstance(source, str | Path) else _copy(source)
     for override in overrides:
         _apply(tree, override)
     return tree

@@ -19,6 +19,7 @@ from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.blockwise import Stopwatch, peak_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import read_json, write_json, write_text
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, raise_faults
 from cristae.evaluation.evaluate import (
@@ -113,7 +114,7 @@ def run(config: RunConfig, running: Running | None = None) -> Path:
     """
     running = Running() if running is None else running
     raise_faults("run", _faults(config, running), ConfigError)
-    watch, folder = Stopwatch(), RunFolder(Path(config.out))
+    watch, folder = Stopwatch(), RunFolder(user_path(config.out))
     sources = {sample.name: _open_sources(sample, running) for sample in _predicted(config)}
     _write_yaml(folder.config, to_plain(config))
     provenance = _provenance(config, running)
@@ -145,7 +146,7 @@ def report_run(root: str | Path) -> Path:
     Raises:
         ConfigError: Not a run folder, or one without instances or a training yet.
     """
-    folder = RunFolder(Path(root))
+    folder = RunFolder(user_path(root))
     training = read_training(folder.training_table, folder.training_panels)
     if not folder.config.is_file() and training is None:
         raise ConfigError(f"{root}: not a run folder (no {folder.config.name})")

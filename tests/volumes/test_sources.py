@@ -200,8 +200,9 @@ def test_hdf5_needs_exactly_one_dataset(tmp_path: Path) -> None:
     assert open_volume(f"{path}:pred", index={"c": 1}).read().shape == (2, 3, 4)
     with pytest.raises(InputError, match="no dataset 'nothing'"):
         open_volume(f"{path}:nothing")
-    with pytest.raises(InputError, match=r"found shape \(2, 3\)"):
-        open_volume(f"{path}:table")
+    assert open_volume(f"{path}:table").shape == (1, 2, 3)
+    with pytest.raises(InputError, match=r"found shape \(\)"):
+        open_volume(f"{path}:text")
     with pytest.raises(InputError, match="expected 0 to 1"):
         open_volume(f"{path}:pred", index={"c": 2})
     with pytest.raises(SourceNotFoundError):

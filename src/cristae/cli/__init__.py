@@ -5,11 +5,13 @@ Stages are imported inside the commands, so that ``cristae --help`` is quick.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cristae.cli import stages, tools
+from cristae.engine.paths import user_path
 from cristae.errors import CristaeError
 
 app = typer.Typer(
@@ -44,8 +46,25 @@ COMMANDS = (  # as `--help` lists them
     tools.compare,
     tools.submit,
 )
+
+
+class _Command(TyperCommand):
+    """A command whose paths may begin with ``~``, which a shell leaves in ``--out=~/a``."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the function with paths as the system knows them."""
+        ctx.params = {name: _at_home(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_at_home(part) for part in value)
+    return user_path(value) if isinstance(value, Path) else value
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -47,6 +47,7 @@ from cristae.engine.ownership import (
     remove_output,
     work_folder,
 )
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import BusyError, FileError, InputError, OutputExistsError
 
@@ -191,7 +192,7 @@ def open_ledger(
         InputError: There is no writing where it should lie (a `FileError`).
         BusyError: Another process is writing it.
     """
-    output = Path(output)
+    output = user_path(output)
     ledger = Ledger(output, identity_tree(stage, inputs, settings), output.suffix == ".zarr")
     try:
         check_path(output)
@@ -257,7 +258,7 @@ def check_output(
         OutputExistsError: See `open_ledger`.
         InputError: See `check_writable`.
     """
-    output = Path(output)
+    output = user_path(output)
     check_path(output)
     record, _ = find_record(output, output.suffix == ".zarr")
     there = {} if record is None else record["inputs"]
@@ -301,7 +302,7 @@ def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[s
 
     What was found of the inputs before it was begun need not be looked for again.
     """
-    output = Path(output)
+    output = user_path(output)
     record, _ = find_record(output, output.suffix == ".zarr")
     there = (record or {}).get("inputs", {})
     now = identity_tree("", inputs, {})["inputs"]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from cristae.configuration import read_yaml
 from cristae.engine.files import read_json, write_text
+from cristae.engine.paths import user_path
 from cristae.errors import ConfigError, OutputExistsError, raise_faults
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.evaluation.tune import ERRORS, SCORES, score_of
@@ -88,7 +89,7 @@ def compare_runs(
         InputError: Folders that are no runs, runs without scores, runs of different samples; all
             at once.
     """
-    folders = [RunFolder(Path(run)) for run in runs]
+    folders = [RunFolder(user_path(run)) for run in runs]
     raise_faults("compare", list(_faults(folders)))
     names: Sequence[str | None] = [None] if by == "pool" else _scored_samples(folders[0])
     groups = [(name or "", [_scores_at(folder, name) for folder in folders]) for name in names]

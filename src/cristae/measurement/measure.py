@@ -13,6 +13,7 @@ import pandas as pd
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
@@ -79,7 +80,7 @@ def measure_instances(
     ) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out_csv)
-            return read_measurements(Path(out_csv))
+            return read_measurements(user_path(out_csv))
         table = _measured(instances, voxel_size_nm, resources, ledger)
         write_table(out_csv, table)
         ledger.finish(instances=len(table))

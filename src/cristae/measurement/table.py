@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cristae.engine.files import write_atomic
+from cristae.engine.paths import user_path
 from cristae.errors import InputError, SourceNotFoundError
 
 Table = Mapping[str, NDArray[Any]]
@@ -30,7 +31,7 @@ def write_table(path: str | Path, table: Table | pd.DataFrame) -> None:
     """Write a table as CSV, at once; floats with as many digits as it takes to read them back."""
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table))
     text = frame.to_csv(index=False, lineterminator="\n").encode()
-    write_atomic(Path(path), lambda file: file.write(text))
+    write_atomic(user_path(path), lambda file: file.write(text))
 
 
 def read_table(path: Path) -> dict[str, NDArray[Any]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cristae.configuration import to_plain
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.networks.channels import affinity_offsets
@@ -44,7 +45,7 @@ def load_pytc_model(checkpoint: str | Path, configs: Sequence[str | Path]) -> Mo
         InputError: Not a checkpoint, a configuration that cannot be followed, or weights that do
             not fit it; all faults at once.
     """
-    path = Path(checkpoint)
+    path = user_path(checkpoint)
     setup = read_pytc_config(configs)
     tree = _read(path)
     state = _state(tree["state_dict"])

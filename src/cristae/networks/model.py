@@ -30,6 +30,7 @@ from torch import Tensor
 
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.files import write_atomic
+from cristae.engine.paths import user_path
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
@@ -172,7 +173,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
     Raises:
         InputError: Faults of the model, or weights outside the range of half precision.
     """
-    path = Path(path)
+    path = user_path(path)
     raise_faults(str(path), model_faults(model, stored_as))
     tensors = {name: _stored(tensor, stored_as) for name, tensor in model.state_dict.items()}
     tree = {
@@ -281,7 +282,7 @@ def retune_model(
         SourceNotFoundError: No such file.
         InputError: Not a model file, or one that the package ships.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such model file")
     if is_shipped(path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cristae.configuration import from_plain, read_yaml
+from cristae.engine.paths import user_path
 from cristae.errors import ConfigError, raise_faults
 from cristae.networks.channels import affinity_step
 from cristae.networks.pytc import PytcConfig, check_pytc_config
@@ -214,7 +215,7 @@ def read_pytc_keys(paths: Sequence[str | Path]) -> dict[str, Any]:
     """
     given: dict[str, Any] = {}
     for path in paths:
-        given |= _flattened(read_yaml(Path(path)))
+        given |= _flattened(read_yaml(user_path(path)))
     return given
 
 

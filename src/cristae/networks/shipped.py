@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cristae.engine.paths import user_path
 from cristae.errors import InputError, SourceNotFoundError
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -39,7 +40,7 @@ def find_model(path_or_name: str | Path) -> Path:
     named = named_models()
     if isinstance(path_or_name, str) and path_or_name in named:
         return named[path_or_name]
-    path = Path(path_or_name)
+    path = user_path(path_or_name)
     if path.is_file():
         return path
     if path.is_dir():

@@ -22,6 +22,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, identity_tree, open_ledger, record_fingerprint
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
@@ -115,8 +116,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
         MemoryLimitError: Not even the smallest tile fits the memory.
         DiskSpaceError: No room for the output.
     """
-    resources, out = resources or Resources(), Path(out)
-    chunks = None if chunks is None else Path(chunks)
+    resources, out = resources or Resources(), user_path(out)
+    chunks = None if chunks is None else user_path(chunks)
     check_places(out, chunks)
     models = (model,) if isinstance(model, Model) else tuple(model)
     contract = ensemble_contract(models)

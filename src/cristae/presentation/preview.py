@@ -18,6 +18,7 @@ import numpy as np
 
 from cristae.engine.executors import Resources
 from cristae.engine.files import folder_bytes, temporary_folder, write_text
+from cristae.engine.paths import user_path
 from cristae.engine.progress import hushed
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
@@ -81,7 +82,7 @@ def preview_volume(
         OutputExistsError: ``out`` exists, unless ``overwrite``.
         InputError: A source or model that cannot be used, or no place with contrast.
     """
-    out, resources = Path(out), resources or Resources()
+    out, resources = user_path(out), resources or Resources()
     config = config or PredictConfig()
     models = (model,) if isinstance(model, Model) else tuple(model)
     if out.exists() and not overwrite:

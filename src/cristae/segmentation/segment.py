@@ -33,6 +33,7 @@ from cristae.engine.blockwise import (
 from cristae.engine.executors import Resources, meanwhile, run_tasks
 from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger, settings_recorded
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError, MemoryLimitError
 from cristae.grid import Box, Triple, tile
@@ -135,7 +136,7 @@ def segment_volume(
         DiskSpaceError: The output cannot fit, or did not.
         OutputExistsError: The output exists with other inputs or settings.
     """
-    out, resources = Path(out), resources or Resources()
+    out, resources = user_path(out), resources or Resources()
     if out.suffix != ".zarr":
         raise InputError(f"output {out}: expected a name that ends with .zarr")
     inputs = {"prediction": prediction.identity}

@@ -20,6 +20,7 @@ import numpy as np
 import tensorstore
 
 from cristae.engine.files import read_json, remove_tree, write_json
+from cristae.engine.paths import file_store
 from cristae.errors import InputError
 from cristae.volumes.volume import Array
 
@@ -140,14 +141,12 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "codecs": codecs if dtype.itemsize > 1 else [{"name": "bytes"}, codecs[1]],
     }
-    kvstore = {"driver": "file", "path": str(path)}
-    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
+    spec = {"driver": "zarr3", "kvstore": file_store(path), "metadata": metadata}
     return tensorstore.open(spec, create=True)
 
 
 def _open(path: Path) -> Any:
-    kvstore = {"driver": "file", "path": str(path)}
-    return tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True).result()
+    return tensorstore.open({"driver": "zarr3", "kvstore": file_store(path)}, open=True).result()
 
 
 def _check(folder: Path) -> Path:

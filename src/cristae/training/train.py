@@ -22,6 +22,7 @@ from cristae.engine.blockwise import available_memory, promise_memory
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.model import Model, load_model
@@ -83,7 +84,7 @@ def train_model(
             a patch and batch that would.
         WorkerError: One of several processes died.
     """
-    files = Files(Path(out))
+    files = Files(user_path(out))
     _check(config)
     start = None if start_from is None else _load_start(start_from, config)
     own: list[Sample] = []

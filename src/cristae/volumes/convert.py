@@ -25,6 +25,7 @@ from cristae.engine.blockwise import (
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import check_disk, folder_bytes
 from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, tile
@@ -107,7 +108,7 @@ def convert_volume(
         MemoryLimitError: It does not fit the memory allowed.
         DiskSpaceError: The disk has no room for it.
     """
-    out, resources = Path(out), resources or Resources()
+    out, resources = user_path(out), resources or Resources()
     if out.suffix != ".zarr":
         raise InputError(f"{out}: found suffix {out.suffix!r}, expected {' or '.join(WORKS)}")
     if out.exists() and out.resolve() in (here := Path(source.name).resolve(), *here.parents):

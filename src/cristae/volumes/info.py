@@ -1,6 +1,7 @@
 """What a source is, in words and numbers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class VolumeInfo:
         size_on_disk: Bytes, or None where unknown.
         intensity: Statistics of the sample.
         unfinished: Whether it is an output that an interrupted stage left.
+        found: Where voxel size, origin and axes were found, see `Volume.found`.
     """
 
     name: str
@@ -61,12 +63,14 @@ class VolumeInfo:
     size_on_disk: int | None
     intensity: IntensityStatistics
     unfinished: bool
+    found: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """The whole as aligned lines."""
         lines = {"source": self.name, "form": self.form, "kind": self.kind or "not stated"}
         lines["shape"] = f"{_times(self.shape)} voxels (z, y, x), {_voxels(self.shape)}"
+        lines |= self._axes()
         lines["dtype"] = self.dtype
         if self.channels is not None:
             lines["channels"] = f"{len(self.channels)} ({', '.join(self.channels)})"
@@ -81,16 +85,25 @@ class VolumeInfo:
         width = max(len(key) for key in lines)
         return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
 
+    def _axes(self) -> dict[str, str]:
+        """The stored axes, where they are not those of the shape."""
+        source, _, names = self.found.get("axes", "").rpartition(": ")
+        plain = names in ("", "z, y, x", "c, z, y, x")
+        return {} if plain else {"axes": f"{names} as stored{_where(source)}"}
+
     def _place(self) -> dict[str, str]:
-        if self.voxel_size_nm is None:
-            return {"voxel size": "unknown (give it with --voxel-size Z,Y,X)"}
-        extent = [n * s / 1000 for n, s in zip(self.shape, self.voxel_size_nm, strict=True)]
-        lines = {
-            "voxel size": f"{_times(self.voxel_size_nm)} nm",
-            "extent": f"{' x '.join(f'{e:.4g}' for e in extent)} um",
-        }
+        sized, placed = (_where(self.found.get(key)) for key in ("voxel_size", "origin"))
+        lines = {"voxel size": f"unknown (give it with --voxel-size Z,Y,X){sized}"}
+        if self.voxel_size_nm is not None:
+            extent = [n * s / 1000 for n, s in zip(self.shape, self.voxel_size_nm, strict=True)]
+            lines = {
+                "voxel size": f"{_times(self.voxel_size_nm)} nm{sized}",
+                "extent": f"{' x '.join(f'{e:.4g}' for e in extent)} um",
+            }
         if any(self.origin_nm):
-            lines["origin"] = f"{', '.join(f'{o:g}' for o in self.origin_nm)} nm"
+            lines["origin"] = f"{', '.join(f'{o:g}' for o in self.origin_nm)} nm{placed}"
+        elif " says " in placed:  # of which nothing can be made
+            lines["origin"] = f"0, 0, 0 nm{placed}"
         return lines
 
     def _values(self) -> dict[str, str]:
@@ -140,7 +153,12 @@ def describe(volume: Volume) -> VolumeInfo:
         size_on_disk=size,
         intensity=sample_intensity(volume),
         unfinished=unfinished,
+        found=volume.found,
     )
+
+
+def _where(found: str | None) -> str:
+    return f" ({found})" if found else ""
 
 
 def _times(values: tuple[float, ...]) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cristae.engine.paths import user_path
 from cristae.errors import raise_faults
 from cristae.volumes.dataset import Sample
 
@@ -104,7 +105,7 @@ def find_mitoem(path: str | Path) -> MitoEMFolder | None:
     Args:
         path: The folder that holds ``im``, not ``im`` itself.
     """
-    folder = Path(path)
+    folder = user_path(path)
     if not folder.is_dir():
         return None
     parts = [*_parts_of_folders(folder), *_parts_of_files(folder)]

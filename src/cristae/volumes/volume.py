@@ -194,6 +194,7 @@ def array_volume(
         kind=kind,
         size_on_disk=None,
         identity=Identity((InMemory(name, array),)),
+        found={"voxel_size": "given with the array" if voxel_size_nm else "an array states none"},
     )
 
 

@@ -10,6 +10,7 @@ folder                        prediction chunks ``result_z0-z1-y0-y1-x0-x1[_suff
 ============================  ====================================================
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from cristae.engine.files import read_json
-from cristae.errors import InputError, SourceNotFoundError
+from cristae.engine.paths import user_path
+from cristae.errors import CristaeError, InputError, SourceNotFoundError
 from cristae.grid import Box, parse_roi
 from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slices, tiff, tile_index
 from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
@@ -78,7 +80,8 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
         volume = volume.with_(identity=replace(volume.identity, trusted=True))
     if voxel_size_nm is not None:
         z, y, x = (float(size) for size in voxel_size_nm)
-        volume = volume.with_(voxel_size_nm=(z, y, x))
+        found = {**volume.found, "voxel_size": "--voxel-size"}
+        volume = volume.with_(voxel_size_nm=(z, y, x), found=found)
     if kind is not None:
         volume = tile_index.taken_as(volume, kind)
     return volume.crop(parse_roi(roi, volume.shape)) if roi is not None else volume
@@ -125,31 +128,50 @@ def _real(array: Array) -> Array:
 
 def _open_path(options: OpenOptions) -> Volume:
     name = options.name
-    if "://" in name:
-        raise InputError(f"{name}: found a URL, expected a path: {FORMS}")
-    path, dataset = _split(name)
+    try:
+        path, dataset = _split(name)
+        return _open_there(path, dataset, options)
+    except CristaeError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        if "null byte" not in str(error):
+            raise
+        raise InputError(f"{name!r}: found a NUL, expected a path: {FORMS}") from error
+
+
+def _open_there(path: Path, dataset: str | None, options: OpenOptions) -> Volume:
+    name = options.name
     suffix = path.suffix.lower()
     if path.is_dir():
         return _open_folder(path, dataset, options)
-    if suffix in hdf5.SUFFIXES and path.is_file():
-        return hdf5.open_hdf5(path, dataset, options)
-    if suffix in tiff.SUFFIXES and path.is_file():
-        return tiff.open_tiff(path, options)
+    if path.is_file():
+        if suffix in tiff.SUFFIXES:
+            return tiff.open_tiff(path, options)
+        if suffix in hdf5.SUFFIXES or hdf5.is_hdf5(path):
+            return hdf5.open_hdf5(path, dataset, options)
+        raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
     if any(letter in name for letter in "*?["):
         _refuse_reading(options)
-        return slices.open_slices(name, options.kind)
+        return slices.open_slices(os.path.expanduser(name), options.kind)
+    if "://" in name:
+        raise InputError(f"{name}: found a URL, expected a path: {FORMS}")
     if not path.exists():
         raise SourceNotFoundError(f"{name}: no such file or folder")
     raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
 
 
 def _split(name: str) -> tuple[Path, str | None]:
-    """Path and dataset of ``path[:dataset]``."""
-    path = Path(name)
-    before, colon, after = name.rpartition(":")
-    has_datasets = Path(before).is_dir() or Path(before).suffix.lower() in hdf5.SUFFIXES
-    if colon and after and not path.exists() and Path(before).exists() and has_datasets:
-        return Path(before), after
+    """Path and dataset of ``path[:dataset]``, either of which may hold more colons."""
+    path = user_path(name)
+    if path.exists():
+        return path, None
+    for colon in [i for i, letter in enumerate(name) if letter == ":" and name[i + 1 :]][::-1]:
+        before = user_path(name[:colon])
+        is_file = before.suffix.lower() in hdf5.SUFFIXES and before.is_file()
+        if name[:colon] and (is_file or before.is_dir() or hdf5.is_hdf5(before)):
+            return before, name[colon + 1 :]
     return path, None
 
 
@@ -165,7 +187,7 @@ def _open_folder(path: Path, dataset: str | None, options: OpenOptions) -> Volum
     if prediction_chunks.is_chunk_folder(path):
         return prediction_chunks.open_prediction_chunks(path, dataset, name)
     if slices.has_slices(path) and dataset is None:
-        return slices.open_slices(name, options.kind)
+        return slices.open_slices(str(path), options.kind).with_(name=name)
     there = sorted(entry.name for entry in path.iterdir())
     found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
     raise InputError(f"{name}: found {found or 'an empty folder'}, expected {FORMS}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cristae.errors import ConfigError, raise_faults
+from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.grid import Box, Triple
 from cristae.volumes.volume import Array, Kind
 
@@ -85,6 +85,11 @@ class Axes:
         """Whether the whole array is read, as it is stored."""
         return list(self.names) == (["c", *SPACE] if self.channels else [*SPACE])
 
+    @property
+    def told(self) -> str:
+        """Where the names come from, and the names as they are stored."""
+        return f"{self.source}: {', '.join(self.names)}"
+
     def select(self, box: Box) -> tuple[int | slice, ...]:
         """An index of the stored array that reads a box, its axes still in stored order."""
         sides = dict(zip(SPACE, box.slices(), strict=True))
@@ -132,8 +137,14 @@ def arrange(
             it; all faults at once.
     """
     said = [_plain_name(name) for name in names or ()]
-    unnamed = not said or any(_NO_NAME.fullmatch(name) for name in said)
-    if unnamed:
+    if said and len(said) != len(shape) and not is_unnamed(said):
+        if options.axes is None or "=" in options.axes:
+            raise InputError(
+                f"{options.name}: {source} names {len(said)} axes ({', '.join(said)}), the array "
+                f"has shape {tuple(shape)}; --axes names them"
+            )
+        said = []
+    if is_unnamed(said):
         said, source = _usual(shape), "the usual order"
     found = said if options.axes is None else _named(options.axes, said, shape, options.name)
     if options.axes is not None:
@@ -156,6 +167,11 @@ def arrange(
         channels=int(extent["c"]) if "c" in kept else 0,
         source=source,
     )
+
+
+def is_unnamed(names: Sequence[str]) -> bool:
+    """Whether names tell nothing: none, empty ones, or ``dim_0`` and its kind."""
+    return not names or any(_NO_NAME.fullmatch(name.strip().lower()) for name in names)
 
 
 def check_axes(text: str | None) -> None:

@@ -1,9 +1,8 @@
 """Zarr arrays and OME-Zarr images (0.1 to 0.5) that cristae did not make, Zarr v2 and v3.
 
 An OME-Zarr image is read at its first, full-size level. Axes of one element are dropped, a longer
-channel axis stays; a longer time axis needs an index. A plain group must hold exactly one array or
-image. Voxel sizes count where all three axes have a unit. Fingerprint: names, sizes and times of
-change of all files of the array.
+channel axis stays; a longer time axis needs an index. Of a group with several images or arrays, a
+series picks one. Chunks that are not there hold the fill value, as Zarr has it.
 """
 
 import os
@@ -17,15 +16,24 @@ import tensorstore
 
 from cristae.engine.files import read_json
 from cristae.engine.identity import Folder, Identity
+from cristae.engine.paths import file_store
 from cristae.errors import InputError
-from cristae.volumes.sources.axes import OpenOptions, arrange
+from cristae.volumes.sources.attributes import axis_names, place_of
+from cristae.volumes.sources.axes import OpenOptions, arrange, is_unnamed
+from cristae.volumes.sources.multiscale import (
+    Level,
+    full_level,
+    multiscales_of,
+    place_of_level,
+)
 from cristae.volumes.sources.ome_zarr import ZarrReader, stamp_of
 from cristae.volumes.sources.pages import plain_dtype
-from cristae.volumes.sources.units import known, size_from_attributes, to_nm
-from cristae.volumes.volume import Nanometres, Volume
+from cristae.volumes.sources.slices import natural_key
+from cristae.volumes.volume import Volume
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _DEPTH = 5
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,9 @@ class Node:
     driver: str
 
     @property
-    def multiscale(self) -> Mapping[str, Any] | None:
-        """The first OME multiscale, if there is one."""
-        ome = self.attributes.get("ome", self.attributes)
-        scales = ome.get("multiscales") if isinstance(ome, Mapping) else None
-        return scales[0] if scales else None
+    def is_image(self) -> bool:
+        """Whether it is a group with a multiscale."""
+        return not self.is_array and bool(multiscales_of(self.attributes))
 
 
 def is_zarr(folder: Path) -> bool:
@@ -63,14 +69,17 @@ def open_foreign_zarr(path: str | Path, options: OpenOptions | None = None) -> V
             axes that cannot be arranged as ([c,] z, y, x).
     """
     options = options or OpenOptions(str(path))
-    node = read_node(Path(path))
+    node = read_node(Path(path).absolute())
     if node is None:
-        raise InputError(f"{path}: not a Zarr array or group")
-    if not node.is_array and node.multiscale is None:
-        node = _only_one(node, str(path))
+        raise InputError(f"{options.name}: not a Zarr array or group")
     if node.is_array:
+        if options.series is not None:
+            raise InputError(f"{options.name}: an array, there is no series {options.series}")
         return _open_array(node, None, options)
-    return _open_image(node, options)
+    if not node.is_image:
+        node = _one_of(node, options)
+        return _open_array(node, None, options) if node.is_array else _open_image(node, 0, options)
+    return _open_image(node, _multiscale_meant(node, options), options)
 
 
 def read_node(folder: Path) -> Node | None:
@@ -102,135 +111,144 @@ def folder_files(folder: Path) -> Iterator[tuple[str, int, int]]:
             yield os.path.relpath(full, folder), status.st_size, status.st_mtime_ns
 
 
-def _only_one(group: Node, source: str) -> Node:
-    found = list(_candidates(group.path, _DEPTH))
+def _one_of(group: Node, options: OpenOptions) -> Node:
+    """The only image or array of a group, or the one that the options pick."""
+    found = list(_candidates(group.path, 3, _DEPTH)) or list(_candidates(group.path, 2, _DEPTH))
+    names = [str(node.path.relative_to(group.path)) for node in found]
+    if options.series is not None:
+        number = _numbered(names, [_title(node) for node in found], options)
+        return found[number]
     if len(found) != 1:
-        names = [str(node.path.relative_to(group.path)) for node in found]
-        listed = "".join(f"\n  - {source}/{name}" for name in names[:20])
+        listed = "".join(f"\n  - {options.name.rstrip('/')}/{name}" for name in names[:_SHOWN])
+        more = f"\n  - and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise InputError(
-            f"{source}: found {len(found)} arrays or images, expected exactly one (or the path of "
-            f"one){':' if found else ''}{listed}"
+            f"{options.name}: found {len(found)} arrays or images, expected exactly one (or the "
+            f"path of one, or --series N){':' if found else ''}{listed}{more}"
         )
     return found[0]
 
 
-def _candidates(folder: Path, depth: int) -> Iterator[Node]:
-    """Images, and arrays of 3 or more dimensions outside of images, below a group."""
-    for entry in sorted(folder.iterdir()):
+def _multiscale_meant(node: Node, options: OpenOptions) -> int:
+    """Number of the multiscale of an image: the first, unless the options pick another."""
+    scales = multiscales_of(node.attributes)
+    if options.series is None:
+        return 0
+    names = [str(scale.get("name", i)) for i, scale in enumerate(scales)]
+    return _numbered(names, names, options)
+
+
+def _numbered(names: list[str], titles: list[str], options: OpenOptions) -> int:
+    """Number of the series that the options pick: by its path or name, or counted from 0."""
+    wanted = str(options.series)
+    for known in (names, titles):
+        if wanted.strip("/") in known:
+            return known.index(wanted.strip("/"))
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    listed = "".join(f"\n  - {i}  {name}" for i, name in enumerate(names[:_SHOWN]))
+    raise InputError(f"{options.name}: no series {wanted}; found {len(names)}:{listed}")
+
+
+def _title(node: Node) -> str:
+    scales = multiscales_of(node.attributes)
+    return str(scales[0].get("name", "")) if scales else ""
+
+
+def _candidates(folder: Path, fewest: int, depth: int) -> Iterator[Node]:
+    """Images, and arrays of that many dimensions outside of images, below a group."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name)):
         node = read_node(entry) if entry.is_dir() else None
         if node is None:
             continue
-        if node.multiscale is not None or (node.is_array and len(_open(node).shape) >= 3):
+        if node.is_image or (node.is_array and _dimensions(node) >= fewest):
             yield node
         elif not node.is_array and depth:
-            yield from _candidates(entry, depth - 1)
+            yield from _candidates(entry, fewest, depth - 1)
 
 
-def _open_image(node: Node, options: OpenOptions) -> Volume:
+def _dimensions(node: Node) -> int:
+    tree = read_json(node.metadata) or {}
+    shape = tree.get("shape")
+    return len(shape) if isinstance(shape, list) else 0
+
+
+def _open_image(node: Node, number: int, options: OpenOptions) -> Volume:
     name = options.name
-    multiscale = node.multiscale or {}
-    try:
-        level = multiscale["datasets"][0]
-        array = read_node(node.path / level["path"])
-        axes = [_axis(axis) for axis in multiscale.get("axes", list("tczyx"))]
-    except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{name}: OME-Zarr metadata without {error}") from error
+    level = full_level(multiscales_of(node.attributes)[number], name)
+    array = read_node(node.path / level.path)
     if array is None or not array.is_array:
-        raise InputError(f"{name}: no array {level['path']!r}, which the metadata names")
-    volume = _open_array(array, [axis for axis, _ in axes], options)
-    size, origin = _place(multiscale, level, axes)
+        raise InputError(f"{name}: no array {level.path!r}, which the metadata names")
+    volume = _open_array(array, level, options)
     ome = node.attributes.get("ome", node.attributes)
     return volume.with_(
-        voxel_size_nm=size,
-        origin_nm=origin,
-        channels=_channel_names(node.attributes, volume.channels),
+        channels=_channel_names(ome, volume.channels),
         kind="labels" if "image-label" in ome else None,
     )
 
 
-def _open_array(node: Node, names: list[str] | None, options: OpenOptions) -> Volume:
+def _open_array(node: Node, level: Level | None, options: OpenOptions) -> Volume:
     name = options.name
-    store = _open(node)
+    store = open_store(node)
     shape = tuple(int(n) for n in store.shape)
-    labels = [str(label).lower() for label in store.domain.labels]
-    names = labels if names is None else names
-    if len(names) != len(shape) or not 2 <= len(shape) <= 5:
-        raise InputError(f"{name}: found shape {shape}, expected {len(names) or 3} axes, 2 to 5")
-    axes = arrange(names, shape, options)
-    turned = None if axes.plain else axes
     dtype = np.dtype(store.dtype.numpy_dtype)
     if dtype.kind not in "uifb":
         raise InputError(f"{name}: found dtype {store.dtype.name}, expected real numbers")
+    if not 2 <= len(shape) <= 5:
+        raise InputError(f"{name}: found shape {shape}, expected 2 to 5 axes")
+    names, source = _axis_names(node, level, list(store.domain.labels))
+    axes = arrange(names, shape, options, source)
+    place = (
+        place_of([("", node.attributes)], axes) if level is None else place_of_level(level, axes)
+    )
     chunk = store.chunk_layout.read_chunk.shape or shape
     shard = store.chunk_layout.write_chunk.shape or chunk
-    files = list(folder_files(node.path))
     return Volume(
         name=name,
-        reader=ZarrReader(str(node.path), node.driver, stamp_of(node.metadata), turned),
+        reader=ZarrReader(
+            str(node.path), node.driver, stamp_of(node.metadata), None if axes.plain else axes
+        ),
         shape=axes.shape,
         dtype=plain_dtype(dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
-        voxel_size_nm=size_from_attributes(node.attributes),
+        voxel_size_nm=place.voxel_size_nm,
+        origin_nm=place.origin_nm,
         chunk_shape=axes.spatial([int(n) for n in chunk]),
         shard_shape=axes.spatial([int(n) for n in shard]),
-        size_on_disk=sum(size for _, size, _ in files),
+        size_on_disk=sum(size for _, size, _ in folder_files(node.path)),
         identity=Identity((Folder(name, str(node.path)),)).read_as(*options.reading),
+        found={"axes": axes.told, **place.found},
     )
 
 
-def _open(node: Node) -> Any:
-    spec = {"driver": node.driver, "kvstore": {"driver": "file", "path": str(node.path)}}
+def _axis_names(node: Node, level: Level | None, labels: list[str]) -> tuple[list[str] | None, str]:
+    """Names of the axes and where they were found; the image's, the array's, or attributes."""
+    if level is not None:
+        return list(level.names), "OME axes"
+    if not is_unnamed(labels):
+        return labels, "dimension_names"
+    return axis_names(node.attributes)
+
+
+def open_store(node: Node) -> Any:
+    """The open array of a node.
+
+    Raises:
+        InputError: tensorstore cannot read it, or its metadata.
+    """
+    spec = {"driver": node.driver, "kvstore": file_store(node.path)}
     try:
         return tensorstore.open(spec, open=True, read=True).result()
     except (ValueError, OSError) as error:
         raise InputError(f"{node.path}: Zarr array cannot be opened: {error}") from error
 
 
-def _axis(axis: Any) -> tuple[str, str | None]:
-    """Name and unit of an axis, which old versions give by name only."""
-    if isinstance(axis, str):
-        return axis.lower(), None
-    return str(axis["name"]).lower(), axis.get("unit")
-
-
-def _place(
-    multiscale: Mapping[str, Any], level: Mapping[str, Any], axes: list[tuple[str, str | None]]
-) -> tuple[Nanometres | None, Nanometres]:
-    """Voxel size and origin (z, y, x) in nm; no size and a zero origin where a unit is missing."""
-    # a level without a scale of its own has no known size
-    inner = _transform(level.get("coordinateTransformations"), len(axes), 0.0)
-    outer = _transform(multiscale.get("coordinateTransformations"), len(axes), 1.0)
-    sizes: list[float | None] = []
-    origin: list[float | None] = []
-    for i, (name, unit) in enumerate(axes):
-        if name in ("z", "y", "x"):
-            sizes.append(to_nm(inner[0][i] * outer[0][i], unit))
-            origin.append(to_nm(inner[1][i] * outer[0][i] + outer[1][i], unit))
-    size = known(sizes)
-    if size is None or any(value is None for value in origin):
-        return None, (0.0, 0.0, 0.0)
-    z, y, x = (float(value) for value in origin if value is not None)
-    return size, (z, y, x)
-
-
-def _transform(
-    parts: list[Mapping[str, Any]] | None, count: int, default: float
-) -> tuple[list[float], list[float]]:
-    """Scale (the default where there is none) and translation of coordinate transformations."""
-    scale, translation = [default] * count, [0.0] * count
-    for part in parts or []:
-        if part.get("type") == "scale" and len(part.get("scale", ())) == count:
-            scale = [float(value) for value in part["scale"]]
-        if part.get("type") == "translation" and len(part.get("translation", ())) == count:
-            translation = [float(value) for value in part["translation"]]
-    return scale, translation
-
-
 def _channel_names(
-    attributes: Mapping[str, Any], channels: tuple[str, ...] | None
+    ome: Mapping[str, Any], channels: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    omero = attributes.get("ome", attributes).get("omero") or {}
-    names = tuple(str(channel.get("label", "")) for channel in omero.get("channels", ()))
+    omero = ome.get("omero")
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    found = listed if isinstance(listed, list) else []
+    names = tuple(str(c.get("label", "")) if isinstance(c, Mapping) else "" for c in found)
     if channels is None or len(names) != len(channels) or len(set(names)) != len(names):
         return channels
     return names if all(names) else channels

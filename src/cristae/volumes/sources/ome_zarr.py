@@ -18,6 +18,7 @@ import tensorstore
 from cristae.engine.files import merge_attributes, read_json, write_json
 from cristae.engine.identity import Facts, Folder, Identity
 from cristae.engine.ledger import record_fingerprint
+from cristae.engine.paths import file_store, user_path
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.volumes.sources.axes import Axes
@@ -28,6 +29,8 @@ CHUNK: Triple = (32, 128, 128)
 SHARD: Triple = (64, 512, 512)
 ZSTD_LEVEL = 1
 AXES = ("z", "y", "x")
+OURS = "cristae's attributes"
+"""Where cristae keeps the place of what it wrote, in words."""
 
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 """How tensorstore says which error of the system a write met."""
@@ -125,7 +128,7 @@ class Written:
 
 @lru_cache(maxsize=64)
 def _open_store(path: str, driver: str, stamp: int) -> Any:
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": path}}
+    spec = {"driver": driver, "kvstore": file_store(path)}
     return tensorstore.open(spec, open=True).result()
 
 
@@ -157,7 +160,7 @@ def create_ome_zarr(  # noqa: PLR0913 - the description of one array
     Returns:
         A volume that can be written; write whole shards (`Volume.shard_shape`).
     """
-    path = Path(path)
+    path = user_path(path)
     layout = (layout or Layout()).fitted(shape)
     create_array(path / "0", shape=shape, dtype=np.dtype(dtype), channels=channels, layout=layout)
     size = voxel_size_nm and [float(v) for v in voxel_size_nm]
@@ -199,7 +202,7 @@ def create_array(
     grid = {"name": "regular", "configuration": {"chunk_shape": [*lead, *layout.shard]}}
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path)},
+        "kvstore": file_store(path),
         "metadata": {
             "shape": [*lead, *shape],
             "data_type": dtype.name,
@@ -263,7 +266,7 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
     Raises:
         InputError: No such image, or metadata that cannot be used.
     """
-    path = Path(path)
+    path = user_path(path)
     tree = read_json(path / "zarr.json")
     array = read_json(path / "0" / "zarr.json")
     if tree is None or array is None:
@@ -287,6 +290,7 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
         chunk_shape=chunk,
         shard_shape=shard,
         attributes=ours,
+        found={"voxel_size": OURS, "origin": OURS},
         identity=Identity((Written(str(path), record_fingerprint(record)),))
         if record
         else Identity((Folder(name or str(path), str(path)),)),
@@ -358,7 +362,7 @@ def _level(volume: Volume, path: Path, step: Triple) -> Volume:
 
 def update_attributes(path: str | Path, **changes: Any) -> None:
     """Set keys of the ``cristae`` attributes of an image, atomically."""
-    merge_attributes(Path(path), changes)
+    merge_attributes(user_path(path), changes)
 
 
 def stamp_of(metadata: Path) -> int:

@@ -142,10 +142,17 @@ def _find(source: str) -> list[Path]:
         entries = Path(source).iterdir()
         paths = [e for e in entries if e.suffix.lower() in SUFFIXES and e.name[0] != "."]
     else:
-        paths = [Path(match) for match in glob.glob(source, recursive=True)]
+        paths = [Path(match) for match in glob.glob(_pattern(source), recursive=True)]
     if not paths:
         raise SourceNotFoundError(f"{source}: no slices ({', '.join(SUFFIXES)}) there")
     return sorted(paths, key=lambda path: natural_key(str(path)))
+
+
+def _pattern(source: str) -> str:
+    """The glob, in which a folder that has this very name stands for itself."""
+    path = Path(source)
+    there = next(folder for folder in path.parents if folder.exists())
+    return os.path.join(glob.escape(str(there)), str(path.relative_to(there)))
 
 
 def _disagreements(good: list[tuple[str, PlaneHeader]], kind: Kind | None) -> list[str]:
