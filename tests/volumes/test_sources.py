@@ -133,7 +133,9 @@ def test_only_the_planes_of_a_box_are_decoded(
     decoded: list[str] = []
     decode = slices.decode_plane
     monkeypatch.setattr(slices, "PLANES", PlaneCache(1 << 20))
-    monkeypatch.setattr(slices, "decode_plane", lambda p: (decoded.append(p.name), decode(p))[1])
+    monkeypatch.setattr(
+        slices, "decode_plane", lambda p, s: (decoded.append(p.name), decode(p, s))[1]
+    )
     volume = open_volume(sources["slices_png"])
     assert decoded == []
     volume.read(Box((2, 3, 4), (4, 5, 6)))

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
+from cristae.volumes.sources import open_volume, pages, tile_index
 from cristae.volumes.sources.tile_index import nearest_indices
 from cristae.volumes.volume import read_reflected
 
@@ -89,13 +89,11 @@ def test_boxes_equal_the_array(tiled: tuple[np.ndarray, Path], data: st.DataObje
 def test_only_the_tiles_of_a_box_are_decoded(
     tiled: tuple[np.ndarray, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cristae.volumes.sources import pages, tile_index
-
     decoded: list[str] = []
 
-    def counted(path: Path) -> np.ndarray:
+    def counted(path: Path, state: pages.State) -> np.ndarray:
         decoded.append(f"{path.parent.name}/{path.name}")
-        return pages.decode_plane(path)
+        return pages.decode_plane(path, state)
 
     monkeypatch.setattr(tile_index, "decode_plane", counted)
     monkeypatch.setattr(tile_index, "PLANES", pages.PlaneCache(1 << 20))

@@ -5,22 +5,22 @@ A decoded plane is kept for a while, since neighbouring boxes are cut from the s
 """
 
 import os
-import struct
+import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
-import tifffile
 
-from cristae.engine.identity import fingerprint_of
 from cristae.errors import InputError, raise_faults
+from cristae.volumes.sources.png import SIGNATURE as PNG_SIGNATURE
+from cristae.volumes.sources.png import decode_png, png_header
+from cristae.volumes.sources.tiff_pages import FORMAT_ERRORS, decode_tiff, tiff_header
 from cristae.volumes.volume import Array
 
 PNG_SUFFIXES = (".png",)
@@ -30,8 +30,7 @@ SUFFIXES = (*PNG_SUFFIXES, *TIFF_SUFFIXES)
 CACHE_BYTES = 512 << 20
 FAULTS_SHOWN = 20
 _HEADER_THREADS = 8
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; palettes decode to RGB
+_TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CODED_CHANNELS = (3, 4)
 
 
@@ -102,36 +101,44 @@ class PlaneHeader:
         shape: Height and width in pixels.
         samples: Values a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
         dtype: Type of a value.
-        size: Bytes of the file.
-        modified_ns: Time of its last change.
+        state: Size of the file and time of its last change.
     """
 
     shape: tuple[int, int]
     samples: int
     dtype: np.dtype[Any]
-    size: int
-    modified_ns: int
+    state: State
 
 
 def read_header(path: Path) -> PlaneHeader:
-    """Header of a PNG or TIFF file of one plane, without decoding it.
+    """Header of a PNG or TIFF file of one plane, without decoding it; its name does not matter.
 
     Raises:
         InputError: No such file, another format, more than one plane, or a file that is cut off.
     """
     try:
-        status = path.stat()
+        descriptor = os.open(path, os.O_RDONLY)
+    except (OSError, ValueError) as error:
+        raise InputError(why(error)) from error
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError("a folder, expected an image file")
+        if status.st_size == 0:
+            raise InputError("empty file")
+        begin = os.pread(descriptor, 8, 0)
+        if begin == PNG_SIGNATURE:
+            shape, samples, dtype = png_header(descriptor, status.st_size)
+        elif begin[:4] in _TIFF_BEGINS:
+            shape, samples, dtype = tiff_header(descriptor, status.st_size)
+        else:
+            raise InputError(f"neither a PNG nor a TIFF file (begins with {begin!r})")
     except OSError as error:
-        raise InputError("no such file") from error
-    if status.st_size == 0:
-        raise InputError("empty file")
-    if path.suffix.lower() in PNG_SUFFIXES:
-        shape, samples, dtype = _png_header(path, status.st_size)
-    elif path.suffix.lower() in TIFF_SUFFIXES:
-        shape, samples, dtype = _tiff_header(path)
-    else:
-        raise InputError(f"found suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
-    return PlaneHeader(shape, samples, dtype, status.st_size, status.st_mtime_ns)
+        raise InputError(why(error)) from error
+    finally:
+        os.close(descriptor)
+    state = (status.st_size, status.st_mtime_ns)
+    return PlaneHeader(shape, samples, plain_dtype(dtype), state)
 
 
 def read_headers(paths: Sequence[Path]) -> list[PlaneHeader | InputError]:
@@ -153,23 +160,25 @@ def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
 
 
-def files_fingerprint(files: Iterable[tuple[str, int, int]]) -> str:
-    """Identity of a set of files: names, sizes and times of change, whatever their order."""
-    return fingerprint_of(sorted(files))
-
-
-def decode_plane(path: Path) -> Array:
+def decode_plane(path: Path, state: State | None = None) -> Array:
     """All values of an image file of one plane: (y, x), or (y, x, sample).
 
+    Args:
+        path: The file.
+        state: State that it must have; None for the one it has when it is opened.
+
     Raises:
-        InputError: The data cannot be decoded, or is cut off; the file is named.
+        InputError: The data cannot be decoded, is cut off, or changed; the file is named.
     """
     try:
-        if path.suffix.lower() in PNG_SUFFIXES:
-            return np.asarray(imagecodecs.png_decode(path.read_bytes()))
-        with tifffile.TiffFile(path) as file:
-            return np.asarray(file.pages[0].asarray())
-    except (OSError, ValueError, RuntimeError, IndexError, struct.error) as error:
+        with open_unchanged(str(path), state) as descriptor:
+            if os.pread(descriptor, 8, 0) != PNG_SIGNATURE:
+                return decode_tiff(descriptor)
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return decode_png(file.read())
+    except InputError:
+        raise
+    except FORMAT_ERRORS as error:
         raise InputError(f"{path}: cannot be decoded: {error}") from error
 
 
@@ -237,11 +246,12 @@ class PlaneCache:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        for key, future in list(self._planes.items())[:-1]:
-            if self._bytes <= self._most:
+        while self._bytes > self._most and len(self._planes) > 1:
+            done = (key for key, future in self._planes.items() if future.done())
+            oldest = next(done, None)
+            if oldest is None or oldest == next(reversed(self._planes)):
                 return
-            if future.done():
-                self._bytes -= self._planes.pop(key).result().nbytes
+            self._bytes -= self._planes.pop(oldest).result().nbytes
 
 
 PLANES = PlaneCache(CACHE_BYTES)
@@ -252,40 +262,3 @@ def _header_or_fault(path: Path) -> PlaneHeader | InputError:
         return read_header(path)
     except InputError as error:
         return error
-
-
-def _png_header(path: Path, size: int) -> tuple[tuple[int, int], int, np.dtype[Any]]:
-    with path.open("rb") as file:
-        head = file.read(29)
-        file.seek(max(0, size - 12))
-        tail = file.read(12)
-    if head[:8] != _PNG_SIGNATURE or len(head) < 29:
-        raise InputError("not a PNG file")
-    if tail[4:8] != b"IEND":
-        raise InputError("cut off (a PNG file without its end)")
-    width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
-    return (height, width), _PNG_SAMPLES.get(colour, 0), np.dtype(f"u{max(1, depth // 8)}")
-
-
-def _tiff_header(path: Path) -> tuple[tuple[int, int], int, np.dtype[Any]]:
-    try:
-        with tifffile.TiffFile(path) as file:
-            count, page = len(file.pages), file.pages[0]
-            shape, dtype = page.shape, page.dtype
-            end = data_end(page)
-    except (OSError, ValueError, IndexError, RuntimeError, struct.error) as error:
-        raise InputError(f"cannot be read as TIFF: {error}") from error
-    if count != 1:
-        raise InputError(f"{count} pages, expected one")
-    if end > path.stat().st_size:
-        raise InputError(f"cut off ({path.stat().st_size} bytes, its data ends at {end})")
-    if dtype is None or len(shape) not in (2, 3):
-        raise InputError(f"plane of shape {shape} and dtype {dtype}, expected (y, x)")
-    samples = shape[2] if len(shape) == 3 else 1
-    return (int(shape[0]), int(shape[1])), int(samples), plain_dtype(np.dtype(dtype))
-
-
-def data_end(page: Any) -> int:
-    """Byte behind the last one of a TIFF page's data."""
-    ends = (a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=True))
-    return int(max(ends, default=0))

@@ -2,7 +2,7 @@
 
 ``im2.png`` comes before ``im10.png``. All slices have one size and one dtype. Slices of three or
 four samples a pixel are RGB-coded ids (R * 65536 + G * 256 + B) when opened as labels, and refused
-otherwise. Fingerprint: names, sizes and times of change of all files.
+otherwise; of indexed colours the index is the value.
 """
 
 import glob
@@ -22,11 +22,13 @@ from cristae.volumes.sources.pages import (
     PLANES,
     SUFFIXES,
     PlaneHeader,
+    State,
+    check_unchanged,
     decode_plane,
-    files_fingerprint,
     raise_capped,
     read_headers,
     single_values,
+    why,
 )
 from cristae.volumes.volume import Array, Kind, Volume
 
@@ -40,7 +42,7 @@ class SlicesReader:
     Attributes:
         folder: Folder the names count from.
         names: File of every z.
-        stamp: Changes when any file does.
+        states: State of every file; another one is refused.
         dtype: Name of the dtype of the result.
         coded: Whether RGB is an id.
         plane: Height and width of every slice.
@@ -48,7 +50,7 @@ class SlicesReader:
 
     folder: str
     names: tuple[str, ...]
-    stamp: str
+    states: tuple[State, ...]
     dtype: str
     coded: bool
     plane: tuple[int, int]
@@ -57,7 +59,7 @@ class SlicesReader:
         """The (z, y, x) array of a box.
 
         Raises:
-            InputError: A slice that cannot be decoded, is cut off, or has another size now.
+            InputError: A slice that cannot be decoded, is cut off, or changed since it was opened.
         """
         out = np.empty(box.shape, np.dtype(self.dtype))
         _, rows, columns = box.slices()
@@ -66,10 +68,13 @@ class SlicesReader:
         return out
 
     def _plane(self, z: int) -> Array:
-        path = Path(self.folder, self.names[z])
-        key = (str(path), self.stamp, self.coded)
+        path, state = Path(self.folder, self.names[z]), self.states[z]
+        check_unchanged(str(path), state)
         plane = PLANES.get(
-            key, lambda: single_values(decode_plane(path), self.coded, np.dtype(self.dtype), path)
+            (str(path), state, self.coded),
+            lambda: single_values(
+                decode_plane(path, state), self.coded, np.dtype(self.dtype), path
+            ),
         )
         if plane.shape != self.plane:
             raise InputError(f"{path}: found a plane of {plane.shape}, expected {self.plane}")
@@ -80,7 +85,8 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
     """Open a folder or a glob of slices.
 
     Args:
-        source: A folder (all its PNG or TIFF files) or a glob pattern.
+        source: A folder (all its PNG or TIFF files) or a glob pattern; folders in it that are there
+            as they are written may have brackets in their names.
         kind: ``labels`` reads RGB slices as coded ids.
 
     Returns:
@@ -93,7 +99,8 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
     """
     paths = _find(str(source))
     headers = read_headers(paths)
-    names = [path.name for path in paths]
+    folder = os.path.commonpath([str(path.parent) for path in paths])
+    names = [os.path.relpath(path, folder) for path in paths]
     faults = [f"{n}: {h}" for n, h in zip(names, headers, strict=True) if isinstance(h, InputError)]
     good = [(n, h) for n, h in zip(names, headers, strict=True) if isinstance(h, PlaneHeader)]
     suffixes = sorted({path.suffix.lower() for path in paths})
@@ -104,55 +111,59 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
     _warn_of_gaps(str(source), names)
     first = good[0][1]
     coded = first.samples > 1
-    folder = os.path.commonpath([str(path.parent) for path in paths])
-    below = tuple(os.path.relpath(path, folder) for path in paths)
-    fingerprint = files_fingerprint((n, h.size, h.modified_ns) for n, h in good)
     dtype = np.dtype(np.uint32) if coded else first.dtype
+    states = tuple(header.state for _, header in good)
     return Volume(
         name=str(source),
-        reader=SlicesReader(
-            folder,
-            below,
-            fingerprint,
-            dtype.name,
-            coded,
-            first.shape,
-        ),
+        reader=SlicesReader(folder, tuple(names), states, dtype.name, coded, first.shape),
         shape=(len(paths), *first.shape),
         dtype=dtype,
         kind="labels" if coded else None,
         chunk_shape=(1, *first.shape),
-        size_on_disk=sum(header.size for _, header in good),
-        identity=Identity((Files(str(source), folder, below),)),
+        size_on_disk=sum(size for size, _ in states),
+        identity=Identity((Files(str(source), os.path.abspath(folder), tuple(names)),)),
     )
 
 
 def natural_key(name: str) -> list[Any]:
     """A sorting key under which numbers in names count as numbers."""
-    return [int(part) if part.isdigit() else part.lower() for part in _NUMBERS.split(name)]
+    parts = _NUMBERS.split(name)  # every second one is a number
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
 
 
 def has_slices(folder: Path) -> bool:
     """Whether a folder holds at least one file with a slice's suffix."""
-    return any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+    return any(_is_slice(entry) for entry in folder.iterdir())
+
+
+def _is_slice(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _find(source: str) -> list[Path]:
-    if os.path.isdir(source):
-        entries = Path(source).iterdir()
-        paths = [e for e in entries if e.suffix.lower() in SUFFIXES and e.name[0] != "."]
-    else:
-        paths = [Path(match) for match in glob.glob(_pattern(source), recursive=True)]
+    try:
+        if os.path.isdir(source):
+            paths = [path for path in Path(source).iterdir() if _is_slice(path)]
+        else:
+            paths = [Path(match) for match in _matches(source)]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: {why(error)}") from error
     if not paths:
         raise SourceNotFoundError(f"{source}: no slices ({', '.join(SUFFIXES)}) there")
     return sorted(paths, key=lambda path: natural_key(str(path)))
 
 
-def _pattern(source: str) -> str:
-    """The glob, in which a folder that has this very name stands for itself."""
-    path = Path(source)
-    there = next(folder for folder in path.parents if folder.exists())
-    return os.path.join(glob.escape(str(there)), str(path.relative_to(there)))
+def _matches(pattern: str) -> list[str]:
+    """Files of a pattern; brackets in what is there as it is written are no part of it."""
+    parts = Path(pattern).parts
+    there = max((i for i in range(len(parts)) if os.path.isdir(Path(*parts[:i]))), default=0)
+    folder, rest = glob.escape(str(Path(*parts[:there]))), os.path.join(*parts[there:])
+    literal = rest.replace("[", "[[]")
+    for tried in (rest, literal) if literal != rest else (rest,):
+        found = glob.glob(os.path.join(folder, tried), recursive=True)
+        if found:
+            return found
+    return []
 
 
 def _disagreements(good: list[tuple[str, PlaneHeader]], kind: Kind | None) -> list[str]:

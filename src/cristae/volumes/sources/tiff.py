@@ -26,7 +26,7 @@ from cristae.volumes.sources.pages import (
     check_unchanged,
     plain_dtype,
 )
-from cristae.volumes.sources.tiff_pages import page_path
+from cristae.volumes.sources.tiff_pages import black_from_white, page_path, turn_white
 from cristae.volumes.sources.tiff_size import find_place
 from cristae.volumes.sources.tiff_stack import Stack, load_stack
 from cristae.volumes.volume import Array, Volume
@@ -76,9 +76,7 @@ class TiffReader:
         else:
             array = self._planes(select)
         array = self.axes.turn(array).astype(plain_dtype(array.dtype), copy=False)
-        if self.white is None:
-            return array
-        return np.asarray(np.subtract(self.white, array, dtype=array.dtype))
+        return turn_white(array, self.white)
 
     def _planes(self, select: tuple[int | slice, ...]) -> Array:
         sides = self.stored[: self.outer]
@@ -182,15 +180,12 @@ def _mapping(stack: Stack) -> tuple[int, str] | None:
 
 
 def _white(stack: Stack, name: str) -> int | None:
-    """What values are to be taken from: the value of black, where 0 is white."""
-    if int(stack.first.photometric) != 0 or stack.transform is not None:
-        return None
-    kind, bits = stack.dtype.kind, stack.first.bitspersample
-    if kind == "f":
+    white = None if stack.transform is not None else black_from_white(stack.first)
+    if white is not None:
+        log.info("%s: 0 is white in this file; its values are turned", name)
+    elif int(stack.first.photometric) == 0:
         log.warning("%s: 0 is white, but numbers with a fraction have no black: not turned", name)
-        return None
-    log.info("%s: 0 is white in this file; its values are turned", name)
-    return -1 if kind == "i" else (1 << int(bits)) - 1
+    return white
 
 
 def _chunk(stack: Stack, axes: Axes) -> tuple[int, int, int]:

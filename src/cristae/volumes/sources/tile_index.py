@@ -9,8 +9,7 @@ for below it: ``/path/to/MitoEM-R/im/im0000.png`` with root ``data`` may be ``da
 
 Labels in RGB are ids, R * 65536 + G * 256 + B; an image's grey value is its first sample. An index
 does not say which of the two it lists: with ``ndim`` 3 or a ``dtype`` wider than 8 bits it is
-taken for labels, otherwise for an image. Fingerprint: the index, and size and time of change of
-all tiles.
+taken for labels, otherwise for an image.
 
 Equal to ``tile2volume`` of PyTC v1.0, but for two things. Tiles that are missing or of another size
 are errors here, where it fills in grey 128. And where rounding puts the last row or column of a
@@ -23,27 +22,36 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from cristae.engine.identity import Facts, Identity, Named, file_facts, fingerprint_of
-from cristae.errors import InputError, SourceNotFoundError, raise_faults
+from cristae.engine.identity import Facts, Identity, Named, file_facts
+from cristae.errors import InputError
 from cristae.grid import Box, tile
 from cristae.volumes.sources.pages import (
     PLANES,
     PlaneHeader,
+    State,
+    check_unchanged,
     decode_plane,
-    files_fingerprint,
     raise_capped,
     read_headers,
     single_values,
+    state_of,
 )
+from cristae.volumes.sources.tile_json import load_index
+from cristae.volumes.sources.tile_paths import at_home, fill, is_pattern, missing
 from cristae.volumes.volume import Array, Kind, Volume
 
-DTYPES = ("uint8", "uint16", "uint32", "uint64")
+_MOST_TILES = 1 << 24
+_ALL_HEADERS = 1 << 14
+"""Tiles of which every header is looked at; of more, those of a part."""
+
+_SAMPLED_HEADERS = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class TileIndexReader:
         ratio: Zoom of every tile.
         dtype: Name of the dtype of the result.
         labels: Whether the tiles are labels.
-        stamp: Changes when the index or a tile does.
+        states: State of every tile in raster order; another one is refused. Of very many tiles,
+            which take long to look at, none.
     """
 
     root: str
@@ -70,7 +79,7 @@ class TileIndexReader:
     ratio: float
     dtype: str
     labels: bool
-    stamp: str = ""
+    states: tuple[State, ...] = ()
 
     def read(self, box: Box) -> Array:
         """The (z, y, x) array of a box.
@@ -100,18 +109,30 @@ class TileIndexReader:
 
     def path(self, z: int, row: int, column: int) -> Path:
         """File of a tile, its row and column counted from 0."""
-        pattern = self.patterns[z]
-        if is_pattern(pattern):
-            at = {"row": row + self.first[0], "column": column + self.first[1]}
-            pattern = pattern.format(**at)
+        pattern = fill(self.patterns[z], row + self.first[0], column + self.first[1])
         return Path(self.root, pattern)
 
-    def tiles(self) -> Iterator[tuple[str, str]]:
-        """Name and path of every tile, in raster order."""
-        counts = [-(-n // side) for n, side in zip(self.plane, self.tile_shape, strict=True)]
-        for z in range(len(self.patterns)):
-            for row, column in np.ndindex(counts[0], counts[1]):
-                yield f"{z}/{row}/{column}", str(self.path(z, row, column))
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Number of rows and columns of tiles."""
+        rows, columns = (-(-n // s) for n, s in zip(self.plane, self.tile_shape, strict=True))
+        return rows, columns
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Section, row and column of every tile, in raster order."""
+        rows, columns = self.grid
+        return product(range(len(self.patterns)), range(rows), range(columns))
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Section, row and column of a tile by its number in raster order."""
+        rows, columns = self.grid
+        return number // (rows * columns), number // columns % rows, number % columns
+
+    def paths(self) -> list[str]:
+        """Path of every tile, in raster order."""
+        join, root, patterns = os.path.join, self.root, self.patterns
+        first, second = self.first
+        return [join(root, fill(patterns[z], r + first, c + second)) for z, r, c in self.places()]
 
     def expected(self, row: int, column: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width a tile must have at least, and those of a whole tile."""
@@ -123,12 +144,16 @@ class TileIndexReader:
 
     def _tile(self, z: int, row: int, column: int) -> Array:
         path = self.path(z, row, column)
-        key = (str(path), self.stamp, self.ratio, self.labels)
-        return PLANES.get(key, lambda: self._decode(path))
+        number = (z * self.grid[0] + row) * self.grid[1] + column
+        state = self.states[number] if self.states else state_of(str(path))
+        if self.states:
+            check_unchanged(str(path), state)
+        key = (str(path), state, self.ratio, self.labels, self.dtype)
+        return PLANES.get(key, lambda: self._decode(path, state))
 
-    def _decode(self, path: Path) -> Array:
+    def _decode(self, path: Path, state: State) -> Array:
         dtype = np.dtype(self.dtype)
-        plane = single_values(decode_plane(path), self.labels, dtype, path)
+        plane = single_values(decode_plane(path, state), self.labels, dtype, path)
         if self.ratio == 1:
             return plane
         if not self.labels:
@@ -157,7 +182,8 @@ class Tiles:
 
     def facts(self) -> Facts:
         """See `file_facts`."""
-        return file_facts(self.name, self.reader.tiles())
+        names = ("/".join(map(str, place)) for place in self.reader.places())
+        return file_facts(self.name, zip(names, self.reader.paths(), strict=True))
 
 
 @lru_cache(maxsize=64)
@@ -165,11 +191,6 @@ def nearest_indices(length: int, ratio: float) -> Array:
     """Which element each one of an axis zoomed with nearest neighbours is, as SciPy has it."""
     zoomed = ndimage.zoom(np.arange(length, dtype=np.float64), ratio, order=0, mode="nearest")
     return np.asarray(zoomed.astype(np.intp))
-
-
-def is_pattern(path: str) -> bool:
-    """Whether a path stands for one tile of several."""
-    return "{row}" in path or "{column}" in path
 
 
 def open_tile_index(
@@ -197,8 +218,7 @@ def open_tile_index(
             size or dtype than the index says; all at once.
     """
     path = Path(path)
-    index = _load(path)
-    raise_faults(str(path), _index_faults(index))
+    index = load_index(path)
     taken = kind if kind is not None else assumed_kind(index)
     height, width = int(index["height"]), int(index["width"])
     size = index["tile_size"]
@@ -214,19 +234,19 @@ def open_tile_index(
         dtype=str(index["dtype"]),
         labels=taken == "labels",
     )
-    files = _check_tiles(str(path), reader, index, sides)
-    stamp = fingerprint_of([index, reader.root, files_fingerprint(files)])
-    contents = (Named(json.dumps(index, sort_keys=True)), Tiles(name or str(path), reader))
+    states = _check_tiles(str(path), reader, index, sides)
+    described = Named(json.dumps(index, sort_keys=True))
+    contents = (described, Tiles(name or str(path), reader))
     reason = "given" if kind is not None else f"ndim {index['ndim']}, dtype {index['dtype']}"
     return Volume(
         name=name or str(path),
-        reader=replace(reader, stamp=stamp),
+        reader=replace(reader, states=states),
         shape=(int(index["depth"]), height, width),
         dtype=np.dtype(reader.dtype),
         kind=taken,
         chunk_shape=(1, *reader.tile_shape),
         attributes={"kind_from": f"tile index: {reason}"},
-        size_on_disk=sum(size for _, size, _ in files),
+        size_on_disk=sum(size for size, _ in states) if states else None,
         identity=Identity(contents, (_reading(reader.labels),)),
     )
 
@@ -256,63 +276,18 @@ def taken_as(volume: Volume, kind: Kind) -> Volume:
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(index, dict):
-        raise InputError(f"{path}: found a JSON {type(index).__name__}, expected a tile index")
-    return index
-
-
-def _index_faults(index: dict[str, Any]) -> list[str]:
-    """Everything wrong with the index itself."""
-    required = ("ndim", "dtype", "image", "height", "width", "depth", "tile_size")
-    faults = [f"key {key!r} is missing" for key in required if key not in index]
-    for key in ("height", "width", "depth"):
-        if key in index and not _whole(index[key]):
-            faults.append(f"{key}: found {index[key]!r}, expected a whole number above 0")
-    if index.get("ndim", 1) not in (1, 3):
-        faults.append(f"ndim: found {index['ndim']!r}, expected 1 or 3")
-    if index.get("dtype", "uint8") not in DTYPES:
-        faults.append(f"dtype: found {index['dtype']!r}, expected one of {', '.join(DTYPES)}")
-    size = index.get("tile_size", 1)
-    if not _whole(size) and not (_pair(size) and all(_whole(n) for n in size)):
-        faults.append(f"tile_size: found {size!r}, expected a whole number, or two")
-    start = index.get("tile_st", [0, 0])
-    if not (_pair(start) and all(isinstance(n, int) for n in start)):
-        faults.append(f"tile_st: found {start!r}, expected [row, column]")
-    ratio = index.get("tile_ratio", 1)
-    if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not ratio > 0:
-        faults.append(f"tile_ratio: found {ratio!r}, expected a number above 0")
-    return faults + _image_faults(index)
-
-
-def _image_faults(index: dict[str, Any]) -> list[str]:
-    images, depth = index.get("image", []), index.get("depth")
-    if not isinstance(images, list) or not all(isinstance(path, str) for path in images):
-        return ["image: expected a list of paths"]
-    if "image" in index and _whole(depth) and len(images) != depth:
-        return [f"image: found {len(images)} paths, expected {depth} (depth)"]
-    return []
-
-
 def _below(patterns: list[str], root: str | Path | None, first: tuple[int, int]) -> tuple[str, ...]:
     """Paths of an index, absolute ones cut to the part that lies below a root.
 
     All lose as many leading folders as the first one must to be found below the root.
     """
+    patterns = [at_home(path) for path in patterns]
     absolute = [path for path in patterns if os.path.isabs(path)]
     if root is None or not absolute:
         return tuple(patterns)
     row, column = first
     tile_path = absolute[0]
-    if is_pattern(tile_path):
-        tile_path = tile_path.format(row=row, column=column)
-    parts = Path(tile_path).parts
+    parts = Path(fill(tile_path, row, column)).parts
     found = (k for k in range(1, len(parts)) if Path(root, *parts[k:]).is_file())
     cut = next(found, None)
     if cut is None:
@@ -322,18 +297,13 @@ def _below(patterns: list[str], root: str | Path | None, first: tuple[int, int])
     )
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2
-
-
 def _check_tiles(
     name: str, reader: TileIndexReader, index: Mapping[str, Any], sides: tuple[int, int]
-) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every tile; all faulty ones are one error."""
+) -> tuple[State, ...]:
+    """State of every tile; all faulty ones are one error. Very many: all must be there, that is it.
+
+    Of very many tiles the headers of a part are looked at, spread over all.
+    """
     height, width = reader.plane
     several = height > sides[0] or width > sides[1]
     if several and not all(is_pattern(path) for path in reader.patterns):
@@ -341,26 +311,25 @@ def _check_tiles(
             f"{name}: {height} x {width} voxels in tiles of {sides[0]} x {sides[1]}, "
             "expected paths with {row} and {column}"
         )
-    places = list(_places(reader))
-    paths = [reader.path(*place) for place in places]
-    faults, files = [], []
-    for place, path, header in zip(places, paths, read_headers(paths), strict=True):
-        fault = _tile_fault(reader, index, sides, place, header)
+    count = len(reader.patterns) * math.prod(reader.grid)
+    if count > _MOST_TILES:
+        raise InputError(f"{name}: found {count:,} tiles, expected {_MOST_TILES:,} at most")
+    paths = reader.paths()
+    gone = set(missing(paths)) if count > _ALL_HEADERS else set()
+    faults = [f"{paths[number]}: no such file" for number in sorted(gone)]
+    step = -(-count // _SAMPLED_HEADERS) if count > _ALL_HEADERS else 1
+    looked = [number for number in range(0, count, step) if number not in gone]
+    headers = read_headers([Path(paths[number]) for number in looked])
+    for number, header in zip(looked, headers, strict=True):
+        fault = _tile_fault(reader, index, sides, reader.place(number), header)
         if fault:
-            faults.append(f"{path}: {fault}")
-        if isinstance(header, PlaneHeader):
-            files.append((str(path), header.size, header.modified_ns))
-    if len(faults) == len(places) and all(os.path.isabs(path) for path in reader.patterns):
+            faults.append(f"{paths[number]}: {fault}")
+    if len(faults) == count and all(os.path.isabs(path) for path in reader.patterns):
         name += " (--root FOLDER looks for absolute paths below another folder)"
     raise_capped(name, faults)
-    return files
-
-
-def _places(reader: TileIndexReader) -> Iterator[tuple[int, int, int]]:
-    for z in range(len(reader.patterns)):
-        for row in range(-(-reader.plane[0] // reader.tile_shape[0])):
-            for column in range(-(-reader.plane[1] // reader.tile_shape[1])):
-                yield z, row, column
+    if step > 1:
+        return ()
+    return tuple(header.state for header in headers if isinstance(header, PlaneHeader))
 
 
 def _tile_fault(
