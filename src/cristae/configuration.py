@@ -6,6 +6,7 @@ A stage's configuration is a dataclass beside the code that reads it, made with
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
@@ -58,7 +59,11 @@ def load_tree(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         SourceNotFoundError: No such file.
         ConfigError: YAML or overrides that cannot be read.
     """
-    tree = read_yaml(Path(source).expanduser()) if isinstance(source, str | Path) else _copy(source)
+    tree = (
+        read_yaml(Path(os.path.expanduser(source)))
+        if isinstance(source, str | Path)
+        else _copy(source)
+    )
     for override in overrides:
         _apply(tree, override)
     return tree

@@ -15,6 +15,7 @@ from cristae.volumes.sources.prediction_chunks import PredictionChunksReader
 from cristae.volumes.sources.slices import SlicesReader
 from cristae.volumes.sources.tiff import TiffReader
 from cristae.volumes.sources.tile_index import TileIndexReader
+from cristae.volumes.sources.zarr_chunks import ChunkReader
 from cristae.volumes.volume import ArrayReader, Kind, Nanometres, Volume
 
 FORMS: dict[type[Any], str] = {
@@ -25,6 +26,7 @@ FORMS: dict[type[Any], str] = {
     TiffReader: "multi-page TIFF",
     TileIndexReader: "tile index",
     ZarrReader: "Zarr",
+    ChunkReader: "Zarr",
 }
 """What a source is called, by its reader."""
 

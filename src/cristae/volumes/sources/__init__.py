@@ -201,4 +201,5 @@ def _refuse_reading(options: OpenOptions) -> None:
 
 def _is_ours(path: Path) -> bool:
     tree = read_json(path / "zarr.json")
-    return bool(tree and "cristae" in (tree.get("attributes") or {}))
+    attributes = tree.get("attributes") if isinstance(tree, Mapping) else None
+    return isinstance(attributes, Mapping) and "cristae" in attributes

@@ -19,7 +19,7 @@ from cristae.engine.identity import Folder, Identity
 from cristae.engine.paths import file_store
 from cristae.errors import InputError
 from cristae.volumes.sources.attributes import axis_names, place_of
-from cristae.volumes.sources.axes import OpenOptions, arrange, is_unnamed
+from cristae.volumes.sources.axes import Axes, OpenOptions, arrange, is_unnamed
 from cristae.volumes.sources.multiscale import (
     Level,
     full_level,
@@ -29,11 +29,13 @@ from cristae.volumes.sources.multiscale import (
 from cristae.volumes.sources.ome_zarr import ZarrReader, stamp_of
 from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.sources.slices import natural_key
-from cristae.volumes.volume import Volume
+from cristae.volumes.sources.zarr_chunks import ChunkReader, load_stored
+from cristae.volumes.volume import Reader, Volume
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _DEPTH = 5
 _SHOWN = 20
+_LONG = 200
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,21 @@ def read_node(folder: Path) -> Node | None:
         v3 = read_json(folder / "zarr.json")
         if v3 is not None:
             is_array = v3.get("node_type") == "array"
-            return Node(folder, folder / "zarr.json", v3.get("attributes") or {}, is_array, "zarr3")
+            attributes = _mapping(v3.get("attributes"))
+            return Node(folder, folder / "zarr.json", attributes, is_array, "zarr3")
         for marker in (".zarray", ".zgroup", ".zattrs"):
             if (folder / marker).is_file():
-                attributes = read_json(folder / ".zattrs") or {}
+                attributes = _mapping(read_json(folder / ".zattrs"))
                 return Node(folder, folder / marker, attributes, marker == ".zarray", "zarr")
     except (ValueError, AttributeError) as error:
         raise InputError(f"{folder}: metadata cannot be read: {error}") from error
     return None
+
+
+def _mapping(attributes: Any) -> Mapping[str, Any]:
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise ValueError(f"attributes are {str(attributes)[:40]!r}, expected keys and values")
+    return attributes or {}
 
 
 def folder_files(folder: Path) -> Iterator[tuple[str, int, int]]:
@@ -188,32 +197,27 @@ def _open_image(node: Node, number: int, options: OpenOptions) -> Volume:
 
 def _open_array(node: Node, level: Level | None, options: OpenOptions) -> Volume:
     name = options.name
-    store = open_store(node)
-    shape = tuple(int(n) for n in store.shape)
-    dtype = np.dtype(store.dtype.numpy_dtype)
+    stored = _stored(node)
+    shape, dtype = stored.shape, stored.dtype
     if dtype.kind not in "uifb":
-        raise InputError(f"{name}: found dtype {store.dtype.name}, expected real numbers")
+        raise InputError(f"{name}: found dtype {dtype}, expected real numbers")
     if not 2 <= len(shape) <= 5:
         raise InputError(f"{name}: found shape {shape}, expected 2 to 5 axes")
-    names, source = _axis_names(node, level, list(store.domain.labels))
+    names, source = _axis_names(node, level, stored.labels)
     axes = arrange(names, shape, options, source)
     place = (
         place_of([("", node.attributes)], axes) if level is None else place_of_level(level, axes)
     )
-    chunk = store.chunk_layout.read_chunk.shape or shape
-    shard = store.chunk_layout.write_chunk.shape or chunk
     return Volume(
         name=name,
-        reader=ZarrReader(
-            str(node.path), node.driver, stamp_of(node.metadata), None if axes.plain else axes
-        ),
+        reader=_reader(node, stored, axes),
         shape=axes.shape,
         dtype=plain_dtype(dtype),
         channels=tuple(f"channel_{i}" for i in range(axes.channels)) or None,
         voxel_size_nm=place.voxel_size_nm,
         origin_nm=place.origin_nm,
-        chunk_shape=axes.spatial([int(n) for n in chunk]),
-        shard_shape=axes.spatial([int(n) for n in shard]),
+        chunk_shape=axes.spatial(stored.chunk),
+        shard_shape=axes.spatial(stored.shard),
         size_on_disk=sum(size for _, size, _ in folder_files(node.path)),
         identity=Identity((Folder(name, str(node.path)),)).read_as(*options.reading),
         found={"axes": axes.told, **place.found},
@@ -229,17 +233,56 @@ def _axis_names(node: Node, level: Level | None, labels: list[str]) -> tuple[lis
     return axis_names(node.attributes)
 
 
-def open_store(node: Node) -> Any:
-    """The open array of a node.
+@dataclass(frozen=True)
+class _Stored:
+    """An array as it is stored; ``here`` where its chunks are not decoded by tensorstore."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    labels: list[str]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+    here: bool = False
+
+
+def _stored(node: Node) -> _Stored:
+    """What an array says of itself.
 
     Raises:
-        InputError: tensorstore cannot read it, or its metadata.
+        InputError: It cannot be read; a codec that is not known is named.
     """
     spec = {"driver": node.driver, "kvstore": file_store(node.path)}
     try:
-        return tensorstore.open(spec, open=True, read=True).result()
+        store = tensorstore.open(spec, open=True, read=True).result()
     except (ValueError, OSError) as error:
-        raise InputError(f"{node.path}: Zarr array cannot be opened: {error}") from error
+        if any(word in str(error) for word in ("codec", "compressor", "filters")):
+            array = load_stored(node.path)
+            labels = [str(name or "") for name in array.names]
+            return _Stored(array.shape, array.dtype, labels, array.chunk, array.chunk, here=True)
+        raise InputError(f"{node.path}: Zarr array cannot be opened: {_short(error)}") from error
+    shape = tuple(int(n) for n in store.shape)
+    chunk = store.chunk_layout.read_chunk.shape or shape
+    shard = store.chunk_layout.write_chunk.shape or chunk
+    return _Stored(
+        shape,
+        np.dtype(store.dtype.numpy_dtype),
+        list(store.domain.labels),
+        tuple(int(n or 1) for n in chunk),
+        tuple(int(n or 1) for n in shard),
+    )
+
+
+def _reader(node: Node, stored: _Stored, axes: Axes) -> Reader:
+    path, stamp = str(node.path), stamp_of(node.metadata)
+    if stored.here:
+        return ChunkReader(path, stamp, axes)
+    return ZarrReader(path, node.driver, stamp, None if axes.plain else axes)
+
+
+def _short(error: Exception) -> str:
+    """The last reason that tensorstore gives, without where in its own code it arose."""
+    text = str(error).split(" [", 1)[0]
+    return text.rsplit(": ", 1)[-1] if len(text) > _LONG else text
 
 
 def _channel_names(
