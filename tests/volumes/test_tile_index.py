@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,162 @@ def test_all_faults_of_an_index_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "l.json").write_text(json.dumps(plain))
     with pytest.raises(InputError, match=r"expected paths with \{row\}"):
         open_volume(tmp_path / "l.json")
+
+
+PLAIN: dict[str, Any] = {
+    "ndim": 1,
+    "dtype": "uint8",
+    "image": ["{row}_{column}.png"],
+    "height": 32,
+    "width": 48,
+    "depth": 1,
+    "tile_size": 16,
+}
+
+
+def write_index(path: Path, **changes: Any) -> Path:
+    path.write_text(json.dumps({**PLAIN, **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{row.__class__}_{column}.png",
+        "{row}_{column}_{0}.png",
+        "{row}_{}.png",
+        "{row}_{other}.png",
+        "{row[0]}_{column}.png",
+        "{row!r}_{column}.png",
+        "{row:999999999}_{column}.png",
+        "{row:>9}_{column}.png",
+        "{row:04f}_{column}.png",
+        "{row}_{column",
+        "{row}}_{column}.png",
+        "{ row }_{column}.png",
+    ],
+)
+def test_patterns_know_row_and_column_alone(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(InputError, match=r"expected no field but \{row\} and \{column\}"):
+        open_volume(write_index(tmp_path / "i.json", image=[pattern]))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{row}_{column}.png",
+        "{row:04d}/{column:04}.png",
+        "t{row:2d}-{column:3}.png",
+        "{column}_{row:03d}_{column:05d}.png",
+        "50% {{a}} {row} #{column}~.png",
+        "a/../{row}_{column}.png",
+    ],
+)
+def test_patterns_are_filled_as_python_fills_them(tmp_path: Path, pattern: str) -> None:
+    array = np.random.default_rng(0).integers(0, 255, (32, 48)).astype(np.uint8)
+    (tmp_path / "a").mkdir()
+    for row in range(2):
+        for column in range(3):
+            tile = array[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
+            path = tmp_path / pattern.format(row=row + 1, column=column)
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(tile)))
+    index = write_index(tmp_path / "i.json", image=[pattern], tile_st=[1, 0])
+    assert np.array_equal(open_volume(index).read()[0], array)
+
+
+def test_braces_of_a_path_that_is_no_pattern(tmp_path: Path) -> None:
+    tile = np.full((16, 16), 7, np.uint8)
+    (tmp_path / "im{0}.png").write_bytes(imagecodecs.png_encode(tile))
+    path = write_index(tmp_path / "i.json", image=["im{0}.png"], height=16, width=16)
+    assert np.array_equal(open_volume(path).read()[0], tile)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"tile_ratio": float("inf")}, "tile_ratio: found inf"),
+        ({"tile_ratio": float("nan")}, "tile_ratio: found nan"),
+        ({"tile_ratio": 0}, "tile_ratio: found 0"),
+        ({"tile_ratio": -1}, "tile_ratio: found -1"),
+        ({"tile_ratio": 1e300}, "tile_ratio: found 1e\\+300"),
+        ({"tile_ratio": 10**400}, "tile_ratio: found 1000"),
+        ({"tile_ratio": "2"}, "tile_ratio: found '2'"),
+        ({"height": 1 << 62}, "height: found"),
+        ({"width": 1e9}, "width: found"),
+        ({"height": (1 << 31) - 1, "width": (1 << 31) - 1}, "tiles, expected 16,777,216 at most"),
+        ({"depth": 1 << 40}, "depth: found"),
+        ({"tile_size": [16]}, "tile_size: found"),
+        ({"tile_st": [1 << 70, 0]}, "tile_st: found"),
+        ({"ndim": [1]}, "ndim: found"),
+        ({"dtype": {}}, "dtype: found"),
+        ({"image": ["a\0{row}{column}.png"]}, "NUL"),
+        ({"image": ["\ud800{row}{column}.png"]}, "cannot be read"),
+        ({"image": [["{row}"]]}, "expected a list of paths"),
+    ],
+)
+def test_absurd_indices_are_one_error(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        open_volume(write_index(tmp_path / "i.json", **changes))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[" * 100_000, '{"a":' * 3000 + "1" + "}" * 3000, "\x00", "[1, 2]", "null", "7"],
+)
+def test_json_that_is_no_index_is_one_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "i.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"i\.json"):
+        open_volume(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"i\.json"):
+        open_volume(path)
+
+
+def test_an_index_with_a_byte_order_mark(tiled: tuple[np.ndarray, Path]) -> None:
+    array, path = tiled
+    marked = path.with_name("marked.json")
+    marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert np.array_equal(open_volume(marked).read(), array)
+    marked.unlink()
+
+
+def test_a_tile_that_changes_is_one_error(tiled: tuple[np.ndarray, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    shutil.copytree(tiled[1].parent, folder)
+    volume = open_volume(folder / "index.json")
+    volume.read()
+    tile = folder / "1" / "0_1.png"
+    tile.write_bytes(imagecodecs.png_encode(np.zeros((16, 16), np.uint8)))
+    with pytest.raises(InputError, match=r"0_1\.png: changed since it was opened"):
+        volume.read(Box((1, 0, 16), (2, 16, 32)))
+    assert np.array_equal(volume.read(Box((0, 0, 0), (1, 50, 43))), tiled[0][:1])
+
+
+def test_many_tiles_open_quickly_and_all_are_looked_for(tmp_path: Path) -> None:
+    """A tenth of the tiles that must open in 2 s."""
+    tile = imagecodecs.png_encode(np.zeros((4, 4), np.uint8))
+    (tmp_path / "tile.png").write_bytes(tile)
+    for z in range(100):
+        (tmp_path / f"{z}").mkdir()
+        for i in range(256):
+            (tmp_path / f"{z}" / f"{i // 16}_{i % 16}.png").hardlink_to(tmp_path / "tile.png")
+    path = write_index(
+        tmp_path / "i.json",
+        image=[f"{z}/{{row}}_{{column}}.png" for z in range(100)],
+        height=64,
+        width=64,
+        depth=100,
+        tile_size=4,
+    )
+    begun = time.process_time()
+    volume = open_volume(path)
+    fingerprint = volume.fingerprint
+    assert time.process_time() - begun < 1
+    assert not volume.read(Box((50, 0, 0), (51, 64, 64))).any()
+    (tmp_path / "77" / "3_5.png").unlink()
+    with pytest.raises(InputError, match=r"77/3_5\.png: no such file"):
+        open_volume(path)
+    (tmp_path / "77" / "3_5.png").write_bytes(imagecodecs.png_encode(np.ones((4, 4), np.uint8)))
+    assert open_volume(path).fingerprint != fingerprint

@@ -29,7 +29,10 @@ SET_FILES = 1 << 14
 """Files of a set whose content is looked at; sizes and times are those of all."""
 
 _PIECES = 64
-"""Parts of a large file that are hashed, its beginning and end among them."""
+"""Parts of a large file that are hashed at most, its beginning and end among them."""
+
+_PIECE_BYTES = 1 << 12
+"""Such a part has at least so many bytes, where it can: a part costs a call of the system."""
 
 _ARRAY_PIECE = 16 << 20
 
@@ -185,7 +188,8 @@ def file_facts(name: str, files: Iterable[tuple[str, str]]) -> Facts:
         digest, whole = _hash_files(named, sizes)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    times_digest = fingerprint_of([[n, t] for (n, _), t in zip(named, times, strict=True)])
+    names = "\0".join(name for name, _ in named)
+    times_digest = fingerprint_of([hash_text(names), hash_array(np.array(times, np.int64))])
     return {
         "path": os.path.abspath(os.path.expanduser(name)),
         "files": len(named),
@@ -194,6 +198,11 @@ def file_facts(name: str, files: Iterable[tuple[str, str]]) -> Facts:
         "hash": digest,
         "whole": whole,
     }
+
+
+def hash_text(text: str) -> str:
+    """A digest of a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def hash_array(array: NDArray[Any]) -> str:
@@ -287,7 +296,8 @@ def _hash_files(files: Sequence[tuple[str, str]], sizes: Sequence[int]) -> tuple
     """A digest of names, sizes and sampled content; and whether that was all content."""
     digest, count = hashlib.blake2b(digest_size=16), len(files)
     names = [name for name, _ in files] if count > 1 else []  # of one file only content counts
-    digest.update(json.dumps([names, list(sizes)]).encode())
+    digest.update(hash_text("\0".join(names)).encode())
+    digest.update(np.array(sizes, np.int64).tobytes())
     step = -(-count // SET_FILES) if count else 1
     looked = range(0, count, step)
     budget = min(FILE_BYTES, SET_BYTES // max(1, len(looked)))
@@ -305,6 +315,7 @@ def _sampled(size: int, budget: int) -> list[tuple[int, int]]:
     """Begin and length of the parts of a file that are hashed."""
     if size <= budget:
         return [(0, size)]
-    length = max(1, budget // _PIECES)
+    pieces = min(_PIECES, max(2, budget // _PIECE_BYTES))
+    length = max(1, budget // pieces)
     last = size - length
-    return [(last * i // (_PIECES - 1), length) for i in range(_PIECES)]
+    return [(last * i // (pieces - 1), length) for i in range(pieces)]

@@ -19,10 +19,9 @@ zoomed tile beyond its border (some sizes at a ratio under 1) it is the border h
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from cristae.volumes.sources.pages import (
     state_of,
 )
 from cristae.volumes.sources.tile_json import load_index
-from cristae.volumes.sources.tile_paths import at_home, fill, is_pattern, missing
+from cristae.volumes.sources.tile_paths import at_home, fill, fill_all, is_pattern, missing
 from cristae.volumes.volume import Array, Kind, Volume
 
 _MOST_TILES = 1 << 24
@@ -118,11 +117,6 @@ class TileIndexReader:
         rows, columns = (-(-n // s) for n, s in zip(self.plane, self.tile_shape, strict=True))
         return rows, columns
 
-    def places(self) -> Iterator[tuple[int, int, int]]:
-        """Section, row and column of every tile, in raster order."""
-        rows, columns = self.grid
-        return product(range(len(self.patterns)), range(rows), range(columns))
-
     def place(self, number: int) -> tuple[int, int, int]:
         """Section, row and column of a tile by its number in raster order."""
         rows, columns = self.grid
@@ -130,9 +124,12 @@ class TileIndexReader:
 
     def paths(self) -> list[str]:
         """Path of every tile, in raster order."""
-        join, root, patterns = os.path.join, self.root, self.patterns
-        first, second = self.first
-        return [join(root, fill(patterns[z], r + first, c + second)) for z, r, c in self.places()]
+        rows, columns = (range(a, a + n) for a, n in zip(self.first, self.grid, strict=True))
+        paths: list[str] = []
+        for pattern in self.patterns:
+            folder = "" if os.path.isabs(pattern) else os.path.join(self.root, "")
+            paths += [folder + path for path in fill_all(pattern, rows, columns)]
+        return paths
 
     def expected(self, row: int, column: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width a tile must have at least, and those of a whole tile."""
@@ -182,8 +179,8 @@ class Tiles:
 
     def facts(self) -> Facts:
         """See `file_facts`."""
-        names = ("/".join(map(str, place)) for place in self.reader.places())
-        return file_facts(self.name, zip(names, self.reader.paths(), strict=True))
+        paths = self.reader.paths()
+        return file_facts(self.name, zip(map(str, range(len(paths))), paths, strict=True))
 
 
 @lru_cache(maxsize=64)

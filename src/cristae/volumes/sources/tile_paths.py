@@ -43,6 +43,28 @@ def fill(path: str, row: int, column: int) -> str:
     return path if len(parts) == 1 else _filled(parts, row, column)
 
 
+def fill_all(path: str, rows: range, columns: range) -> list[str]:
+    """What `fill` gives for all rows and columns, in raster order; for many in less time."""
+    parts = _parts(path)
+    fields = {part for part in parts if not isinstance(part, str) and part[0] == "column"}
+    if len(fields) != 1:
+        return [fill(path, row, column) for row in rows for column in columns]
+    column_field = fields.pop()
+    numbers = [_filled([column_field], 0, column) for column in columns]
+    filled: list[str] = []
+    for row in rows:
+        pieces, piece = [], ""
+        for part in parts:
+            if part == column_field:
+                pieces.append(piece)
+                piece = ""
+            else:
+                piece += _filled([part], row, 0)
+        pieces.append(piece)
+        filled += [number.join(pieces) for number in numbers]
+    return filled
+
+
 def at_home(path: str) -> str:
     """A path that begins with ``~/``, as the system knows it."""
     return os.path.expanduser(path) if path.startswith("~/") else path
