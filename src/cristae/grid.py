@@ -8,6 +8,7 @@ a block is a core that is written and, where the work needs surroundings, a halo
     ^ read.start         read.stop ^
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from itertools import product
 from cristae.errors import InputError
 
 Triple = tuple[int, int, int]
+
+MOST_BLOCKS = 1 << 25
+"""Blocks that a box is cut into at most: 563 Tvoxel in shards of 64 x 512 x 512."""
 
 _ROI = re.compile(r"^\s*(-?\d*)\s*:\s*(-?\d*)\s*$")
 
@@ -103,10 +107,16 @@ def tile(box: Box, block_shape: Triple) -> list[Box]:
         Blocks that fill the box without overlap; none for an empty box.
 
     Raises:
-        InputError: A block extent under 1.
+        InputError: A block extent under 1, or more blocks than a list can hold.
     """
     if min(block_shape) < 1:
         raise InputError(f"block shape {block_shape}: every extent must be at least 1")
+    counts = [-(-n // s) for n, s in zip(box.shape, block_shape, strict=True)]
+    if math.prod(counts) > MOST_BLOCKS:
+        raise InputError(
+            f"box {box} has {math.prod(counts):.3g} blocks of {block_shape} voxels, expected at "
+            f"most {MOST_BLOCKS:.3g}; is its shape right?"
+        )
     spans = [
         [(a, min(a + s, int(stop))) for a in range(start, stop, s)]
         for start, stop, s in zip(box.start, box.stop, block_shape, strict=True)

@@ -180,7 +180,7 @@ def test_damaged_data_is_an_error_when_read(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a", data=ARRAY, chunks=(4, 20, 30), zarr_format=2)
     chunk = tmp_path / "a" / "0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"a, box 0:4"):
+    with pytest.raises(InputError, match=r"a/0.0.0, box 0:4"):
         open_volume(tmp_path / "a").read()
 
 

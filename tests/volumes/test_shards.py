@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import zarr
 
+from cristae.engine.checksum import crc32c
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.volumes.sources import open_volume
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
-from cristae.volumes.sources.shards import chunks_of, crc32c, encode_chunk, write_shard
+from cristae.volumes.sources.shards import chunks_of, encode_chunk, write_shard
 from cristae.volumes.volume import array_volume
 
 LAYOUT = Layout((4, 8, 8), (8, 16, 24))
@@ -65,6 +66,8 @@ def test_nothing_is_left_of_a_killed_writer(tmp_path, monkeypatch):
     volume = empty_labels(tmp_path, (4, 8, 8))
     whole = np.ones(volume.chunk_shape, np.uint32)
     chunks = {(0, 0, 0): encode_chunk(whole)}
+    folder = tmp_path / "a.zarr" / "0" / "c" / "0" / "0"
+    folder.mkdir(parents=True)
 
     def killed(descriptor):
         raise KeyboardInterrupt
@@ -74,7 +77,6 @@ def test_nothing_is_left_of_a_killed_writer(tmp_path, monkeypatch):
         patched.setattr(Path, "unlink", lambda *_, **__: None)  # who is killed tidies nothing up
         with pytest.raises(KeyboardInterrupt):
             write_shard(volume, volume.box, chunks)
-    folder = tmp_path / "a.zarr" / "0" / "c" / "0" / "0"
     assert len(list(folder.iterdir())) == 1
     write_shard(volume, volume.box, chunks)
     assert [path.name for path in folder.iterdir()] == ["0"]

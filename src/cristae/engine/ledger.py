@@ -7,10 +7,11 @@ folder, ``OUT/.cristae`` for a folder and ``OUT.cristae`` beside a single file::
     done.jsonl      one line a finished piece, appended after its data is on disk
     scratch/        files between steps
 
-A finished folder keeps its identity as attribute ``cristae.record`` of ``OUT/zarr.json``, a
-finished file in ``OUT.cristae.json``, with what tells the file from any other of that name. A
-record without its output is ignored. The lock lies beside the output (`locks`): it is taken before
-the record is read, and given back when the work folder is gone.
+A finished folder keeps its identity as attribute ``cristae.record`` of ``OUT/zarr.json``, with the
+state of its array (`stored.array_state`), and lists its shards in a manifest (`manifest`). A
+finished file has it in ``OUT.cristae.json``, with what tells the file from any other of that name.
+A record without its output is ignored. The lock lies beside the output (`locks`): it is taken
+before the record is read, and given back when the work folder is gone.
 """
 
 import errno
@@ -35,6 +36,7 @@ from cristae.engine.files import (
 )
 from cristae.engine.identity import Identity, compare, fingerprint_of, stable
 from cristae.engine.locks import Release, take_lock
+from cristae.engine.manifest import write_manifest
 from cristae.engine.ownership import (
     check_path,
     content_of,
@@ -121,6 +123,7 @@ class Ledger:
         mark = record_fingerprint(self._identity)
         record = {**self._identity, "finished": True, "summary": summary, "id": mark}
         if self._is_folder:
+            record["state"] = write_manifest(self.output)
             merge_attributes(self.output, {"record": record})
         else:
             write_json(record_file(self.output), {**record, "content": content_of(self.output)})

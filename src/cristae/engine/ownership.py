@@ -16,7 +16,7 @@ CONTENT_BYTES = 8 << 20
 _NAMES_SHOWN = 5
 
 _TEMPORARY = r"\.[^/]+\.(?:tmp|removed)|[^/]+\.__lock"
-_ARRAY = rf"(?:zarr\.json|c(?:/\d+)*(?:/(?:{_TEMPORARY}))?|{_TEMPORARY})"
+_ARRAY = rf"(?:zarr\.json|manifest\.txt|c(?:/\d+)*(?:/(?:{_TEMPORARY}))?|{_TEMPORARY})"
 _OWN = re.compile(
     rf"zarr\.json|{_TEMPORARY}|\d+(?:/{_ARRAY})?"
     rf"|(?:runs|instances)(?:/(?:zarr\.json|{_TEMPORARY}|\w+(?:/{_ARRAY})?))?"

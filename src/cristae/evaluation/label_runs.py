@@ -16,6 +16,7 @@ from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.kernels import njit
 from cristae.engine.ledger import is_unfinished
+from cristae.engine.progress import log
 from cristae.grid import Box
 from cristae.measurement.blocks import blocks_of, read_block
 from cristae.measurement.tally import (
@@ -37,8 +38,8 @@ from cristae.segmentation.runs import (
     no_runs,
     paint_into,
 )
-from cristae.segmentation.tables import read_runs
-from cristae.volumes.sources.ome_zarr import ZarrReader
+from cristae.segmentation.tables import runs_of_planes
+from cristae.volumes.sources.ome_zarr import ZarrReader, is_current
 from cristae.volumes.volume import Array, Volume
 
 RELABEL_BYTES = 120
@@ -148,12 +149,20 @@ def block_runs(
 
 
 def run_table_of(volume: Volume) -> Path | None:
-    """The segmentation whose run table describes a volume; None where there is no such table."""
+    """The segmentation whose run table describes a volume; None where there is no such table.
+
+    There is none, either, where the labels were edited since; then a line says so.
+    """
     if not isinstance(volume.reader, ZarrReader):
         return None
     array = Path(volume.reader.path)
     whole = array.name == "0" and (array.parent / "runs" / "zarr.json").is_file()
-    return array.parent if whole and not is_unfinished(array.parent) else None
+    if not whole or is_unfinished(array.parent):
+        return None
+    if not is_current(array.parent):
+        log.info("%s: edited after it was finished, so its voxels are read anew", volume.name)
+        return None
+    return array.parent
 
 
 def table_rows(folder: Path, volume: Volume, planes: tuple[int, int]) -> LabelRuns:
@@ -168,7 +177,7 @@ def table_rows(folder: Path, volume: Volume, planes: tuple[int, int]) -> LabelRu
         The runs, clipped to the volume and counted from its voxel 0.
     """
     (cz, cy, cx), (_, ny, nx) = volume.corner, volume.shape
-    table = read_runs(folder, (planes[0] + cz, planes[1] + cz))
+    table = runs_of_planes(folder, (planes[0] + cz, planes[1] + cz))
     y, start, stop = table["y"] - cy, table["x0"] - cx, table["x1"] - cx
     row = (table["z"].astype(np.int64) - cz) * ny + y
     label = table["id"].astype(np.uint64)

@@ -159,10 +159,10 @@ def segment_volume(
         if ledger.state == "done":
             log.info("%s: already done", out)
             return open_ome_zarr(out)
+        check_disk(out, prediction.size // 16)
         job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))
         promise = _promising(resources)
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
-        check_disk(out, prediction.size // 16)
         summary = _segment(job, out, ledger, resources, promise)
         if pyramid:
             build_pyramid(out, ledger=ledger, resources=resources)

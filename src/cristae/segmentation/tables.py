@@ -19,9 +19,13 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from cristae.engine.files import read_json, remove_tree, write_json
+from cristae.engine.files import remove_tree, write_json
+from cristae.engine.manifest import check_there, manifest_stamp
 from cristae.engine.paths import file_store
 from cristae.errors import InputError
+from cristae.volumes.sources.image_metadata import read_metadata
+from cristae.volumes.sources.ome_zarr import is_current
+from cristae.volumes.sources.store_errors import read_fault
 from cristae.volumes.volume import Array
 
 VERSION = 1
@@ -74,11 +78,12 @@ def read_instances_table(path: str | Path) -> dict[str, Array]:
         ``cut`` and ``approximate`` (n,), in order of the id.
 
     Raises:
-        InputError: No such table.
+        InputError: No such table, a damaged one, or one of labels that were edited since.
     """
-    folder = _check(Path(path) / "instances")
+    _check_current(Path(path))
+    folder = _check(Path(path), "instances")
     there = [name for name in INSTANCE_COLUMNS if (folder / name).is_dir()]
-    table = {name: np.asarray(_open(folder / name).read().result()) for name in there}
+    table = {name: _read(Path(path), f"instances/{name}") for name in there}
     exact = np.zeros(table["id"].size, bool)  # older tables know nothing else
     flags = {name: table.get(name, exact).astype(bool) for name in ("cut", "approximate")}
     return table | flags
@@ -95,15 +100,22 @@ def read_runs(path: str | Path, planes: tuple[int, int] | None = None) -> dict[s
         ``z``, ``y``, ``x0``, ``x1`` (int32, voxels, x1 exclusive) and ``id`` of each run.
 
     Raises:
-        InputError: No such table, or planes outside the volume.
+        InputError: No such table, a damaged one, one of labels that were edited since, or planes
+            outside the volume.
     """
-    folder = _check(Path(path) / "runs")
-    starts = np.asarray(_open(folder / "plane_start").read().result())
+    _check_current(Path(path))
+    return runs_of_planes(Path(path), planes)
+
+
+def runs_of_planes(path: Path, planes: tuple[int, int] | None = None) -> dict[str, Array]:
+    """`read_runs`, of labels that are known to be those that the table describes."""
+    _check(path, "runs")
+    starts = _read(path, "runs/plane_start")
     low, high = planes or (0, starts.size - 1)
     if not 0 <= low <= high < starts.size:
         raise InputError(f"{path}: planes {low}:{high} asked for, found 0:{starts.size - 1}")
-    rows = slice(int(starts[low]), int(starts[high]))
-    return {name: np.asarray(_open(folder / name)[rows].read().result()) for name in RUN_COLUMNS}
+    rows = int(starts[low]), int(starts[high])
+    return {name: _read(path, f"runs/{name}", rows) for name in RUN_COLUMNS}
 
 
 def _start(folder: Path, columns: Iterable[str]) -> None:
@@ -133,30 +145,54 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     codecs = [
         {"name": "bytes", "configuration": {"endian": "little"}},
         {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+        {"name": "crc32c"},
     ]
     metadata = {
         "shape": list(shape),
         "data_type": dtype.name,
         "fill_value": False if dtype.kind == "b" else 0,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "codecs": codecs if dtype.itemsize > 1 else [{"name": "bytes"}, codecs[1]],
+        "codecs": codecs if dtype.itemsize > 1 else [{"name": "bytes"}, *codecs[1:]],
     }
     spec = {"driver": "zarr3", "kvstore": file_store(path), "metadata": metadata}
     return tensorstore.open(spec, create=True)
 
 
-def _open(path: Path) -> Any:
-    return tensorstore.open({"driver": "zarr3", "kvstore": file_store(path)}, open=True).result()
+def _read(path: Path, name: str, rows: tuple[int, int] | None = None) -> Array:
+    """Some rows of a column, all by default; none of them from a chunk that is gone."""
+    spec = {"driver": "zarr3", "kvstore": file_store(path / name)}
+    stamp = manifest_stamp(path)
+    try:
+        column = tensorstore.open(spec, open=True).result()
+        first, stop = rows or (0, column.shape[0])
+        found = np.asarray(column[first:stop].read().result())
+    except (ValueError, OSError) as error:
+        raise read_fault(str(path / name), f"rows {rows or 'all'}", error) from error
+    if stop > first:
+        check_there(path, name, stamp, (first,), (stop,))
+    return found
 
 
-def _check(folder: Path) -> Path:
-    attributes = (read_json(folder / "zarr.json") or {}).get("attributes", {})
-    found = attributes.get("cristae", {}).get("version")
+def _check(path: Path, table: str) -> Path:
+    """The folder of a table that can be read."""
+    folder = path / table
+    attributes = (read_metadata(folder / "zarr.json") or {}).get("attributes") or {}
+    ours = attributes.get("cristae") if isinstance(attributes, dict) else None
+    found = ours.get("version") if isinstance(ours, dict) else None
     if found is None:
         raise InputError(f"{folder}: no such table; only a finished segmentation of ours has one")
-    if found > VERSION:
+    if not isinstance(found, int) or found > VERSION:
         raise InputError(f"{folder}: version {found} found, up to {VERSION} can be read")
     return folder
+
+
+def _check_current(path: Path) -> None:
+    """Refuse tables of labels that were edited after they were written."""
+    if (path / "zarr.json").is_file() and not is_current(path):
+        raise InputError(
+            f"{path}: its labels were edited after it was finished, so its tables of runs and "
+            "instances describe others; evaluate and measure look at the labels themselves"
+        )
 
 
 def _chunks(

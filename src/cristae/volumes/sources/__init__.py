@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cristae.engine.files import read_json
 from cristae.engine.paths import user_path
 from cristae.errors import CristaeError, InputError, SourceNotFoundError
 from cristae.grid import Box, parse_roi
 from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slices, tiff, tile_index
 from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
-from cristae.volumes.sources.ome_zarr import open_ome_zarr
+from cristae.volumes.sources.image_metadata import is_ours
+from cristae.volumes.sources.ome_zarr import as_level, open_ome_zarr
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
 
 Source = str | Path | Array | Volume
@@ -180,9 +180,9 @@ def _open_folder(path: Path, dataset: str | None, options: OpenOptions) -> Volum
     if foreign_zarr.is_zarr(path):
         if dataset is not None:
             raise InputError(f"{name}: write the path of an array as {path}/{dataset}")
-        if _is_ours(path) and not options.index:  # cristae knows the axes of what it wrote
+        if is_ours(path) and not options.index:  # cristae knows the axes of what it wrote
             return open_ome_zarr(path, name)
-        return foreign_zarr.open_foreign_zarr(path, options)
+        return as_level(foreign_zarr.open_foreign_zarr(path, options))
     _refuse_reading(options)
     if prediction_chunks.is_chunk_folder(path):
         return prediction_chunks.open_prediction_chunks(path, dataset, name)
@@ -197,9 +197,3 @@ def _refuse_reading(options: OpenOptions) -> None:
     """Refuse what chooses among axes and series, where there is nothing to choose."""
     if options.reading:
         raise InputError(f"{options.name}: there is no axis or series for {options.reading[0]}")
-
-
-def _is_ours(path: Path) -> bool:
-    tree = read_json(path / "zarr.json")
-    attributes = tree.get("attributes") if isinstance(tree, Mapping) else None
-    return isinstance(attributes, Mapping) and "cristae" in attributes

@@ -4,9 +4,7 @@ The write unit is the shard, which one call writes whole, so a killed writer lea
 Shards of zeros only are not stored. Inside a shard lie chunks, the read unit.
 """
 
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,23 +15,31 @@ import tensorstore
 
 from cristae.engine.files import merge_attributes, read_json, write_json
 from cristae.engine.identity import Facts, Folder, Identity
-from cristae.engine.ledger import record_fingerprint
+from cristae.engine.ledger import is_unfinished, record_fingerprint
+from cristae.engine.manifest import check_manifest, check_there, manifest_stamp
 from cristae.engine.paths import file_store, user_path
-from cristae.errors import InputError
+from cristae.engine.progress import log
+from cristae.engine.stored import array_state
+from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
 from cristae.volumes.sources.axes import Axes
+from cristae.volumes.sources.image_metadata import (
+    AXES,
+    array_metadata,
+    image_metadata,
+    is_ours,
+    level_steps,
+    ome_metadata,
+)
 from cristae.volumes.sources.pages import plain_dtype
+from cristae.volumes.sources.store_errors import plain_text, read_fault, system_error
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume
 
 CHUNK: Triple = (32, 128, 128)
 SHARD: Triple = (64, 512, 512)
 ZSTD_LEVEL = 1
-AXES = ("z", "y", "x")
 OURS = "cristae's attributes"
 """Where cristae keeps the place of what it wrote, in words."""
-
-_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
-"""How tensorstore says which error of the system a write met."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,43 @@ class ZarrReader:
         driver: tensorstore's driver: ``zarr3`` or ``zarr`` (v2).
         stamp: Changes when the array is made anew, so that no stale handle is used.
         axes: How its axes are read; None where they are stored as they are read.
+        manifest: Stamp of the manifest of the finished output that it is a part of; 0: none.
     """
 
     path: str
     driver: str
     stamp: int
     axes: Axes | None = None
+    manifest: int = 0
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
 
+        What is not stored is 0, so afterwards it is asked whether all that should be there is.
+
         Raises:
-            InputError: Data that cannot be read or decoded, with array and box.
+            InputError: Data that cannot be read or decoded, or are gone, with file and box.
         """
         axes = self.axes
         select = (..., *box.slices()) if axes is None else axes.select(box)
         try:
             array = np.asarray(self._store()[select].read().result())
         except (ValueError, OSError) as error:
-            raise InputError(f"{self.path}, box {box}: {error}") from error
+            raise read_fault(self.path, f"box {box}", error) from error
+        self.check_there(box)
         array = array if axes is None else axes.turn(array)
         return array.astype(plain_dtype(array.dtype), copy=False)
+
+    def check_there(self, box: Box) -> None:
+        """Check, after a box was read, that its array and all files of it are still there.
+
+        Raises:
+            InputError: They are gone, so what was read of them is 0.
+        """
+        path = Path(self.path)
+        if not (path / ("zarr.json" if self.driver == "zarr3" else ".zarray")).is_file():
+            raise InputError(f"{self.path}, box {box}: gone while it was read")
+        check_there(path.parent, path.name, self.manifest, box.start, box.stop)
 
     def write(self, box: Box, array: Array) -> None:
         """Put a box on disk.
@@ -100,9 +122,8 @@ class ZarrReader:
         try:
             store.write(array, can_reference_source_data_indefinitely=True).result()
         except ValueError as error:
-            if found := _SYSTEM_ERROR.search(str(error)):
-                code = int(found[1])
-                raise OSError(code, os.strerror(code), self.path) from error
+            if found := system_error(error, self.path):
+                raise found from error
             raise
 
     def _store(self) -> Any:
@@ -183,7 +204,11 @@ def create_array(
     channels: tuple[str, ...] | None = None,
     layout: Layout,
 ) -> None:
-    """Make a sharded, zstd-compressed Zarr v3 array, or keep the same one already there."""
+    """Make a sharded, zstd-compressed Zarr v3 array, or keep the same one already there.
+
+    Raises:
+        OutputExistsError: Another array is there.
+    """
     lead = () if channels is None else (len(channels),)
     ones = () if channels is None else (1,)
     names = AXES if channels is None else ("c", *AXES)
@@ -192,6 +217,7 @@ def create_array(
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
             {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+            {"name": "crc32c"},
         ],
         "index_codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
@@ -212,45 +238,17 @@ def create_array(
             "dimension_names": list(names),
         },
     }
-    tensorstore.open(spec, create=True, open=True).result()
-
-
-def ome_metadata(
-    name: str,
-    levels: list[tuple[str, Nanometres, Nanometres]],
-    voxel_size_nm: Nanometres | None,
-    channels: tuple[str, ...] | None,
-    kind: Kind | None = None,
-) -> dict[str, Any]:
-    """The ``ome`` attribute (0.5): one multiscale with a scale and a translation a level.
-
-    Labels say that they are labels, so that viewers give each a colour of its own.
-
-    Args:
-        name: Name of the image.
-        levels: Path, voxel size and origin (centre of voxel 0) of each level, in nm where known.
-        voxel_size_nm: None where the size is unknown: axes then carry no unit.
-        channels: Names of the channels, or None.
-        kind: What the voxels are.
-    """
-    unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
-    axes: list[dict[str, str]] = [{"name": a, "type": "space", **unit} for a in AXES]
-    ones, zeros = ([], []) if channels is None else ([1.0], [0.0])
-    if channels is not None:
-        axes.insert(0, {"name": "c", "type": "channel"})
-    datasets = [
-        {
-            "path": path,
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [*ones, *(float(v) for v in scale)]},
-                {"type": "translation", "translation": [*zeros, *(float(v) for v in origin)]},
-            ],
-        }
-        for path, scale, origin in levels
-    ]
-    multiscale = {"name": name, "axes": axes, "datasets": datasets}
-    marks: dict[str, Any] = {"image-label": {}} if kind == "labels" else {}
-    return {"version": "0.5", "multiscales": [multiscale], **marks}
+    try:
+        tensorstore.open(spec, create=True, open=True).result()
+    except ValueError as error:
+        if found := system_error(error, str(path)):
+            raise found from error
+        if not (path / "zarr.json").exists():
+            raise
+        raise OutputExistsError(
+            f"{path}: an array of another shape, type or layout is there, as of an output begun "
+            "by another release of cristae; --overwrite begins anew"
+        ) from error
 
 
 def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
@@ -267,34 +265,56 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
         InputError: No such image, or metadata that cannot be used.
     """
     path = user_path(path)
-    tree = read_json(path / "zarr.json")
-    array = read_json(path / "0" / "zarr.json")
-    if tree is None or array is None:
-        raise InputError(f"{path}: not an OME-Zarr image (no zarr.json and 0/zarr.json)")
-    ours = tree.get("attributes", {}).get("cristae")
-    if ours is None:
-        raise InputError(f"{path}: not made by cristae")
-    channels = ours["channels"] and tuple(ours["channels"])
-    z, y, x = array["shape"][-3:]
-    chunk, shard = _chunks_of(array)
-    record = ours.get("record")
+    image = image_metadata(path)
+    array = array_metadata(path / "0", image.channels)
     return Volume(
         name=name or str(path),
-        reader=ZarrReader(str(path / "0"), "zarr3", stamp_of(path / "0" / "zarr.json")),
-        shape=(z, y, x),
-        dtype=np.dtype(array["data_type"]),
-        channels=channels,
-        voxel_size_nm=ours["voxel_size_nm"] and tuple(ours["voxel_size_nm"]),
-        origin_nm=tuple(ours["origin_nm"]),
-        kind=ours["kind"],
-        chunk_shape=chunk,
-        shard_shape=shard,
-        attributes=ours,
+        reader=_reader(path / "0", _finished(path, image.record)),
+        shape=array.shape,
+        dtype=array.dtype,
+        channels=image.channels,
+        voxel_size_nm=image.voxel_size_nm,
+        origin_nm=image.origin_nm,
+        kind=image.kind,
+        chunk_shape=array.chunk,
+        shard_shape=array.shard,
+        attributes=image.attributes,
         found={"voxel_size": OURS, "origin": OURS},
-        identity=Identity((Written(str(path), record_fingerprint(record)),))
-        if record
+        identity=Identity((Written(str(path), record_fingerprint(image.record)),))
+        if image.record
         else Identity((Folder(name or str(path), str(path)),)),
     )
+
+
+def as_level(volume: Volume) -> Volume:
+    """An array opened as any other, looked after as a level of the image of ours it may belong to.
+
+    Raises:
+        InputError: Files of the image are gone.
+    """
+    reader = volume.reader
+    if not isinstance(reader, ZarrReader) or not is_ours(folder := Path(reader.path).parent):
+        return volume
+    manifest = _finished(folder, image_metadata(folder).record)
+    return volume.with_(reader=replace(reader, manifest=manifest))
+
+
+def _finished(folder: Path, record: Mapping[str, Any] | None) -> int:
+    """The stamp of the manifest of an image that is finished and whole; 0 where there is none."""
+    if record is None or is_unfinished(folder):
+        return 0
+    check_manifest(folder)
+    return manifest_stamp(folder)
+
+
+def _reader(path: Path, manifest: int) -> ZarrReader:
+    """The reader of an array, which can be opened."""
+    reader = ZarrReader(str(path), "zarr3", stamp_of(path / "zarr.json"), manifest=manifest)
+    try:
+        reader._store()
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be opened: {plain_text(error)[:200]}") from error
+    return reader
 
 
 def pyramid_levels(volume: Volume) -> list[tuple[Volume, Triple]]:
@@ -308,33 +328,38 @@ def pyramid_levels(volume: Volume) -> list[tuple[Volume, Triple]]:
         and no level whose voxels do not begin and end where the volume does.
     """
     reader = volume.reader
-    if (
-        not isinstance(reader, ZarrReader)
-        or reader.axes is not None
-        or Path(reader.path).name != "0"
-    ):
+    if not isinstance(reader, ZarrReader) or reader.axes or Path(reader.path).name != "0":
         return []
     folder = Path(reader.path).parent
-    attributes = (read_json(folder / "zarr.json") or {}).get("attributes", {})
-    if "cristae" not in attributes:
+    if not is_ours(folder):
         return []
-    whole = read_json(Path(reader.path) / "zarr.json")["shape"][-3:]
-    first, *others = attributes["ome"]["multiscales"][0]["datasets"]
-    levels = []
-    for dataset in others:
-        z, y, x = (round(a / b) for a, b in zip(_scale_of(dataset), _scale_of(first), strict=True))
-        if _meets(volume, (z, y, x), whole):
-            levels.append((_level(volume, folder / dataset["path"], (z, y, x)), (z, y, x)))
-    return levels
+    steps = level_steps(folder)
+    if steps and not is_current(folder):
+        log.info("%s: edited after it was finished, so its smaller levels are not used", folder)
+        return []
+    whole = array_metadata(Path(reader.path), volume.channels).shape
+    return [
+        (_level(volume, folder / name, step, whole), step)
+        for name, step in steps
+        if _meets(volume, step, whole)
+    ]
 
 
-def _scale_of(dataset: Mapping[str, Any]) -> list[float]:
-    """Voxel size (z, y, x) that a level's metadata names."""
-    transforms = dataset["coordinateTransformations"]
-    return next(list(t["scale"]) for t in transforms if t["type"] == "scale")[-3:]
+def is_current(folder: str | Path) -> bool:
+    """Whether level 0 holds what it held when its image was finished.
+
+    Where it does not, somebody edited it, and what was derived from it then (run and instance
+    tables, smaller levels) describes another array. What release 0.1 finished is taken as it is.
+
+    Raises:
+        InputError: A file that cannot be read or is cut off.
+    """
+    record = image_metadata(Path(folder)).record
+    state = (record or {}).get("state")
+    return state is None or state == array_state(folder)
 
 
-def _meets(volume: Volume, step: Triple, whole: Sequence[int]) -> bool:
+def _meets(volume: Volume, step: Triple, whole: Triple) -> bool:
     """Whether a volume begins and ends at voxel edges of a level."""
     return all(
         corner % n == 0 and ((corner + extent) % n == 0 or corner + extent == all_of_it)
@@ -344,19 +369,21 @@ def _meets(volume: Volume, step: Triple, whole: Sequence[int]) -> bool:
     )
 
 
-def _level(volume: Volume, path: Path, step: Triple) -> Volume:
-    """The volume in a level ``step`` times coarser."""
-    metadata = path / "zarr.json"
-    chunk, shard = _chunks_of(read_json(metadata))
+def _level(volume: Volume, path: Path, step: Triple, whole: Triple) -> Volume:
+    """The volume in a level ``step`` times coarser than the whole image."""
+    array = array_metadata(path, volume.channels)
     z, y, x = (-(-extent // n) for extent, n in zip(volume.shape, step, strict=True))
     cz, cy, cx = (corner // n for corner, n in zip(volume.corner, step, strict=True))
+    expected = tuple(-(-extent // n) for extent, n in zip(whole, step, strict=True))
+    if array.shape != expected:
+        raise InputError(f"{path}: this level has shape {array.shape}, expected {expected}")
     return replace(
         volume,
-        reader=ZarrReader(str(path), "zarr3", stamp_of(metadata)),
+        reader=_reader(path, manifest_stamp(path.parent)),
         shape=(z, y, x),
         corner=(cz, cy, cx),
-        chunk_shape=chunk,
-        shard_shape=shard,
+        chunk_shape=array.chunk,
+        shard_shape=array.shard,
     )
 
 
@@ -368,11 +395,3 @@ def update_attributes(path: str | Path, **changes: Any) -> None:
 def stamp_of(metadata: Path) -> int:
     """What changes when an array is made anew: its metadata's time of change."""
     return metadata.stat().st_mtime_ns
-
-
-def _chunks_of(array: Mapping[str, Any]) -> tuple[Triple, Triple]:
-    shard = array["chunk_grid"]["configuration"]["chunk_shape"]
-    codec = array["codecs"][0]
-    sharded = codec["name"] == "sharding_indexed"
-    chunk = codec["configuration"]["chunk_shape"] if sharded else shard
-    return tuple(chunk[-3:]), tuple(shard[-3:])

@@ -5,12 +5,12 @@ looks at each chunk once decodes it where it is looked at, and it is still in th
 
     SHARD = chunk, chunk, ...; for each chunk of the shard in (z, y, x) order where its bytes begin
             and how many there are (uint64, all ones where it is not stored); CRC-32C of that index
+    chunk = voxels in (z, y, x) order, compressed; CRC-32C of the compressed bytes
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from cristae.engine.checksum import CHECKSUM_BYTES, crc32c
 from cristae.engine.files import write_atomic
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, snap, tile
@@ -25,14 +26,13 @@ from cristae.volumes.sources.ome_zarr import ZSTD_LEVEL, ZarrReader
 from cristae.volumes.volume import Array, Volume
 
 NOT_STORED = 2**64 - 1
-POLYNOMIAL = 0x82F63B78
-"""CRC-32C, its bits reversed."""
 
 
 def encode_chunk(array: Array) -> bytes:
-    """The bytes of one whole chunk, (z, y, x)."""
+    """The bytes of one whole chunk, (z, y, x), their checksum behind them."""
     little: Any = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return bytes(imagecodecs.zstd_encode(little, level=ZSTD_LEVEL))
+    encoded = bytes(imagecodecs.zstd_encode(little, level=ZSTD_LEVEL))
+    return encoded + crc32c(encoded).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> None:
@@ -65,7 +65,7 @@ def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> Non
         index[number] = offset, len(encoded)
         offset += len(encoded)
     ends = index.tobytes()
-    ends += crc32c(ends).to_bytes(4, "little")
+    ends += crc32c(ends).to_bytes(CHECKSUM_BYTES, "little")
     path = Path(reader.path, "c", *(str(number) for number, _ in place))
     write_atomic(path, lambda file: file.writelines([*chunks.values(), ends]), alone=True)
 
@@ -80,6 +80,8 @@ class Chunks:
         chunk: Extent (z, y, x) of a chunk.
         shard: Extent of a shard.
         corner: Voxel of the array that is voxel 0 of the volume.
+        checked: Whether each chunk ends with its checksum.
+        reader: Of the same array; asked whether what is not stored should be there.
     """
 
     folder: Path
@@ -87,6 +89,8 @@ class Chunks:
     chunk: Triple
     shard: Triple
     corner: Triple
+    checked: bool
+    reader: ZarrReader
 
     def read(self, block: Box) -> "Iterator[tuple[Box, Array | None]]":
         """The parts of a block that lie in different chunks, in raster order of these.
@@ -128,9 +132,10 @@ class Chunks:
                 if offset == NOT_STORED:
                     return False
                 file.seek(offset)
-                encoded = file.read(size)
+                encoded = self._verified(path, cell, file.read(size))
             decoded = imagecodecs.zstd_decode(encoded, out=out.reshape(-1).view(np.uint8).data)
         except FileNotFoundError:
+            self.reader.check_there(cell)
             return False
         except (OSError, imagecodecs.ZstdError) as error:
             raise InputError(f"{path}, box {cell}: {error}") from error
@@ -138,16 +143,25 @@ class Chunks:
             raise InputError(f"{path}, box {cell}: {len(decoded)} bytes, expected {out.nbytes}")
         return True
 
+    def _verified(self, path: Path, cell: Box, stored: bytes) -> bytes:
+        """The compressed bytes of a chunk, without their checksum."""
+        if not self.checked:
+            return stored
+        encoded, checksum = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
+        if crc32c(encoded).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+            raise InputError(f"{path}, box {cell}: damaged, the checksum of a chunk does not fit")
+        return encoded
+
     def _index(self, path: Path, file: BinaryIO) -> NDArray[np.uint64]:
         """Where each chunk of a shard lies, (z, y, x, 2)."""
         z, y, x = (s // c for s, c in zip(self.shard, self.chunk, strict=True))
         length, size = 16 * z * y * x, path.stat().st_size
-        if size < length + 4:
-            raise InputError(f"{path}: {size} bytes, expected {length + 4} at least")
-        file.seek(size - length - 4)
+        if size < length + CHECKSUM_BYTES:
+            raise InputError(f"{path}: {size} bytes, expected {length + CHECKSUM_BYTES} at least")
+        file.seek(size - length - CHECKSUM_BYTES)
         ends = file.read()
         if crc32c(ends[:length]) != int.from_bytes(ends[length:], "little"):
-            raise InputError(f"{path}: the checksum of its index does not fit")
+            raise InputError(f"{path}: damaged, the checksum of its index does not fit")
         return np.frombuffer(ends[:length], "<u8").reshape(z, y, x, 2)
 
 
@@ -164,7 +178,7 @@ def chunks_of(volume: Volume) -> Chunks | None:
     inner, index = _codecs(found.get("codecs", [])), _codecs(found.get("index_codecs", []))
     ours = (
         [name for name, _ in outer] == ["sharding_indexed"]
-        and [name for name, _ in inner] == ["bytes", "zstd"]
+        and [name for name, _ in inner] in (["bytes", "zstd"], ["bytes", "zstd", "crc32c"])
         and [name for name, _ in index] == ["bytes", "crc32c"]
         and all(settings.get("endian", "little") == "little" for _, settings in (*inner, *index))
         and found.get("index_location", "end") == "end"
@@ -177,7 +191,10 @@ def chunks_of(volume: Volume) -> Chunks | None:
     if not ours:
         return None
     dtype = volume.dtype.newbyteorder("<")
-    return Chunks(Path(reader.path), dtype, volume.chunk_shape, shard, volume.corner)
+    checked = len(inner) == 3
+    return Chunks(
+        Path(reader.path), dtype, volume.chunk_shape, shard, volume.corner, checked, reader
+    )
 
 
 def _codecs(listed: list[Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -189,22 +206,3 @@ def _codecs(listed: list[Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) of a few bytes."""
-    table = _table()
-    found = 0xFFFFFFFF
-    for byte in data:
-        found = table[(found ^ byte) & 0xFF] ^ (found >> 8)
-    return found ^ 0xFFFFFFFF
-
-
-@cache
-def _table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (POLYNOMIAL if value & 1 else 0)
-        table.append(value)
-    return table
