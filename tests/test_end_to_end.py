@@ -139,7 +139,10 @@ def test_what_is_not_known_is_not_scored(tmp_path):
     rows = pandas.read_csv(next(RunFolder(tmp_path / "run").sample("part").matches.glob("truth*")))
     assert rows["truth"].tolist() == [1]
     tifffile.imwrite(tmp_path / "mask.tif", mask[1:])
-    with pytest.raises(InputError, match=r"mask .* of shape .* expected that of image"):
+    with pytest.raises(
+        InputError,
+        match=r"mask .*shape \(7, 64, 64\).*image.tif: shape \(8, 64, 64\).*expected all of it",
+    ):
         run(load_config(RunConfig, {**config, "volumes": [volume]}))
 
 

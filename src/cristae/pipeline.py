@@ -40,8 +40,9 @@ from cristae.runfolder import RunFolder, SampleFolder
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.training.train import TrainConfig, train_model
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.dataset import Sample, open_sources, pair_faults, sample_faults
+from cristae.volumes.dataset import Sample, open_sources, sample_faults
 from cristae.volumes.partial import split_ignored
+from cristae.volumes.place import common_part, lay, misplaced
 from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import Volume
 
@@ -115,7 +116,7 @@ def run(config: RunConfig, running: Running | None = None) -> Path:
     running = Running() if running is None else running
     raise_faults("run", _faults(config, running), ConfigError)
     watch, folder = Stopwatch(), RunFolder(user_path(config.out))
-    sources = {sample.name: _open_sources(sample, running) for sample in _predicted(config)}
+    sources = {sample.name: _open_sources(sample, config, running) for sample in _predicted(config)}
     _write_yaml(folder.config, to_plain(config))
     provenance = _provenance(config, running)
     write_json(folder.provenance, provenance)
@@ -241,12 +242,19 @@ def _faults(config: RunConfig, running: Running) -> list[str]:
     return faults
 
 
-def _open_sources(sample: Sample, running: Running) -> Sources:
+def _open_sources(sample: Sample, config: RunConfig, running: Running) -> Sources:
     """Image, truth, and where the truth is known, of a sample; all faults at once."""
     image, labels, mask = open_sources(sample, running.same_source)
-    raise_faults(f"volume {sample.name!r}", pair_faults(image, labels, mask))
     if labels is None:
         return image, None, None
+    faults = [
+        f"{role} {misplaced(image, volume, 'expected all of it, or `evaluate.crop: true`')}"
+        for role, volume in (("labels", labels), ("mask", mask))
+        if volume is not None and not config.evaluate.crop and not lay(image, volume).same
+    ]
+    raise_faults(f"volume {sample.name!r}", faults)
+    if mask is not None:
+        labels, mask = common_part([labels, mask])
     return image, *split_ignored(labels, mask, sample.ignore_label)
 
 

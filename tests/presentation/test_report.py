@@ -236,7 +236,7 @@ def test_all_faults_of_the_samples_at_once(arrays, tmp_path):
     good = sample(arrays, "a", truth=False)
     odd = sample(arrays, "a", truth=False)
     image = odd.image.with_(voxel_size_nm=(40.0, 8.0, 8.0))
-    with pytest.raises(InputError, match=r"(?s)'a' appears twice.*40.0, 8.0, 8.0.*30.0, 8.0, 8.0"):
+    with pytest.raises(InputError, match=r"(?s)'a' appears twice.*40 x 8 x 8 nm.*30 x 8 x 8 nm"):
         write_report(
             [good, ReportData("a", image, odd.instances)],
             tmp_path / "r.html",

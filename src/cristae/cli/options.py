@@ -14,6 +14,7 @@ from cristae.errors import ConfigError, InputError, OutputExistsError
 if TYPE_CHECKING:
     from cristae.engine.executors import Resources
     from cristae.networks.model import Model
+    from cristae.volumes.place import Align
     from cristae.volumes.volume import Volume
 
 Source = Annotated[str, typer.Argument(help="a volume in any form")]
@@ -22,12 +23,22 @@ VoxelSize = Annotated[
     str | None,
     typer.Option("--voxel-size", metavar="Z,Y,X", help="nm; replaces what the source says"),
 ]
-Roi = Annotated[str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="only this part")]
+Roi = Annotated[
+    str | None,
+    typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="only this part, in voxels of the first volume"),
+]
 KindOption = Annotated[
     Literal["image", "labels"] | None, typer.Option("--kind", help="what the voxels are")
 ]
 Root = Annotated[
     Path | None, typer.Option(help="folder that relative paths of a tile index count from")
+]
+AlignOption = Annotated[
+    Literal["origin", "voxels"],
+    typer.Option(
+        "--align",
+        help="how volumes lie on each other: by voxel size and origin, or voxel 0 on voxel 0",
+    ),
 ]
 Index = Annotated[
     str | None, typer.Option(metavar="t=0,c=1", help="element of a time or channel axis")
@@ -128,6 +139,25 @@ def open_source(
         series=reading.series,
         same_source=reading.same_source,
     )
+
+
+def in_roi(volume: "Volume", roi: str | None) -> "Volume":
+    """The part of a volume that a roi names; all of it without one."""
+    from cristae.grid import parse_roi
+
+    return volume if roi is None else volume.crop(parse_roi(roi, volume.shape))
+
+
+def under_roi(
+    base: "Volume", other: "Volume", roi: str | None, align: "Align", *, crop: bool = False
+) -> "Volume":
+    """What of a volume lies under the roi of another, whose voxels the roi counts."""
+    from cristae.grid import parse_roi
+    from cristae.volumes.place import part_under
+
+    if roi is None:
+        return other
+    return part_under(base, other, parse_roi(roi, base.shape), align, crop=crop)
 
 
 def open_labels(source: str, reading: Reading) -> "Volume":

@@ -2,12 +2,14 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from cristae.cli.options import (
+    AlignOption,
     AxesOption,
     Config,
     Device,
@@ -33,6 +35,7 @@ from cristae.cli.options import (
     Verbose,
     VoxelSize,
     Workers,
+    in_roi,
     integers,
     load_models,
     numbers,
@@ -43,6 +46,7 @@ from cristae.cli.options import (
     resources_of,
     settings_given,
     start_logging,
+    under_roi,
 )
 from cristae.errors import ConfigError
 
@@ -73,6 +77,7 @@ def run(
     roi: Roi = None,
     axes: AxesOption = None,
     series: Series = None,
+    align: AlignOption = "origin",
     device: Device = None,
     settings: Set = None,
     workers: Workers = None,
@@ -94,6 +99,7 @@ def run(
     if config_file:
         unfit = {"RUN_DIR": run_dir, "--model": model, "--truth": truth, "--roi": roi}
         unfit |= {"--voxel-size": voxel_size, "--axes": axes, "--series": series}
+        unfit["--align"] = None if align == "origin" else align
         refuse_given(unfit, f"for a run of a SOURCE; use --set with {source}")
     elif run_dir is None or model is None:
         raise ConfigError("a run of a SOURCE needs RUN_DIR and --model (or give a CONFIG.yaml)")
@@ -108,6 +114,7 @@ def run(
             "voxel_size_nm": numbers("--voxel-size", voxel_size),
             "axes": axes,
             "series": series,
+            "align": align,
         }
         tree = {"volumes": [sample], "out": str(run_dir), "model": model}
     computing = [] if device is None else [f"predict.device={device}"]
@@ -224,6 +231,7 @@ def predict(
     mask: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="where there is tissue; 0 elsewhere")
     ] = None,
+    align: AlignOption = "origin",
     grid: Annotated[
         Literal["source", "working"] | None,
         typer.Option(help="voxels of the output: the source's (default) or the model's"),
@@ -267,14 +275,17 @@ def predict(
         grid=grid,
         skip_empty=skip_empty,
     )
+    everywhere = replace(reading, roi=None)
+    whole = open_source(source, everywhere)
+    of_mask = replace(everywhere, voxel_size=None, index=None, root=None)
+    tissue = None if mask is None else open_source(mask, of_mask)
     predict_volume(
-        open_source(source, reading),
+        in_roi(whole, roi),
         load_models(model, ensemble, pytc_config),
         out,
         config=load_config(PredictConfig, given, settings or []),
-        mask=None
-        if mask is None
-        else open_source(mask, replace(reading, voxel_size=None, index=None, root=None)),
+        mask=None if tissue is None else under_roi(whole, tissue, roi, align),
+        align=align,
         block_shape=integers("--block-shape", block_shape),
         resources=resources_of(workers, memory),
         overwrite=overwrite,
@@ -355,6 +366,7 @@ def evaluate(
     crop: Annotated[
         bool, typer.Option("--crop", help="compare the common part of volumes that differ")
     ] = False,
+    align: AlignOption = "origin",
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     axes: AxesOption = None,
@@ -386,18 +398,23 @@ def evaluate(
         write_tables,
     )
 
-    found, true = (open_labels(source, reading) for source in (instances, truth))
-    ranking: Any = None
-    if scores:
-        is_table = Path(scores).suffix == ".csv"
-        ranking = read_scores(Path(scores)) if is_table else open_source(scores, reading)
     given = settings_given(
         score_channel=scores_channel, categories=categories, relabel=relabel, crop=crop
     )
+    config = load_config(EvaluateConfig, {**given, "align": align}, settings or [])
+    everywhere = replace(reading, roi=None)
+    whole = open_labels(instances, everywhere)
+    under = partial(under_roi, whole, roi=roi, align=config.align, crop=True)
+    true = under(open_labels(truth, everywhere))
+    found, ranking = in_roi(whole, roi), None
+    if scores:
+        is_table = Path(scores).suffix == ".csv"
+        image = None if is_table else open_source(scores, everywhere)
+        ranking = read_scores(Path(scores)) if image is None else under(image)
     options: dict[str, Any] = {
         "scores": ranking,
-        "mask": open_source(mask, reading) if mask else None,
-        "config": load_config(EvaluateConfig, given, settings or []),
+        "mask": under(open_source(mask, everywhere)) if mask else None,
+        "config": config,
         "block_shape": integers("--block-shape", block_shape),
         "resources": resources_of(workers, memory),
     }

@@ -1,11 +1,14 @@
 """What helps before, between and after the stages."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from cristae.cli.options import (
+    AlignOption,
     AxesOption,
     Config,
     Device,
@@ -29,6 +32,7 @@ from cristae.cli.options import (
     VoxelSize,
     Workers,
     as_yaml,
+    in_roi,
     load_models,
     open_labels,
     open_source,
@@ -37,6 +41,7 @@ from cristae.cli.options import (
     resources_of,
     settings_given,
     start_logging,
+    under_roi,
 )
 from cristae.errors import ConfigError
 
@@ -245,6 +250,7 @@ def tune(
     roi: Roi = None,
     axes: AxesOption = None,
     series: Series = None,
+    align: AlignOption = "origin",
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -268,13 +274,19 @@ def tune(
             raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
         load_model(write)  # found unfit now rather than after the search
     given = settings_given(score=score, segment=settings_given(decoder=decoder) or None)
-    volume = open_source(prediction, reading)
+    config = load_config(TuneConfig, given, settings or [])
+    if align != "origin":
+        config = replace(config, evaluate=replace(config.evaluate, align=align))
+    everywhere = replace(reading, roi=None)
+    whole = open_source(prediction, everywhere)
+    under = partial(under_roi, whole, roi=roi, align=config.evaluate.align, crop=True)
+    volume = in_roi(whole, roi)
     tuned = tune_volume(
         volume,
-        open_labels(truth, reading) if truth else None,
+        under(open_labels(truth, everywhere)) if truth else None,
         out,
-        image=open_source(image, reading) if image else None,
-        config=load_config(TuneConfig, given, settings or []),
+        image=under(open_source(image, everywhere)) if image else None,
+        config=config,
         resources=resources_of(workers, memory),
         overwrite=overwrite,
     )

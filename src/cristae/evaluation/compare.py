@@ -13,10 +13,12 @@ from typing import Literal
 from cristae.configuration import read_yaml
 from cristae.engine.files import read_json, write_text
 from cristae.engine.paths import user_path
-from cristae.errors import ConfigError, OutputExistsError, raise_faults
+from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.evaluation.tune import ERRORS, SCORES, score_of
 from cristae.runfolder import RunFolder, SampleFolder
+from cristae.volumes.place import lay, misplaced
+from cristae.volumes.sources import open_volume
 
 By = Literal["pool", "sample"]
 
@@ -86,8 +88,8 @@ def compare_runs(
 
     Raises:
         ConfigError: No such score.
-        InputError: Folders that are no runs, runs without scores, runs of different samples; all
-            at once.
+        InputError: Folders that are no runs, runs without scores, runs of different samples, or of
+            truths that do not cover the same place; all at once.
     """
     folders = [RunFolder(user_path(run)) for run in runs]
     raise_faults("compare", list(_faults(folders)))
@@ -121,6 +123,23 @@ def _faults(folders: Sequence[RunFolder]) -> Iterator[str]:
     if len({tuple(names) for names in samples.values()}) > 1:
         listed = "; ".join(f"{run}: {', '.join(names)}" for run, names in samples.items())
         yield f"runs of different samples cannot be compared: {listed}"
+    elif samples:
+        for name in next(iter(samples.values())):
+            yield from _place_faults(
+                name, [folder for folder in folders if str(folder.root) in samples]
+            )
+
+
+def _place_faults(sample: str, folders: Sequence[RunFolder]) -> Iterator[str]:
+    """Runs whose truth of a sample does not cover the same place as the first run's."""
+    paths = [folder.sample(sample).truth for folder in folders]
+    truths = [open_volume(path) for path in paths if path.is_dir()]
+    for truth in truths[1:]:
+        try:
+            if not lay(truths[0], truth, crop=True).same:
+                yield f"{sample}: {misplaced(truths[0], truth, 'expected the same place')}"
+        except InputError as error:
+            yield f"{sample}: {error}"
 
 
 def _scored_samples(folder: RunFolder) -> list[str]:

@@ -17,7 +17,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
 from cristae.evaluation.label_runs import run_table_of, table_rows
 from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
-from cristae.evaluation.placement import FLOAT_UNIT, Align, Compared, place_volumes
+from cristae.evaluation.placement import FLOAT_UNIT, Compared, place_volumes
 from cristae.grid import Box, Triple, tile
 from cristae.measurement.blocks import (
     TABLE_BYTES,
@@ -38,6 +38,7 @@ from cristae.measurement.tally import (
     tally_parts,
     tally_runs,
 )
+from cristae.volumes.place import Align
 from cristae.volumes.sources.shards import Chunks, chunks_of
 from cristae.volumes.values import probabilities
 from cristae.volumes.volume import Volume
@@ -62,7 +63,8 @@ def overlap_table(
     Args:
         compared: The volumes.
         crop: Compare the common part of volumes that do not cover the same place.
-        align: ``origin`` places the volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
+        align: ``origin`` places the volumes by voxel size and origin, ``voxels`` lays voxel 0 on
+            voxel 0 (``corner``: its older name).
         block_shape: Voxels (z, y, x) read at a time, also where there are run tables; by default
             whole chunks of all volumes.
         resources: Workers and executor.

@@ -1,20 +1,16 @@
 """What is compared: volumes of one place, checked before any of them is read."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
-from cristae.errors import raise_faults
-from cristae.grid import Box, Triple
+from cristae.errors import InputError, raise_faults
+from cristae.grid import Box
+from cristae.volumes.place import Align, laid_on, lay, misplaced
 from cristae.volumes.volume import Volume
-
-Align = Literal["origin", "corner"]
 
 FLOAT_UNIT = 1 << 24
 """Scores that are floats are counted in steps of 2**-24, so that their sums are integers too."""
-
-_TOLERANCE_VX = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,31 +66,34 @@ class Compared:
 
 
 def place_volumes(compared: Compared, crop: bool, align: Align) -> tuple[Box, Compared]:
-    """The box to compare in the prediction's voxels, and every volume cropped to it.
+    """The box to compare in the prediction's voxels, and every volume on it, voxel by voxel.
 
     Nothing is read; options and errors are those of `overlap_table`.
     """
     prediction, truth, volumes = compared.prediction, compared.truth, compared.volumes
     faults = _type_faults(compared)
-    offsets: dict[str, Triple] = {}
+    overlays = {}
     for role, volume in volumes.items():
-        offsets[role], found = _offset(prediction, volume, align)
-        faults += found
+        try:
+            overlays[role] = lay(prediction, volume, align, crop=True)
+        except InputError as error:
+            faults.append(f"{role} {error}")
     raise_faults(f"{prediction.name} and {truth.name}", faults)
-    boxes = {role: volume.box.shift(offsets[role]) for role, volume in volumes.items()}
-    common = boxes["prediction"].clip(boxes["truth"])
-    if boxes["truth"] != boxes["prediction"] and not crop:
-        faults.append(
-            f"prediction has shape {prediction.shape}, truth has shape {truth.shape} at voxel "
-            f"{offsets['truth']} of it; expected the same place (crop compares the common part)"
-        )
-    elif common.empty:
-        faults.append(f"truth at {boxes['truth']} and prediction at {prediction.box} do not meet")
+    common = overlays["truth"].box
+    if not overlays["truth"].same and not crop:
+        reason = "expected the same place (crop compares the common part)"
+        faults.append(f"truth {misplaced(prediction, truth, reason)}")
     for role in ("scores", "mask"):
-        if role in boxes and not boxes[role].contains(common):
-            faults.append(f"{role} at {boxes[role]} does not cover {common}")
+        if role in overlays and not overlays[role].box.contains(common):
+            found = f"{role} at {overlays[role].box} does not cover {common}"
+            faults.append(f"{role} {misplaced(prediction, volumes[role], found)}")
     raise_faults(f"{prediction.name} and {truth.name}", faults)
-    parts = {role: v.crop(common.relative_to(offsets[role])) for role, v in volumes.items()}
+    parts = {
+        role: laid_on(prediction, volume, overlays[role]).crop(
+            common.relative_to(overlays[role].box.start)
+        )
+        for role, volume in volumes.items()
+    }
     placed = replace(
         compared,
         prediction=parts["prediction"],
@@ -103,27 +102,6 @@ def place_volumes(compared: Compared, crop: bool, align: Align) -> tuple[Box, Co
         mask=parts.get("mask"),
     )
     return common, placed
-
-
-def _offset(base: Volume, volume: Volume, align: Align) -> tuple[Triple, list[str]]:
-    """Voxel of ``base`` on which voxel 0 of ``volume`` lies, and what is wrong with that."""
-    size, other = base.voxel_size_nm, volume.voxel_size_nm
-    faults = []
-    if size is not None and other is not None and not np.allclose(size, other, rtol=1e-4):
-        faults.append(f"voxel size {other} nm of {volume.name}, {size} nm of {base.name}")
-    if align == "corner":
-        return (0, 0, 0), faults
-    # where the voxel size is unknown, origins are counted in voxels
-    here, there = (np.array(v.origin_nm) / (v.voxel_size_nm or (1.0,) * 3) for v in (base, volume))
-    offset = there - here
-    whole = np.rint(offset)
-    if not faults and (np.abs(offset - whole) > _TOLERANCE_VX).any():
-        z, y, x = np.round(offset, 3).tolist()
-        faults.append(
-            f"{volume.name} lies ({z}, {y}, {x}) voxels from {base.name}, expected whole voxels"
-        )
-    z, y, x = (int(i) for i in whole)
-    return (z, y, x), faults
 
 
 def _type_faults(compared: Compared) -> list[str]:

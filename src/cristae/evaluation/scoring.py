@@ -17,10 +17,10 @@ from cristae.evaluation.matching import (
 )
 from cristae.evaluation.metrics import best_truth, match, voxel_scores
 from cristae.evaluation.overlaps import Floats, Overlaps, pool
-from cristae.evaluation.placement import Align
 from cristae.evaluation.scores import Block, Ranking, Scores
 from cristae.evaluation.tables import MatchTables, Place, match_tables, overlaps_of_tables
 from cristae.evaluation.uncertainty import bootstrap_intervals
+from cristae.volumes.place import Align
 
 
 @config_dataclass
@@ -34,7 +34,8 @@ class EvaluateConfig:
             has it (where the voxel size is known), ``volume`` by ``size_thresholds_vx``, ``none``.
         relabel: Take every 26-connected part of an id, on both sides, as an instance of its own.
         crop: Compare the common part of volumes that do not cover the same place.
-        align: ``origin`` places volumes by their origins, ``corner`` lays voxel 0 on voxel 0.
+        align: ``origin`` places volumes by voxel size and origin, ``voxels`` lays voxel 0 on
+            voxel 0 (``corner``: its older name).
         without_border_cut: Score a second time without instances that the border cuts.
         bootstrap_samples: Times the instances are drawn again for intervals; 0 for no intervals.
         bootstrap_seed: Of those draws.

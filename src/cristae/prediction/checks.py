@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
-from cristae.errors import raise_faults
+from cristae.errors import InputError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.device import DeviceName, device_faults
 from cristae.networks.ensemble import ensemble_faults
@@ -20,6 +20,7 @@ from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grid
 from cristae.prediction.regions import Region
 from cristae.prediction.resample import Factors
+from cristae.volumes.place import Align, lay, spread_over
 from cristae.volumes.volume import Volume
 
 _LATER = {"grid": "source", "skip_empty": False, "section_step": 1, "scales": [1.0]}
@@ -109,12 +110,13 @@ def check_request(
     config: PredictConfig,
     block_shape: Triple | None,
     mask: Volume | None,
+    align: Align = "origin",
 ) -> None:
     """Raise one InputError for all that is wrong with the inputs."""
     faults = [*_source_faults(source, models[0], contract), *ensemble_faults(models)]
     faults += device_faults(config.device)
     if mask is not None:
-        faults += _mask_faults(source, mask)
+        faults += _mask_faults(source, mask, align)
     if block_shape is not None and min(block_shape) < 1:
         faults.append(f"block shape {block_shape}: expected three extents of at least 1")
     if block_shape is not None and contract.windows is not None:
@@ -176,41 +178,42 @@ def _source_faults(source: Volume, model: Model, contract: Contract) -> list[str
     return faults
 
 
-def _mask_faults(source: Volume, mask: Volume) -> list[str]:
-    faults = []
+def _mask_faults(source: Volume, mask: Volume, align: Align) -> list[str]:
     if mask.channels is not None:
-        faults.append(f"mask {mask.name}: channels {mask.channels} found, expected none")
-    if mask_scale(source, mask) is None:
-        faults.append(
-            f"mask {mask.name}: shape {mask.shape} at {mask.voxel_size_nm} nm found, expected "
-            f"{source.shape}, or a smaller one of a voxel size that covers the same "
-            f"({source.voxel_size_nm} nm a voxel of the image)"
-        )
-    return faults
+        return [f"mask {mask.name}: channels {mask.channels} found, expected none"]
+    try:
+        lay(source, mask, align)
+    except InputError as error:
+        return [f"mask {error}"]
+    return []
 
 
-def mask_scale(source: Volume, mask: Volume) -> Factors | None:
+def mask_scale(source: Volume, mask: Volume, align: Align = "origin") -> Factors | None:
     """Voxel size of the source over the mask's along each axis; None where they do not fit."""
-    if mask.shape == source.shape:
-        return 1.0, 1.0, 1.0
-    if source.voxel_size_nm is None or mask.voxel_size_nm is None:
+    try:
+        overlay = lay(source, mask, align)
+    except InputError:
         return None
-    z, y, x = (a / b for a, b in zip(source.voxel_size_nm, mask.voxel_size_nm, strict=True))
-    fits = all(
-        abs(n * f - m) < 1 for n, f, m in zip(source.shape, (z, y, x), mask.shape, strict=True)
-    )
-    return (z, y, x) if fits else None
+    z, y, x = (g / c for g, c in zip(overlay.finer, overlay.coarser, strict=True))
+    return z, y, x
 
 
-def mask_region(source: Volume, mask: Volume, scale: Factors) -> Region:
-    """A mask of the source's place as a region of an output.
+def laid_mask(source: Volume, mask: Volume, align: Align = "origin") -> Volume:
+    """A mask that `check_request` let pass, on the voxels of the source; 0 where there is none."""
+    overlay = lay(source, mask, align)
+    laid = spread_over(source, mask, overlay)
+    # shapes alone say how a mask over all of the source lies, so records name it by itself
+    whole = overlay.same and overlay.shift == (0, 0, 0)
+    return laid.with_(identity=mask.identity) if whole else laid
+
+
+def mask_region(source: Volume, mask: Volume, scale: Factors, align: Align = "origin") -> Region:
+    """A mask over the source as a region of an output.
 
     Args:
         source: The image.
         mask: A mask that `check_request` let pass.
         scale: Output voxel size over the source's.
+        align: How the mask lies on the source, see `lay`.
     """
-    z, y, x = (
-        a * b for a, b in zip(scale, mask_scale(source, mask) or (1.0, 1.0, 1.0), strict=True)
-    )
-    return Region(mask, (z, y, x))
+    return Region(laid_mask(source, mask, align), scale)

@@ -36,6 +36,7 @@ from cristae.prediction.checks import (
     PredictConfig,
     check_places,
     check_request,
+    laid_mask,
     mask_region,
     plain_settings,
     resolve_config,
@@ -60,6 +61,7 @@ from cristae.volumes.intensity import (
     sample_intensity,
 )
 from cristae.volumes.padding import Padding, content_mask, find_padding
+from cristae.volumes.place import Align
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.volume import Volume
 
@@ -77,6 +79,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     *,
     config: PredictConfig | None = None,
     mask: Volume | None = None,
+    align: Align = "origin",
     block_shape: Triple | None = None,
     resources: Resources | None = None,
     overwrite: bool = False,
@@ -94,8 +97,10 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
             rule, working voxel size and windows, the first one's decoder and thresholds pass on.
         out: The ``.zarr`` written.
         config: How to predict.
-        mask: Where there is tissue, not 0: of the source's shape, or coarser over the same place.
-            Elsewhere nothing is computed and the output is 0.
+        mask: Where there is tissue, not 0. It lies on the source by voxel size and origin, shifted
+            by whole voxels or finer or coarser by whole factors (`cristae.volumes.place`).
+            Elsewhere, also where there is no mask, nothing is computed and the output is 0.
+        align: ``voxels`` lays the mask's voxel 0 on the source's instead.
         block_shape: Core (z, y, x) of a tile in voxels of the output; by default the one with the
             least waste that memory allows. Changes nothing but the order of some float32 sums. Not
             for a model with windows, which are its blocks.
@@ -123,7 +128,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     contract = ensemble_contract(models)
     section_nm = section_thickness(source, models[0])
     config = resolve_config(config or PredictConfig(), contract, section_nm)
-    check_request(source, models, contract, config, block_shape, mask)
+    check_request(source, models, contract, config, block_shape, mask, align)
+    mask = None if mask is None else laid_mask(source, mask, align)
     scales = config.scales or (1.0,)
     grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
     asked = _Asked(source, models, contract, out, config, mask, grids, block_shape, resources)

@@ -18,9 +18,9 @@ class ReportData:
     Attributes:
         name: Of the sample.
         image: Grey values (z, y, x).
-        instances: Predicted ids (z, y, x), of the same voxel size.
+        instances: Predicted ids (z, y, x) of the same place, see `cristae.volumes.place`.
         prediction: The network's output; only its attributes are shown.
-        truth: True ids (z, y, x), of the same voxel size.
+        truth: True ids (z, y, x), likewise.
         scores: In the layout of ``scores.json``.
         precision_recall: IoU -> (recall, precision); made of ``matches`` when None.
         matches: What became of every instance; gives the curves and the error atlas.

@@ -15,7 +15,7 @@ import numpy as np
 
 from cristae import __version__
 from cristae.engine.files import write_text
-from cristae.errors import raise_faults
+from cristae.errors import InputError, raise_faults
 from cristae.evaluation.tables import MatchTables, overlaps_of_tables, precision_recall_of
 from cristae.figures.charts import precision_recall_chart, size_histogram
 from cristae.figures.colours import instance_colours, to_hex
@@ -27,6 +27,7 @@ from cristae.presentation.errors import SegmentationError, choose, find_errors
 from cristae.presentation.pictures import Stack, grey_window, more_sections, three_planes, views
 from cristae.presentation.sampling import focus, thin_out, voxel_size_of
 from cristae.presentation.training import TrainingData, training_page
+from cristae.volumes.place import lay
 
 __all__ = ["ReportData", "write_report"]
 
@@ -61,8 +62,8 @@ def write_report(
         ``out``.
 
     Raises:
-        InputError: No samples, names that are not unique, or volumes of one sample that differ
-            in voxel size; all faults at once.
+        InputError: No samples, names that are not unique, or volumes of one sample that do not
+            lie on each other; all faults at once.
     """
     _check(samples, training)
     prefixes = _prefixes([data.name for data in samples])
@@ -94,12 +95,11 @@ def _check(samples: Sequence[ReportData], training: TrainingData | None) -> None
     ]
     for data in samples:
         for role, volume in (("image", data.image), ("truth", data.truth)):
-            expected = data.instances.voxel_size_nm
-            if volume is not None and volume.voxel_size_nm != expected:
-                faults.append(
-                    f"{data.name}: {role} has voxels of {volume.voxel_size_nm} nm, "
-                    f"the instances {expected}"
-                )
+            try:
+                if volume is not None:
+                    lay(data.instances, volume, crop=True)
+            except InputError as error:
+                faults.append(f"{data.name}: {role} {error}")
     raise_faults("report", faults)
 
 

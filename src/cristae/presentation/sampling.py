@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cristae.grid import Box, Triple
+from cristae.volumes.place import lay, spread_over
 from cristae.volumes.volume import Array, Nanometres, Volume
 
 #: Most voxels that are read at once, that are kept of a thinned-out volume, and that are read
@@ -144,22 +145,15 @@ def read_at(volume: Volume, reference: Volume, box: Box) -> Array:
 
     Args:
         volume: What to read; the first channel where it has several.
-        reference: The volume whose voxels the box counts, of the same voxel size.
+        reference: The volume whose voxels the box counts.
         box: Any box of ``reference``.
 
     Returns:
         Array (z, y, x) of the box's shape, 0 where ``volume`` has no voxels.
+
+    Raises:
+        InputError: The volumes do not lie on each other, see `lay`.
     """
-    size, _ = voxel_size_of(reference)
-    z, y, x = (
-        round((a - b) / edge)
-        for a, b, edge in zip(volume.origin_nm, reference.origin_nm, size, strict=True)
-    )
-    wanted = box.shift((-z, -y, -x))
-    there = wanted.clip(volume.box)
-    result = np.zeros(box.shape, dtype=volume.dtype)
-    if not there.empty:
-        part = volume.read(there)
-        part = part if volume.channels is None else part[0]
-        result[there.relative_to(wanted.start).slices()] = part
-    return result
+    overlay = lay(reference, volume, crop=True)
+    part = spread_over(reference, volume, overlay).read(box)
+    return part if volume.channels is None else part[0]

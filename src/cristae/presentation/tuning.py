@@ -23,6 +23,7 @@ from cristae.presentation.errors import choose, find_errors
 from cristae.presentation.report import templates
 from cristae.presentation.sampling import plane_box, read_at
 from cristae.segmentation.decoders import SegmentConfig
+from cristae.volumes.place import lay, spread_over
 from cristae.volumes.volume import Volume
 
 TUNED, TABLE, PAGE = "TUNED.yaml", "settings.csv", "tuning.html"
@@ -47,7 +48,8 @@ def tune_volume(
         truth: True labels of the same place; without it the page shows what each setting changes.
         out: Folder for ``settings.csv``, ``tuning.html`` and, with a truth, ``TUNED.yaml``, which
             `SegmentConfig` reads.
-        image: Grey values (z, y, x) for the pictures; the prediction's mask by default.
+        image: Grey values (z, y, x) for the pictures, of the same place; the prediction's mask by
+            default.
         config: What is tried.
         resources: Workers, executor and memory.
         overwrite: Replace an output of other inputs or settings.
@@ -62,6 +64,9 @@ def tune_volume(
     config = config or TuneConfig()
     volumes = {"prediction": prediction, "truth": truth, "image": image}
     inputs = {role: v.identity for role, v in volumes.items() if v is not None}
+    if image is not None:
+        overlay = lay(prediction, image, config.evaluate.align, crop=True)
+        image = spread_over(prediction, image, overlay)
     named = out / (PAGE if truth is None else TUNED)
     with open_ledger(
         named, stage="tune", inputs=inputs, settings=to_plain(config), overwrite=overwrite

@@ -260,6 +260,11 @@ def _number_faults(config: TrainConfig) -> list[str]:
         for name in shares
         if not 0 <= getattr(config, name) <= 1
     ]
+    if not 0 <= config.seed < 2**63:
+        faults.append(f"seed {config.seed}: expected 0 to 2**63 - 1")
+    weights = to_plain(config.sampling)
+    if not all(0 <= w < math.inf for w in weights.values()) or not any(weights.values()):
+        faults.append(f"sampling {weights}: expected weights of at least 0, one of them above 0")
     if not 0 <= config.replay < 1:
         faults.append(f"replay {config.replay}: expected a number in [0, 1)")
     if config.devices > 0 and config.batch % config.devices:

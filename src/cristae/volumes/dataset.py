@@ -16,7 +16,9 @@ from cristae.errors import ConfigError, DiskSpaceError, InputError, raise_faults
 from cristae.grid import tile
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.negative import SCAN_SHAPE, label_faults, no_instances
+from cristae.volumes.pairs import cut_to_common, lay_on_image
 from cristae.volumes.partial import split_ignored
+from cristae.volumes.place import Align
 from cristae.volumes.simulate import SimulationConfig, simulate_volume
 from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
@@ -42,7 +44,8 @@ class Sample:
         voxel_size_nm: Voxel size (z, y, x) in nm; needed where the sources do not say.
         axes: What the axes of the sources are, see `open_volume`; as they say by default.
         series: Which series of files that hold several.
-        roi: ``z0:z1,y0:y1,x0:x1`` of image, labels and mask; all by default.
+        roi: ``z0:z1,y0:y1,x0:x1`` in voxels of the image, and what lies there of labels and mask;
+            all by default.
         group: ``train``, ``validation`` or ``test``.
         invert: Turn the contrast around (for bright membranes).
         label_widening_nm: By how much instances are grown to end at the outer membrane's outer
@@ -52,6 +55,9 @@ class Sample:
             (1, 2, 4, 8) a volume with 5 nm sections stands for 5 to 40 nm ones.
         simulate: A simulated volume in place of sources.
         negative: The volume truly holds no instance: labels are 0 everywhere, or left out.
+        align: How labels and mask lie on the image: ``origin``, by voxel size and origin; they may
+            cover a part of it, and be finer or coarser by whole factors. ``voxels``: voxel 0 on
+            voxel 0, whatever the files say.
     """
 
     name: str
@@ -70,9 +76,10 @@ class Sample:
     z_steps: tuple[int, ...] = (1,)
     simulate: SimulationConfig | None = None
     negative: bool = False
+    align: Align = "origin"
 
 
-_LATER = ("negative", "axes", "series")
+_LATER = ("negative", "axes", "series", "align")
 """Fields that a record names only where they are not the default: release 0.1 has not got them."""
 
 
@@ -133,9 +140,9 @@ def open_sample(
     image, labels, mask = open_sources(sample, same_source)
     if labels is None:
         raise InputError(f"volume {sample.name!r}: no labels found, expected some")
-    faults = pair_faults(image, labels, mask)
+    image, labels, mask = cut_to_common(sample.name, image, labels, mask)
     labels, mask = split_ignored(labels, mask, sample.ignore_label)
-    faults += label_faults(labels, negative=sample.negative)
+    faults = label_faults(labels, negative=sample.negative)
     if voxel_size_needed or sample.label_widening_nm:
         faults += _voxel_size_faults(image)
     raise_faults(f"volume {sample.name!r}", faults)
@@ -295,37 +302,51 @@ def sample_faults(sample: Sample, *, labels_needed: bool = True) -> list[str]:
 def open_sources(
     sample: Sample, same_source: bool = False
 ) -> tuple[Volume, Volume | None, Volume | None]:
-    """Image, labels and mask of a sample as its sources hold them; None for what it has not.
+    """Image, labels and mask of a sample; None for what it has not.
 
     Args:
         sample: One without `sample_faults`.
         same_source: The sources are those that records name, although time or content differ.
 
+    Returns:
+        The image, or its part in the sample's roi. Labels and mask are on its voxels, over what
+        they have of it.
+
     Raises:
-        InputError: Sources that cannot be read; all faults at once.
+        InputError: Sources that cannot be read, that have channels, or that do not lie on the
+            image; all faults at once.
     """
-    size, roi = sample.voxel_size_nm, sample.roi
+    given, faults = _given(sample, same_source)
+    raise_faults(f"volume {sample.name!r}", faults)
+    volumes, faults = lay_on_image(given, sample.roi, sample.align)
+    raise_faults(f"volume {sample.name!r}", faults)
+    labels = volumes.get("labels")
+    if labels is None and sample.negative:
+        labels = no_instances(volumes["image"])
+    return volumes["image"], labels, volumes.get("mask")
+
+
+def _given(sample: Sample, same_source: bool) -> tuple[dict[str, Volume], list[str]]:
+    """The volumes that a sample names, as their sources hold them, and what is wrong with these."""
+    size = sample.voxel_size_nm
     if sample.simulate is not None:
         image, labels = (
-            open_volume(volume, voxel_size_nm=size, roi=roi)
-            for volume in simulate_volume(sample.simulate)
+            open_volume(volume, voxel_size_nm=size) for volume in simulate_volume(sample.simulate)
         )
-        return image, labels, None
-    given: tuple[tuple[str | None, Kind | None], ...] = (
-        (sample.image, "image"),
-        (sample.labels, "labels"),
-        (sample.mask, None),
-    )
+        return {"image": image, "labels": labels}, []
+    given: dict[str, tuple[str | None, Kind | None]] = {
+        "image": (sample.image, "image"),
+        "labels": (sample.labels, "labels"),
+        "mask": (sample.mask, None),
+    }
     faults: list[str] = []
-    volumes: list[Volume | None] = []
-    for source, kind in given:
-        volumes.append(None)
+    volumes: dict[str, Volume] = {}
+    for role, (source, kind) in given.items():
         if source is not None:
             try:
-                volumes[-1] = open_volume(
+                volumes[role] = open_volume(
                     source,
                     voxel_size_nm=size,
-                    roi=roi,
                     kind=kind,
                     axes=sample.axes,
                     series=sample.series,
@@ -333,29 +354,9 @@ def open_sources(
                 )
             except InputError as error:
                 faults.append(str(error))
-    raise_faults(f"volume {sample.name!r}", faults)
-    image_there, labels_there, mask_there = volumes
-    if image_there is None:
-        raise InputError(f"volume {sample.name!r}: no image found, expected one")
-    if labels_there is None and sample.negative:
-        labels_there = no_instances(image_there)
-    return image_there, labels_there, mask_there
-
-
-def pair_faults(image: Volume, labels: Volume | None, mask: Volume | None) -> list[str]:
-    """Why volumes do not fit together: other shapes, or channels."""
-    faults = []
-    others = [("labels", labels), ("mask", mask)]
-    for what, other in others:
-        if other is not None and other.shape != image.shape:
-            faults.append(
-                f"{what} {other.name} of shape {other.shape}, expected that of image "
-                f"{image.name}, {image.shape}"
-            )
-    for volume in (image, labels, mask):
-        if volume is not None and volume.channels is not None:
-            faults.append(f"{volume.name}: {len(volume.channels)} channels, expected (z, y, x)")
-    return faults
+    if sample.image is None:
+        faults.append("no image found, expected one")
+    return volumes, faults
 
 
 def _voxel_size_faults(image: Volume) -> list[str]:
