@@ -212,10 +212,14 @@ def place_text(volume: Volume) -> str:
     """Shape, voxel size and origin in words."""
     size = volume.voxel_size_nm
     text = "unknown" if size is None else " x ".join(f"{v:g}" for v in size) + " nm"
-    # a part of a volume of unknown voxel size has its origin in voxels
-    origin = ", ".join(f"{v:g}" for v in volume.origin_nm)
-    unit = "voxels" if size is None else "nm"
-    return f"shape {volume.shape}, voxel size {text}, origin {origin} {unit}"
+    origin = _origin_text(volume.origin_nm, volume)
+    return f"shape {volume.shape}, voxel size {text}, origin {origin}"
+
+
+def _origin_text(origin: Sequence[float], volume: Volume) -> str:
+    """An origin; a part of a volume of unknown voxel size has it in voxels."""
+    unit = "voxels" if volume.voxel_size_nm is None else "nm"
+    return f"{', '.join(f'{value:g}' for value in origin)} {unit}"
 
 
 def _by_place(base: Volume, other: Volume) -> Overlay:
@@ -262,7 +266,7 @@ def _whole(
             base,
             other,
             f"its first edge lies {apart} voxels from {base.name}, expected whole voxels (an "
-            f"origin of {', '.join(f'{value:g}' for value in nearest)})",
+            f"origin of {_origin_text(nearest, other)})",
         )
     z, y, x = (int(edge) for edge in np.rint(edges))
     return z, y, x
