@@ -332,7 +332,7 @@ def test_tune_lays_truth_and_image_by_place(store, grey, tmp_path):
     with pytest.raises(InputError, match="whole voxels"):
         cristae(*command)
     assert "seed_threshold" in cristae(*command, "--align", "voxels")
-    without_truth = (*command[:2], *command[3:], "--overwrite")
+    without_truth = (*command[:2], *command[3:], "--out", tmp_path / "seen")
     with pytest.raises(InputError, match="whole voxels"):
         cristae(*without_truth)
     cristae(*without_truth, "--align", "voxels")
