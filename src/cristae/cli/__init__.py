@@ -3,6 +3,7 @@
 Stages are imported inside the commands, so that ``cristae --help`` is quick.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,8 @@ class _Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Call the function with paths as the system knows them."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a name need not be UTF-8
         ctx.params = {name: _at_home(value) for name, value in ctx.params.items()}
         return super().invoke(ctx)
 

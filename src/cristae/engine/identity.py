@@ -161,7 +161,8 @@ class Identity:
 
 def file_identity(path: str | os.PathLike[str]) -> Identity:
     """The identity of a single file."""
-    folder, name = os.path.split(os.path.abspath(path))
+    # not normalised: ".." behind a symbolic link leads elsewhere
+    folder, name = os.path.split(os.path.join(os.getcwd(), path))
     return Identity((Files(str(path), folder, (name,)),))
 
 

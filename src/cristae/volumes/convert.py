@@ -111,7 +111,7 @@ def convert_volume(
     out, resources = user_path(out), resources or Resources()
     if out.suffix != ".zarr":
         raise InputError(f"{out}: found suffix {out.suffix!r}, expected {' or '.join(WORKS)}")
-    if out.exists() and out.resolve() in (here := Path(source.name).resolve(), *here.parents):
+    if out.exists() and out.resolve() in (here := user_path(source.name).resolve(), *here.parents):
         raise InputError(f"{out}: is the source itself ({source.name}), expected another place")
     source, reason = _settle_kind(source, kind)
     with open_ledger(

@@ -121,7 +121,7 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
         kind="labels" if coded else None,
         chunk_shape=(1, *first.shape),
         size_on_disk=sum(size for size, _ in states),
-        identity=Identity((Files(str(source), os.path.abspath(folder), tuple(names)),)),
+        identity=Identity((Files(str(source), os.path.join(os.getcwd(), folder), tuple(names)),)),
     )
 
 

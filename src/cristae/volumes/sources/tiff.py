@@ -136,8 +136,9 @@ def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
         mapped=_mapping(stack),
         white=white,
     )
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(f)) for f in stack.files])
-    names = tuple(os.path.relpath(file, folder) for file in stack.files)
+    files = [os.path.realpath(file) for file in stack.files]
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    names = tuple(os.path.relpath(file, folder) for file in files)
     reading = options.reading + (("0 is white",) if white is not None else ())
     return Volume(
         name=options.name,
