@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from cristae.errors import ConfigError, InputError, OutputExistsError
 if TYPE_CHECKING:
     from cristae.engine.executors import Resources
     from cristae.networks.model import Model
+    from cristae.volumes.finite import Nan
     from cristae.volumes.place import Align
     from cristae.volumes.volume import Volume
 
@@ -51,6 +52,10 @@ AxesOption = Annotated[
 ]
 Series = Annotated[
     str | None, typer.Option(metavar="N|NAME", help="which image of a file that holds several")
+]
+NanOption = Annotated[
+    str | None,
+    typer.Option("--nan", metavar="fill|VALUE", help="for NaN: the median grey, or a number"),
 ]
 SameSource = Annotated[
     bool,
@@ -120,6 +125,7 @@ class Reading:
     axes: str | None = None
     series: str | None = None
     same_source: bool = False
+    nan: str | None = None
 
 
 def open_source(
@@ -138,6 +144,7 @@ def open_source(
         axes=reading.axes,
         series=reading.series,
         same_source=reading.same_source,
+        nan=nan_of(reading.nan),
     )
 
 
@@ -160,13 +167,35 @@ def under_roi(
     return part_under(base, other, parse_roi(roi, base.shape), align, crop=crop)
 
 
+def without_fill(reading: Reading) -> Reading:
+    """The same for probabilities, masks and labels, in which ``--nan fill`` is 0."""
+    return replace(reading, nan="0") if reading.nan == "fill" else reading
+
+
+def nan_of(text: str | None) -> "Nan | None":
+    """``fill``, or the number that ``--nan`` gives.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if text is None or text == "fill":
+        return text  # type: ignore[return-value]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"--nan {text!r}: expected fill or a number")
+    return value
+
+
 def open_labels(source: str, reading: Reading) -> "Volume":
     """A volume of labels.
 
     Raises:
         InputError: It says that it is something else.
     """
-    volume = open_source(source, reading, kind="labels")
+    volume = open_source(source, without_fill(reading), kind="labels")
     said = volume.attributes.get("kind", "labels")
     if said != "labels":
         raise InputError(f"{source}: kind {said!r} found, expected labels")

@@ -19,6 +19,7 @@ from cristae.cli.options import (
     KindOption,
     Memory,
     ModelName,
+    NanOption,
     NoPyramid,
     OutZarr,
     Overwrite,
@@ -38,6 +39,7 @@ from cristae.cli.options import (
     in_roi,
     integers,
     load_models,
+    nan_of,
     numbers,
     open_labels,
     open_source,
@@ -47,6 +49,7 @@ from cristae.cli.options import (
     settings_given,
     start_logging,
     under_roi,
+    without_fill,
 )
 from cristae.errors import ConfigError
 
@@ -75,6 +78,7 @@ def run(
     truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
     align: AlignOption = "origin",
@@ -98,7 +102,7 @@ def run(
     config_file = source.endswith((".yaml", ".yml"))
     if config_file:
         unfit = {"RUN_DIR": run_dir, "--model": model, "--truth": truth, "--roi": roi}
-        unfit |= {"--voxel-size": voxel_size, "--axes": axes, "--series": series}
+        unfit |= {"--voxel-size": voxel_size, "--axes": axes, "--series": series, "--nan": nan}
         unfit["--align"] = None if align == "origin" else align
         refuse_given(unfit, f"for a run of a SOURCE; use --set with {source}")
     elif run_dir is None or model is None:
@@ -115,6 +119,7 @@ def run(
             "axes": axes,
             "series": series,
             "align": align,
+            "nan": nan_of(nan),
         }
         tree = {"volumes": [sample], "out": str(run_dir), "model": model}
     computing = [] if device is None else [f"predict.device={device}"]
@@ -129,6 +134,7 @@ def convert(
     out: OutZarr,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     kind: KindOption = None,
     root: Root = None,
     index: Index = None,
@@ -146,6 +152,7 @@ def convert(
     start_logging(quiet, verbose)
     reading = Reading(
         voxel_size=voxel_size,
+        nan=nan,
         roi=roi,
         root=root,
         index=index,
@@ -214,6 +221,7 @@ def predict(
     pytc_config: PytcConfigs = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     root: Root = None,
     index: Index = None,
     axes: AxesOption = None,
@@ -257,6 +265,7 @@ def predict(
     start_logging(quiet, verbose)
     reading = Reading(
         voxel_size=voxel_size,
+        nan=nan,
         roi=roi,
         root=root,
         index=index,
@@ -301,6 +310,7 @@ def segment(
     ] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
     settings: Set = None,
@@ -324,14 +334,14 @@ def segment(
     """Turn a prediction of any size into instances, exactly."""
     start_logging(quiet, verbose)
     reading = Reading(
-        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.configuration import load_config
     from cristae.segmentation.segment import SegmentConfig, segment_volume
 
     given = settings_given(decoder=decoder, allow_approximate=allow_approximate)
     segment_volume(
-        open_source(prediction, reading),
+        open_source(prediction, without_fill(reading)),
         out,
         config=load_config(SegmentConfig, given, settings or []),
         block_shape=integers("--block-shape", block_shape),
@@ -369,6 +379,7 @@ def evaluate(
     align: AlignOption = "origin",
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
     settings: Set = None,
@@ -385,7 +396,7 @@ def evaluate(
     """Score instances against the truth."""
     start_logging(quiet, verbose)
     reading = Reading(
-        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.configuration import load_config
     from cristae.evaluation.evaluate import (
@@ -409,11 +420,11 @@ def evaluate(
     found, ranking = in_roi(whole, roi), None
     if scores:
         is_table = Path(scores).suffix == ".csv"
-        image = None if is_table else open_source(scores, everywhere)
+        image = None if is_table else open_source(scores, without_fill(everywhere))
         ranking = read_scores(Path(scores)) if image is None else under(image)
     options: dict[str, Any] = {
         "scores": ranking,
-        "mask": under(open_source(mask, everywhere)) if mask else None,
+        "mask": under(open_source(mask, without_fill(everywhere))) if mask else None,
         "config": config,
         "block_shape": integers("--block-shape", block_shape),
         "resources": resources_of(workers, memory),
@@ -433,6 +444,7 @@ def measure(
     out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="the table to write")],
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
     workers: Workers = None,
@@ -445,7 +457,7 @@ def measure(
     """Measure every instance: volume, centroid, bounding box."""
     start_logging(quiet, verbose)
     reading = Reading(
-        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.measurement.measure import measure_instances
 

@@ -17,6 +17,7 @@ from cristae.cli.options import (
     Invert,
     Memory,
     ModelName,
+    NanOption,
     Overwrite,
     Prediction,
     PytcConfigs,
@@ -42,6 +43,7 @@ from cristae.cli.options import (
     settings_given,
     start_logging,
     under_roi,
+    without_fill,
 )
 from cristae.errors import ConfigError
 
@@ -50,6 +52,7 @@ def info(
     source: Source,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     root: Root = None,
     index: Index = None,
     axes: AxesOption = None,
@@ -63,7 +66,7 @@ def info(
     """
     start_logging(quiet, verbose)
     reading = Reading(
-        voxel_size=voxel_size, roi=roi, root=root, index=index, axes=axes, series=series
+        voxel_size=voxel_size, nan=nan, roi=roi, root=root, index=index, axes=axes, series=series
     )
     from cristae.volumes.info import describe
     from cristae.volumes.mitoem import find_mitoem
@@ -71,6 +74,7 @@ def info(
     data_set = find_mitoem(source)
     if data_set is not None:
         unfit = {"--voxel-size": voxel_size, "--roi": roi, "--root": root, "--index": index}
+        unfit["--nan"] = nan
         refuse_given(unfit, f"for a volume, found a data set of several in {source}")
         typer.echo(data_set.text)
         return
@@ -190,6 +194,7 @@ def preview(
     ensemble: Ensemble = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     root: Root = None,
     index: Index = None,
     axes: AxesOption = None,
@@ -208,6 +213,7 @@ def preview(
     start_logging(quiet, verbose)
     reading = Reading(
         voxel_size=voxel_size,
+        nan=nan,
         roi=roi,
         root=root,
         index=index,
@@ -248,6 +254,7 @@ def tune(
     ] = None,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
+    nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
     align: AlignOption = "origin",
@@ -262,7 +269,7 @@ def tune(
     """Search decoder thresholds (`--set grid.seed_threshold=[0.85,0.9] --set segment....`)."""
     start_logging(quiet, verbose)
     reading = Reading(
-        voxel_size=voxel_size, roi=roi, axes=axes, series=series, same_source=same_source
+        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.configuration import load_config
     from cristae.evaluation.tune import TuneConfig
@@ -278,7 +285,7 @@ def tune(
     if align != "origin":
         config = replace(config, evaluate=replace(config.evaluate, align=align))
     everywhere = replace(reading, roi=None)
-    whole = open_source(prediction, everywhere)
+    whole = open_source(prediction, without_fill(everywhere))
     under = partial(under_roi, whole, roi=roi, align=config.evaluate.align, crop=True)
     volume = in_roi(whole, roi)
     tuned = tune_volume(

@@ -17,7 +17,7 @@ before the record is read, and given back when the work folder is gone.
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -307,11 +307,62 @@ def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[s
     """
     output = user_path(output)
     record, _ = find_record(output, output.suffix == ".zarr")
-    there = (record or {}).get("inputs", {})
-    now = identity_tree("", inputs, {})["inputs"]
-    if record is None or not all(compare(there.get(role, ""), one)[0] for role, one in now.items()):
+    if record is None:
+        return None
+    there, now = record.get("inputs", {}), identity_tree("", inputs, {})["inputs"]
+    if not all(compare(there.get(role, ""), one)[0] for role, one in now.items()):
         return None
     return dict(record.get("settings", {}))
+
+
+def adopt_settings(
+    output: Path,
+    *,
+    stage: str,
+    inputs: Mapping[str, Input],
+    settings: Mapping[str, Any],
+    unknown: Sequence[str],
+    before: Callable[[], object],
+) -> bool:
+    """Put what was unknown of an output's settings into its record, where nothing else differs.
+
+    Args:
+        output: A ``.zarr`` folder, begun or finished.
+        stage: See `open_ledger`.
+        inputs: See `open_ledger`.
+        settings: See `open_ledger`.
+        unknown: Settings of which the first is None in the record.
+        before: Changes the output; called before its record is changed, and again by the next call
+            where this one is interrupted.
+
+    Returns:
+        Whether that was so.
+
+    Raises:
+        BusyError: Another process is writing it.
+    """
+    record, finished = find_record(output, is_folder=True)
+    if record is None or record["settings"].get(unknown[0]) is not None:
+        return False
+    identity = identity_tree(stage, inputs, settings)
+    known = {name: identity["settings"][name] for name in unknown}
+    work = work_folder(output, is_folder=True)
+    marks = {} if finished else read_marks(work / "done.jsonl")
+    if known[unknown[0]] is None or any(step.startswith("pyramid") for step in marks):
+        return False  # smaller levels that are not finished follow the settings
+    adopted = {**record, "settings": {**record["settings"], **known}}
+    if _differences(adopted, identity, _trusted(inputs), finished)[0]:
+        return False
+    release = take_lock(output)
+    try:
+        before()
+        if finished:
+            merge_attributes(output, {"record": adopted})
+        else:
+            write_json(work / "identity.json", adopted)
+    finally:
+        release()
+    return True
 
 
 def identity_tree(

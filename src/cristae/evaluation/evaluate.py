@@ -50,6 +50,7 @@ from cristae.evaluation.tables import (
 )
 from cristae.evaluation.text import format_scores
 from cristae.grid import Triple
+from cristae.volumes.finite import checked_voxels
 from cristae.volumes.values import settle_mask
 from cristae.volumes.volume import Array, Volume, array_volume
 
@@ -179,6 +180,11 @@ def evaluate_volume(
     }
     if given is not None:
         inputs["scores"] = fingerprint_of(sorted(given.items()))
+    if volumes.scores is not None:
+        scored = checked_voxels(
+            volumes.scores, resources, probabilities=True, out=out.json, inputs=inputs
+        )
+        volumes = replace(volumes, scores=scored)
     settings = to_plain(config)
     if not (out.overwrite or out.json.exists() or is_unfinished(out.json)):
         _refuse_tables(out.csv_dir)

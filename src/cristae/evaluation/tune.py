@@ -33,6 +33,7 @@ from cristae.measurement.tally import LabelRuns, tally_runs
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.runs import Raster, no_runs
 from cristae.segmentation.segment import segment_volume
+from cristae.volumes.finite import checked_voxels
 from cristae.volumes.values import settle_prediction
 from cristae.volumes.volume import Volume
 
@@ -196,6 +197,7 @@ def tune_decoder(
     base = _nearest(decodings, resolve(config.segment, prediction))
     judge = _Judge(prediction, truth, config, resources)
     prediction = settle_prediction(prediction, resources)
+    prediction = checked_voxels(prediction, resources, probabilities=True)
     tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
     settings: dict[int, Setting] = {}
     kept: dict[int, Labelled] = {}

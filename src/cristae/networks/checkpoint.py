@@ -2,6 +2,7 @@
 
 import collections
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cristae.configuration import to_plain
+from cristae.engine.checksums import check_zip
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
@@ -77,6 +79,8 @@ def _read(path: Path) -> dict[str, Any]:
     """The tree of a checkpoint; only tensors and plain values are read."""
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such checkpoint")
+    if zipfile.is_zipfile(path):
+        check_zip(path)
     try:
         with torch.serialization.safe_globals(_PLAIN_CLASSES):
             tree = torch.load(path, map_location="cpu", weights_only=True)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from cristae.configuration import from_plain, to_plain
+from cristae.engine.checksums import check_zip
 from cristae.engine.files import write_atomic
 from cristae.engine.paths import user_path
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
@@ -302,6 +303,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The tree of a model file; an InputError for anything else."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a model file (no archive written by torch)")
+    check_zip(path)
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:

@@ -9,18 +9,21 @@ from typing import Any, Literal
 import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
-from cristae.errors import InputError, raise_faults
+from cristae.engine.blockwise import GIB, memory_limit
+from cristae.engine.executors import Resources
+from cristae.errors import InputError, MemoryLimitError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.device import DeviceName, device_faults
 from cristae.networks.ensemble import ensemble_faults
 from cristae.networks.interleaved import section_step
 from cristae.networks.model import Model, scale_faults
-from cristae.networks.runner import Contract
+from cristae.networks.runner import Contract, sample_shape
 from cristae.networks.windows import Combine, Variants
-from cristae.prediction.grids import Grid
+from cristae.prediction.grids import Grid, Grids
 from cristae.prediction.regions import Region
 from cristae.prediction.resample import Factors
 from cristae.volumes.place import Align, lay, spread_over
+from cristae.volumes.plausible import far_from_model, guess, size_text
 from cristae.volumes.volume import Volume
 
 _LATER = {"grid": "source", "skip_empty": False, "section_step": 1, "scales": [1.0]}
@@ -146,6 +149,27 @@ def check_request(
     raise_faults(source.name, faults)
 
 
+def check_reach(source: Volume, grids: Grids, contract: Contract, resources: Resources) -> None:
+    """Refuse a voxel size at which what a network sees at once does not fit into memory.
+
+    Raises:
+        MemoryLimitError: Memory needed and allowed, and what the voxel size may be.
+    """
+    seen = sample_shape(contract)
+    for view in grids.views:
+        factors = view.read_factors
+        voxels = math.prod(n * max(1.0, f) + 2 for n, f in zip(seen, factors, strict=True))
+        needed = voxels * (2 * view.read.dtype.itemsize + 4)
+        limit = memory_limit(resources)
+        if needed > limit:
+            size = source.voxel_size_nm or (1.0, 1.0, 1.0)
+            raise MemoryLimitError(
+                f"{source.name}: at {size_text(size)} a voxel, what the network sees at once is "
+                f"{voxels:.3g} voxels, which take {needed / GIB:.0f} GiB of memory, "
+                f"{limit / GIB:.0f} GiB may be taken{guess(size)}"
+            )
+
+
 def check_places(out: Path, chunks: Path | None) -> None:
     """Raise one InputError for all that is wrong with where the output goes."""
     faults = []
@@ -175,6 +199,8 @@ def _source_faults(source: Volume, model: Model, contract: Contract) -> list[str
         faults.append(
             f"voxel size unknown, the model works at {working} nm: give it with --voxel-size Z,Y,X"
         )
+    far = far_from_model(source, working)
+    faults += [] if far is None else [far]
     return faults
 
 

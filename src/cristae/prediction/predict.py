@@ -21,7 +21,7 @@ from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
 from cristae.engine.identity import Identity
-from cristae.engine.ledger import Ledger, identity_tree, open_ledger, record_fingerprint
+from cristae.engine.ledger import Input, Ledger, identity_tree, open_ledger, record_fingerprint
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text
 from cristae.errors import InputError
@@ -35,6 +35,7 @@ from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
     PredictConfig,
     check_places,
+    check_reach,
     check_request,
     laid_mask,
     mask_region,
@@ -52,6 +53,7 @@ from cristae.prediction.skip import coarse_size, signal_region
 from cristae.prediction.sums import Sweep
 from cristae.prediction.tiled import Job, Tilings, plan_tiles, run_tiles, tiling_bytes
 from cristae.prediction.windowed import plan_windows, run_windows, scratch_bytes, sweep_bytes
+from cristae.volumes.finite import checked_voxels
 from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
     IntensityStatistics,
@@ -62,6 +64,8 @@ from cristae.volumes.intensity import (
 )
 from cristae.volumes.padding import Padding, content_mask, find_padding
 from cristae.volumes.place import Align
+from cristae.volumes.plausible import warn_of_size
+from cristae.volumes.restate import adopt_size
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.volume import Volume
 
@@ -116,7 +120,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
 
     Raises:
         InputError: A source, model or mask that cannot be used; all faults at once, before any
-            work.
+            work. NaN or infinity, with the place of the first.
         OutputExistsError: ``out`` (or a file in ``chunks``) is of other inputs or settings.
         MemoryLimitError: Not even the smallest tile fits the memory.
         DiskSpaceError: No room for the output.
@@ -134,12 +138,16 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
     asked = _Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
     identity = _identity(asked)
+    asked = _checked(asked, identity["inputs"])
+    check_reach(source, grids, contract, resources)
     plan = None
     if chunks is not None:
         counts = contract.windows.chunks if contract.windows else None
         mark = record_fingerprint(identity_tree(**identity))
         plan = plan_chunks(chunks, grids.shape, counts, mark, overwrite)
     besides = {} if plan is None else {plan.folder: plan.bytes_missing(len(contract.channels))}
+    if not overwrite:
+        adopt_size(out, **identity)
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
@@ -191,6 +199,13 @@ class _Asked:
         )
 
 
+def _checked(asked: _Asked, inputs: Mapping[str, Input]) -> _Asked:
+    """The same with an image and a mask without NaN."""
+    look = partial(checked_voxels, resources=asked.resources, out=asked.out, inputs=inputs)
+    mask = None if asked.mask is None else look(asked.mask)
+    return replace(asked, source=look(asked.source), mask=mask)
+
+
 def _identity(asked: _Asked) -> dict[str, Any]:
     """What makes a prediction this one: stage, inputs and settings."""
     source, grids = asked.source, asked.grids
@@ -209,6 +224,7 @@ def _identity(asked: _Asked) -> dict[str, Any]:
 
 def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     source, config, contract = asked.source, asked.config, asked.contract
+    warn_of_size(source)
     # networks run in windows see the image as their reference does, padding and all
     padding = None if contract.windows else find_padding(source, asked.resources)
     statistics = _statistics(source, asked.models[0], config, padding)

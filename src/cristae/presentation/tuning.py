@@ -23,6 +23,7 @@ from cristae.presentation.errors import choose, find_errors
 from cristae.presentation.report import templates
 from cristae.presentation.sampling import plane_box, read_at
 from cristae.segmentation.decoders import SegmentConfig
+from cristae.volumes.finite import checked_voxels
 from cristae.volumes.place import lay, spread_over
 from cristae.volumes.volume import Volume
 
@@ -68,6 +69,8 @@ def tune_volume(
         overlay = lay(prediction, image, config.evaluate.align, crop=True)
         image = spread_over(prediction, image, overlay)
     named = out / (PAGE if truth is None else TUNED)
+    resources = resources or Resources()
+    prediction = checked_voxels(prediction, resources, probabilities=True, out=named, inputs=inputs)
     with open_ledger(
         named, stage="tune", inputs=inputs, settings=to_plain(config), overwrite=overwrite
     ) as ledger:

@@ -60,7 +60,9 @@ from cristae.segmentation.tables import (
     write_runs_table,
 )
 from cristae.segmentation.writing import band_bytes, layers, slab_step, write_step
+from cristae.volumes.finite import checked_voxels
 from cristae.volumes.pyramid import build_pyramid, pyramid_memory
+from cristae.volumes.restate import follow_size
 from cristae.volumes.sources.ome_zarr import CHUNK, Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.values import MASK_SETTING, settle_prediction
 from cristae.volumes.volume import Volume
@@ -140,10 +142,12 @@ def segment_volume(
     if out.suffix != ".zarr":
         raise InputError(f"output {out}: expected a name that ends with .zarr")
     inputs = {"prediction": prediction.identity}
-    known = None if overwrite else settings_recorded(out, inputs)
+    own = overwrite or "quantisation" in prediction.attributes
+    known = None if own else settings_recorded(out, inputs)
     decoding = resolve(config or SegmentConfig(), prediction)
     known_mask = None if known is None else int(known.get(MASK_SETTING, 0))
     prediction = settle_prediction(prediction, resources, known_mask)
+    prediction = checked_voxels(prediction, resources, probabilities=True, out=out, inputs=inputs)
     parameters = to_plain(decoding.parameters)
     settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
     if decoding.affinity is not None:
@@ -158,6 +162,7 @@ def segment_volume(
     ) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
+            follow_size(open_ome_zarr(out), out, prediction)
             return open_ome_zarr(out)
         check_disk(out, prediction.size // 16)
         job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cristae.engine.checksums import check_zip
 from cristae.engine.files import write_atomic
 from cristae.networks.model import Model, fresh_network
 from cristae.networks.unet import UNet
@@ -200,6 +201,7 @@ def first_state(
 
 def restore_state(state: State, path: Path, device: torch.device) -> None:
     """Take up a checkpoint; the inverse of `save_state`."""
+    check_zip(path)
     tree = torch.load(path, map_location=device, weights_only=True)
     state.network.load_state_dict(tree["network"])
     state.average.load_state_dict(tree["average"])

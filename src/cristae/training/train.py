@@ -92,7 +92,7 @@ def train_model(
         if start is None:
             raise ConfigError(f"replay {config.replay}: expected with a model to start from only")
         own = replayed_samples(start, str(start_from), samples, config.replay)
-    opened = _open_train_samples(config, samples, own, same_source)
+    opened = _open_train_samples(config, samples, own, files.model, same_source)
     threads = threads or available_cores()
     torch.set_num_threads(threads)
     with _open_run(config, opened, files, start, overwrite) as ledger:
@@ -208,6 +208,7 @@ def _open_train_samples(
     config: TrainConfig,
     samples: Sequence[Sample],
     replayed: Sequence[Sample],
+    out: Path,
     same_source: bool,
 ) -> list[OpenedSample]:
     """Open all samples that are learned from or measured on."""
@@ -227,6 +228,7 @@ def _open_train_samples(
         return open_samples(
             used,
             voxel_size_needed=any(size is not None for size in config.working_voxel_size_nm),
+            out=out,
             same_source=same_source,
         )
     except InputError as error:

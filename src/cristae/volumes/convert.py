@@ -29,9 +29,12 @@ from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text, track
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, tile
+from cristae.volumes.finite import checked_voxels, inner_reader
 from cristae.volumes.intensity import INTENSITY_ATTRIBUTE, sample_boxes, sample_intensity
 from cristae.volumes.padding import PADDING_ATTRIBUTE, find_padding
+from cristae.volumes.plausible import warn_of_size
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
+from cristae.volumes.restate import adopt_size
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.sources.pages import CACHE_BYTES
 from cristae.volumes.sources.slices import SlicesReader
@@ -86,6 +89,8 @@ def convert_volume(
 ) -> Volume:
     """Write a volume as sharded OME-Zarr.
 
+    An output made without a voxel size is given it where nothing else differs.
+
     The kind is the source's own, else ``kind``, else ``image``; a tile index says by its ``ndim``
     and ``dtype`` what it is taken for. Labels are stored unsigned. An image's grey statistics are
     stored with it. Voxel size, origin and channels pass on.
@@ -103,7 +108,8 @@ def convert_volume(
 
     Raises:
         InputError: Another suffix, the source itself as output, a kind that contradicts the
-            source's, labels with negative or fractional values, or a source that cannot be read.
+            source's, labels with negative or fractional values, NaN or infinity (with its place),
+            or a source that cannot be read.
         OutputExistsError: The output exists with other inputs or settings.
         MemoryLimitError: It does not fit the memory allowed.
         DiskSpaceError: The disk has no room for it.
@@ -114,18 +120,18 @@ def convert_volume(
     if out.exists() and out.resolve() in (here := user_path(source.name).resolve(), *here.parents):
         raise InputError(f"{out}: is the source itself ({source.name}), expected another place")
     source, reason = _settle_kind(source, kind)
-    with open_ledger(
-        out,
-        stage="convert",
-        inputs={"source": source.identity},
-        settings={
-            "kind": source.kind,
-            "voxel_size_nm": source.voxel_size_nm,
-            "origin_nm": source.origin_nm,
-            "pyramid": pyramid,
-        },
-        overwrite=overwrite,
-    ) as ledger:
+    inputs = {"source": source.identity}
+    source = checked_voxels(source, resources, out=out, inputs=inputs)
+    settings = {
+        "kind": source.kind,
+        "voxel_size_nm": source.voxel_size_nm,
+        "origin_nm": source.origin_nm,
+        "pyramid": pyramid,
+    }
+    identity: dict[str, Any] = {"stage": "convert", "inputs": inputs, "settings": settings}
+    if not overwrite:
+        adopt_size(out, **identity)
+    with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
         else:
@@ -136,6 +142,7 @@ def convert_volume(
 def _convert(
     source: Volume, out: Path, pyramid: bool, resources: Resources, ledger: Ledger, reason: str
 ) -> None:
+    warn_of_size(source)
     watch, shown = Stopwatch(), replace(source, dtype=_stored_dtype(source))
     check_disk(out, _disk_bytes(shown, pyramid) - folder_bytes(out))
     target = _create_target(shown, out)
@@ -326,6 +333,7 @@ def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
 
 def _is_cached(reader: Reader) -> bool:
     """Whether a source's decoded planes are kept for a while."""
+    reader = inner_reader(reader)
     if isinstance(reader, TiffReader):
         return reader.mapped is None
     return isinstance(reader, SlicesReader | TileIndexReader)

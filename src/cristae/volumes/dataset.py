@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from cristae.engine.progress import log
 from cristae.errors import ConfigError, DiskSpaceError, InputError, raise_faults
 from cristae.grid import tile
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.finite import Nan, checked_voxels
 from cristae.volumes.negative import SCAN_SHAPE, label_faults, no_instances
 from cristae.volumes.pairs import cut_to_common, lay_on_image
 from cristae.volumes.partial import split_ignored
@@ -58,6 +60,8 @@ class Sample:
         align: How labels and mask lie on the image: ``origin``, by voxel size and origin; they may
             cover a part of it, and be finer or coarser by whole factors. ``voxels``: voxel 0 on
             voxel 0, whatever the files say.
+        nan: What goes in the place of voxels that are NaN or infinite: a number, or ``fill`` for
+            the image's median grey; in labels and mask ``fill`` is 0.
     """
 
     name: str
@@ -77,9 +81,10 @@ class Sample:
     simulate: SimulationConfig | None = None
     negative: bool = False
     align: Align = "origin"
+    nan: Nan | None = None
 
 
-_LATER = ("negative", "axes", "series", "align")
+_LATER = ("negative", "axes", "series", "align", "nan")
 """Fields that a record names only where they are not the default: release 0.1 has not got them."""
 
 
@@ -119,13 +124,18 @@ class OpenedSample:
 
 
 def open_sample(
-    sample: Sample, *, voxel_size_needed: bool = True, same_source: bool = False
+    sample: Sample,
+    *,
+    voxel_size_needed: bool = True,
+    out: Path | None = None,
+    same_source: bool = False,
 ) -> OpenedSample:
     """Open a sample for training and check that it can be used.
 
     Args:
         sample: What to open.
         voxel_size_needed: Whether an unknown voxel size is a fault.
+        out: What is made of it: its record says whether its voxels were looked at before.
         same_source: The sources are those that records name, although time or content differ.
 
     Returns:
@@ -148,11 +158,15 @@ def open_sample(
     raise_faults(f"volume {sample.name!r}", faults)
     labels = labels.with_(voxel_size_nm=image.voxel_size_nm)
     labels = widened_volume(labels, sample.label_widening_nm)
-    return OpenedSample(sample, image, labels, mask)
+    return _looked_at(OpenedSample(sample, image, labels, mask), out)
 
 
 def open_samples(
-    samples: Sequence[Sample], *, voxel_size_needed: bool = True, same_source: bool = False
+    samples: Sequence[Sample],
+    *,
+    voxel_size_needed: bool = True,
+    out: Path | None = None,
+    same_source: bool = False,
 ) -> list[OpenedSample]:
     """Open several samples; the faults of all of them come in one error.
 
@@ -165,7 +179,9 @@ def open_samples(
     for sample in samples:
         try:
             opened.append(
-                open_sample(sample, voxel_size_needed=voxel_size_needed, same_source=same_source)
+                open_sample(
+                    sample, voxel_size_needed=voxel_size_needed, out=out, same_source=same_source
+                )
             )
         except InputError as error:
             faults.append(str(error))
@@ -351,12 +367,21 @@ def _given(sample: Sample, same_source: bool) -> tuple[dict[str, Volume], list[s
                     axes=sample.axes,
                     series=sample.series,
                     same_source=same_source,
+                    nan=sample.nan if kind == "image" or sample.nan != "fill" else 0.0,
                 )
             except InputError as error:
                 faults.append(str(error))
     if sample.image is None:
         faults.append("no image found, expected one")
     return volumes, faults
+
+
+def _looked_at(opened: OpenedSample, out: Path | None) -> OpenedSample:
+    """The sample, without a voxel of image or mask that is not finite."""
+    inputs = {opened.sample.name: opened.identity}
+    look = partial(checked_voxels, resources=Resources(), out=out, inputs=inputs)
+    mask = None if opened.mask is None else look(opened.mask)
+    return replace(opened, image=look(opened.image), mask=mask)
 
 
 def _voxel_size_faults(image: Volume) -> list[str]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cristae.engine.executors import Resources
 from cristae.engine.ledger import is_unfinished
-from cristae.grid import Triple
+from cristae.grid import Box, Triple
+from cristae.volumes.finite import inner_reader, is_checked, voxel_fault
 from cristae.volumes.intensity import IntensityStatistics, sample_intensity
 from cristae.volumes.sources.foreign_zarr import folder_files
 from cristae.volumes.sources.hdf5 import Hdf5Reader
@@ -31,6 +33,10 @@ FORMS: dict[type[Any], str] = {
 """What a source is called, by its reader."""
 
 
+LOOK_VOXELS = 1 << 26
+"""Voxels of floats that are looked at for NaN, all or a section."""
+
+
 @dataclass(frozen=True)
 class VolumeInfo:
     """What `describe` found.
@@ -50,6 +56,7 @@ class VolumeInfo:
         intensity: Statistics of the sample.
         unfinished: Whether it is an output that an interrupted stage left.
         found: Where voxel size, origin and axes were found, see `Volume.found`.
+        finite: Of floats: whether there are NaN or infinite ones.
     """
 
     name: str
@@ -66,6 +73,7 @@ class VolumeInfo:
     intensity: IntensityStatistics
     unfinished: bool
     found: Mapping[str, str] = field(default_factory=dict)
+    finite: str | None = None
 
     @property
     def text(self) -> str:
@@ -118,6 +126,8 @@ class VolumeInfo:
             "window": f"{found.low:g} to {found.high:g} (0.5 to 99.5 %)",
             "sample": found.sample,
         }
+        if self.finite is not None:
+            lines["finite"] = self.finite
         if found.inverted_suspected:
             lines["contrast"] = "membranes look bright: consider --invert"
         return lines
@@ -135,7 +145,7 @@ def describe(volume: Volume) -> VolumeInfo:
     Raises:
         InputError: Data that cannot be read.
     """
-    reader, size = volume.reader, volume.size_on_disk
+    reader, size = inner_reader(volume.reader), volume.size_on_disk
     unfinished = False
     if isinstance(reader, ZarrReader):
         folder = Path(reader.path)
@@ -156,7 +166,19 @@ def describe(volume: Volume) -> VolumeInfo:
         intensity=sample_intensity(volume),
         unfinished=unfinished,
         found=volume.found,
+        finite=None if is_checked(volume) else _finite(volume),
     )
+
+
+def _finite(volume: Volume) -> str:
+    """Whether all voxels are finite: of a large volume, those of its middle section."""
+    seen = volume
+    if volume.size > LOOK_VOXELS:
+        middle = volume.shape[0] // 2
+        seen = volume.crop(Box((middle, 0, 0), (middle + 1, *volume.shape[1:])))
+    fault = voxel_fault(seen, Resources())
+    where = "" if seen is volume else f" in section {middle}; all are looked at before any work"
+    return (f"no: {fault}" if fault else "yes") + where
 
 
 def _where(found: str | None) -> str:

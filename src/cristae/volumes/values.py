@@ -45,7 +45,7 @@ def mask_value(volume: Volume, resources: Resources) -> int | None:
     if volume.dtype.kind not in "buif":
         return None
     certain, found = _certain(volume), 0
-    for boxes in (sample_boxes(volume.shape), _whole(volume)):
+    for boxes in (sample_boxes(volume.shape), look_boxes(volume)):
         for _, value in run_tasks(_Looking(volume), boxes, resources):
             if value in (NO_MASK, certain) or (value and found and value != found):
                 return None
@@ -163,8 +163,8 @@ class _Looking:
         return int(value)
 
 
-def _whole(volume: Volume) -> list[Box]:
-    """Boxes of whole chunks that fill a volume."""
+def look_boxes(volume: Volume) -> list[Box]:
+    """Boxes of whole chunks that fill a volume, of about two million voxels."""
     sides = [min(c, n) for c, n in zip(volume.chunk_shape, volume.shape, strict=True)]
     for axis in (2, 1, 0):
         others = sides[0] * sides[1] * sides[2] // sides[axis]

@@ -20,6 +20,8 @@ import numpy as np
 from cristae.engine.paths import user_path
 from cristae.errors import CristaeError, InputError, SourceNotFoundError
 from cristae.grid import Box, parse_roi
+from cristae.volumes.finite import Nan, without_nan
+from cristae.volumes.plausible import GIVEN
 from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slices, tiff, tile_index
 from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
 from cristae.volumes.sources.image_metadata import is_ours
@@ -45,6 +47,7 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
     axes: str | None = None,
     series: str | int | None = None,
     same_source: bool = False,
+    nan: Nan | None = None,
 ) -> Volume:
     """Open any source as a lazily read volume.
 
@@ -61,6 +64,8 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
             cristae wrote.
         series: Number or name of the series of a file that holds several.
         same_source: It is the source that a record names, although time or content differ.
+        nan: What goes in the place of voxels that are NaN or infinite (`without_nan`): a number,
+            or ``fill``.
 
     Returns:
         The volume.
@@ -80,10 +85,12 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
         volume = volume.with_(identity=replace(volume.identity, trusted=True))
     if voxel_size_nm is not None:
         z, y, x = (float(size) for size in voxel_size_nm)
-        found = {**volume.found, "voxel_size": "--voxel-size"}
+        found = {**volume.found, "voxel_size": GIVEN}
         volume = volume.with_(voxel_size_nm=(z, y, x), found=found)
     if kind is not None:
         volume = tile_index.taken_as(volume, kind)
+    if nan is not None:
+        volume = without_nan(volume, nan)
     return volume.crop(parse_roi(roi, volume.shape)) if roi is not None else volume
 
 
