@@ -6,8 +6,9 @@ A stage's configuration is a dataclass beside the code that reads it, made with
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
 
@@ -18,6 +19,15 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from cristae.errors import ConfigError, SourceNotFoundError, raise_faults
 
 C = TypeVar("C")
+
+LARGEST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 100_000, 50
+"""A text with more bytes, values (those that aliases repeat counted) or levels is no configuration;
+reading it would take long, or all memory."""
+
+_SHOWN = 80
+"""Characters of a value that a message shows."""
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass_transform(frozen_default=True)
@@ -75,14 +85,25 @@ def from_plain(cls: type[C], tree: Any, name: str) -> C:
     Raises:
         ConfigError: Unknown keys or values of the wrong type; all at once, each with its path.
     """
+    raise_faults(name, list(_not_finite(tree)), ConfigError)
     try:
         # JSON mode: strict, yet a list may stand for a tuple
         return TypeAdapter(cls).validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise_faults(name, [_describe(e) for e in error.errors()], ConfigError)
         raise
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _not_finite(node: Any, where: str = "") -> Iterator[str]:
+    """A fault for every number that is none."""
+    if isinstance(node, float) and not math.isfinite(node):
+        yield f"{where or 'value'}: {node} found, expected a finite number"
+    elif isinstance(node, Mapping | list | tuple):
+        inner = node.items() if isinstance(node, Mapping) else enumerate(node)
+        for key, value in inner:
+            yield from _not_finite(value, f"{where}.{key}" if where else str(key))
 
 
 def to_plain(config: Any) -> Any:
@@ -110,14 +131,63 @@ def read_yaml(path: Path) -> Any:
         ConfigError: Not readable as YAML, or something other than keys and values.
     """
     if not path.is_file():
-        raise SourceNotFoundError(f"{path}: no such file")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        raise SourceNotFoundError(f"{str(path)!r}: no such file")
+    with path.open("rb") as file:
+        text = file.read(LARGEST_BYTES + 1)
+    tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds {type(tree).__name__}, expected keys and values")
     return tree
+
+
+def parse_yaml(text: bytes | str, name: str) -> Any:
+    """The values of a YAML text.
+
+    Raises:
+        ConfigError: Not readable as YAML, or larger or deeper than any configuration.
+    """
+    if len(text) > LARGEST_BYTES:
+        raise ConfigError(f"{name}: more than {LARGEST_BYTES} bytes found, expected a short text")
+    try:
+        _check_extent(text, name)
+        return yaml.load(text, _Loader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a date such as 13-45
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{name}: not readable as YAML: {error}") from error
+
+
+def _check_extent(text: bytes | str, name: str) -> None:
+    """Count values and levels before any is made, those behind aliases as often as they are named.
+
+    Raises:
+        ConfigError: Too many.
+    """
+    counts, anchors, known = [0], list[str | None](), dict[str, int]()
+    for event in yaml.parse(text, _Loader):
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in anchors:
+                raise ConfigError(f"{name}: alias *{anchor} inside of what it names")
+            counts[-1] += known.get(str(anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            counts[-1] += 1
+            known |= {anchor: 1} if anchor else {}
+        elif isinstance(event, yaml.CollectionStartEvent):
+            counts.append(1)
+            anchors.append(anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            count, closed = counts.pop(), anchors.pop()
+            counts[-1] += count
+            known |= {closed: count} if closed else {}
+        if len(counts) > DEEPEST:
+            raise ConfigError(f"{name}: nested more than {DEEPEST} levels deep, expected fewer")
+        if counts[-1] > MOST_VALUES:
+            raise ConfigError(f"{name}: more than {MOST_VALUES} values, expected fewer")
 
 
 def _apply(tree: Any, override: str) -> None:
@@ -140,10 +210,7 @@ def _apply(tree: Any, override: str) -> None:
 
 
 def _value(text: str, key: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}={text}: not readable as YAML: {error}") from error
+    value = parse_yaml(text, f"--set {key}={text[:_SHOWN]}")
     if isinstance(value, str):
         try:  # YAML 1.1 takes 1e-3 for a string
             return float(value)

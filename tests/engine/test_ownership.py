@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cristae.engine.ledger import is_unfinished, open_ledger, write_output
+from cristae.engine.ledger import is_unfinished, open_ledger
+from cristae.engine.outputs import write_text_output
 from cristae.errors import InputError, OutputExistsError
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.sources import open_volume
@@ -148,13 +149,13 @@ def test_a_path_with_a_nul_is_one_error(tmp_path):
 
 def test_a_text_is_an_output_like_every_other(tmp_path):
     path = tmp_path / "out.yaml"
-    write_output(path, "a: 1\n", "plan")
-    write_output(path, "a: 1\n", "plan")
+    write_text_output(path, "a: 1\n", "plan")
+    write_text_output(path, "a: 1\n", "plan")
     with pytest.raises(OutputExistsError, match="--overwrite replaces it"):
-        write_output(path, "a: 2\n", "plan")
-    write_output(path, "a: 2\n", "plan", overwrite=True)
+        write_text_output(path, "a: 2\n", "plan")
+    write_text_output(path, "a: 2\n", "plan", overwrite=True)
     assert path.read_text() == "a: 2\n"
     path.write_text("a: 3  # by hand\n")
     with pytest.raises(OutputExistsError, match="changed since"):
-        write_output(path, "a: 2\n", "plan", overwrite=True)
+        write_text_output(path, "a: 2\n", "plan", overwrite=True)
     assert not is_unfinished(path)

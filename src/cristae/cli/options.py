@@ -129,11 +129,17 @@ class Reading:
 
 
 def open_source(
-    source: str, reading: Reading, kind: Literal["image", "labels"] | None = None
+    source: str,
+    reading: Reading,
+    kind: Literal["image", "labels"] | None = None,
+    unfinished: bool = False,
 ) -> "Volume":
     """A volume by the options that tell of a source."""
+    from cristae.engine.unfinished import refuse_unfinished
     from cristae.volumes.sources import open_volume
 
+    if not unfinished:
+        refuse_unfinished(source)
     return open_volume(
         source,
         voxel_size_nm=numbers("--voxel-size", reading.voxel_size),

@@ -37,7 +37,6 @@ from cristae.cli.options import (
     load_models,
     open_labels,
     open_source,
-    refuse_existing,
     refuse_given,
     resources_of,
     settings_given,
@@ -78,7 +77,7 @@ def info(
         refuse_given(unfit, f"for a volume, found a data set of several in {source}")
         typer.echo(data_set.text)
         return
-    typer.echo(describe(open_source(source, reading)).text)
+    typer.echo(describe(open_source(source, reading, unfinished=True)).text)
 
 
 def simulate(
@@ -122,10 +121,9 @@ def import_config(
 ) -> None:
     """Turn a training configuration of PyTorch Connectomics v1 into one of cristae."""
     start_logging(quiet, verbose)
-    from cristae.engine.files import write_text
+    from cristae.engine.outputs import write_text_output
     from cristae.training.import_config import import_pytc_config
 
-    refuse_existing(out, overwrite)
     imported = import_pytc_config(configs, data or (), network)
     for line in imported.not_carried:
         typer.echo(f"not carried over: {line}", err=True)
@@ -133,7 +131,7 @@ def import_config(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        write_text(out, text)
+        write_text_output(out, text, "import-config", overwrite=overwrite, reads=configs)
 
 
 def plan(
@@ -151,14 +149,14 @@ def plan(
     """Propose what a configuration leaves open, and say what every stage will take."""
     start_logging(quiet, verbose)
     from cristae.configuration import load_tree
-    from cristae.engine.files import write_text
+    from cristae.engine.outputs import write_text_output
     from cristae.plan import plan_run
 
-    refuse_existing(out, overwrite)
     found = plan_run(load_tree(config, settings or []), str(config), resources_of(workers, memory))
     typer.echo(found.text)
     if out is not None:
-        write_text(out, as_yaml(found.tree))
+        text = as_yaml(found.tree)
+        write_text_output(out, text, "plan", overwrite=overwrite, reads=[config])
 
 
 def models() -> None:
@@ -175,11 +173,20 @@ def average(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the mean of the weights of models that continue one another's training."""
+    from cristae.engine.outputs import write_output
     from cristae.networks.average import average_models
     from cristae.networks.model import load_model, save_model
 
-    refuse_existing(out, overwrite)
-    save_model(average_models([load_model(name) for name in models]), out)
+    found = [load_model(name) for name in models]
+    content = " ".join(model.fingerprint for model in found)
+    write_output(
+        out,
+        lambda: save_model(average_models(found), out),
+        "average",
+        content,
+        overwrite=overwrite,
+        reads=models,
+    )
     typer.echo(str(out))
 
 

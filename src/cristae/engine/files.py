@@ -235,6 +235,12 @@ def sweep_leftovers(path: Path, *, alone: bool = False) -> None:
             _discard(Path(entry.path))
 
 
+def sweep_unnamed(folder: Path) -> None:
+    """Remove what tensorstore was writing in a folder when its process was killed."""
+    for left in folder.rglob("*.__lock") if folder.is_dir() else ():
+        left.unlink()
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for intermediate files, gone at the end; those of killed processes go first."""

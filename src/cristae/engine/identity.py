@@ -38,12 +38,18 @@ _ARRAY_PIECE = 16 << 20
 
 Facts = dict[str, Any]
 
+Place = tuple[str, bool]
+"""A path that content is read from, and whether all below it belongs to it."""
+
 
 class Content(Protocol):
     """Something whose facts can be looked up now; picklable."""
 
     def facts(self) -> Facts:
         """What it is at this moment, as JSON knows it."""
+
+    def places(self) -> list[Place]:
+        """Where it lies, so that no output takes its place; empty where it is in no file."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,10 @@ class Files:
     def facts(self) -> Facts:
         """See `file_facts`."""
         return file_facts(self.name, [(n, os.path.join(self.folder, n)) for n in self.names])
+
+    def places(self) -> list[Place]:
+        """The files."""
+        return [(os.path.join(self.folder, name), False) for name in self.names]
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,10 @@ class Folder:
         named = sorted((os.path.relpath(path, self.folder), path) for path in found)
         return file_facts(self.name, named)
 
+    def places(self) -> list[Place]:
+        """The folder."""
+        return [(self.folder, True)]
+
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
@@ -102,6 +116,10 @@ class InMemory:
             "hash": hash_array(self.array),
         }
 
+    def places(self) -> list[Place]:
+        """None."""
+        return []
+
 
 @dataclass(frozen=True)
 class Named:
@@ -112,6 +130,10 @@ class Named:
     def facts(self) -> Facts:
         """The text."""
         return {"text": self.text}
+
+    def places(self) -> list[Place]:
+        """None."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -152,6 +174,10 @@ class Identity:
             return [{"text": uuid.uuid4().hex}]
         reading = [{"read": list(self.reading)}] if self.reading else []
         return [*(content.facts() for content in self.contents), *reading]
+
+    def places(self) -> list[Place]:
+        """Where its contents lie."""
+        return [place for content in self.contents for place in content.places()]
 
     @property
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ before the record is read, and given back when the work folder is gone.
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -28,13 +28,13 @@ from cristae.engine.files import (
     merge_attributes,
     remove_tree,
     sweep_leftovers,
+    sweep_unnamed,
     sync_folder,
     told_error,
     translate_os_errors,
     write_json,
-    write_text,
 )
-from cristae.engine.identity import Identity, compare, fingerprint_of, stable
+from cristae.engine.identity import Identity, Place, compare, fingerprint_of, stable
 from cristae.engine.locks import Release, take_lock
 from cristae.engine.manifest import write_manifest
 from cristae.engine.ownership import (
@@ -46,11 +46,13 @@ from cristae.engine.ownership import (
     record_file,
     refuse_foreign,
     refuse_foreign_entries,
+    refuse_input,
     remove_output,
     work_folder,
 )
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
+from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import BusyError, FileError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
@@ -161,6 +163,7 @@ class Ledger:
     def _begin(self, state: State) -> None:
         with translate_os_errors(self.output):
             make_folder(self.scratch)
+            sweep_unnamed(self.output)
             write_json(self._work / "identity.json", self._identity)
             drop_torn_line(self._work / "done.jsonl")
             self._done = read_marks(self._work / "done.jsonl")
@@ -176,6 +179,7 @@ def open_ledger(
     inputs: Mapping[str, Input],
     settings: Mapping[str, Any],
     overwrite: bool = False,
+    reads: Iterable[str | Path] = (),
 ) -> Ledger:
     """Open the record of an output, and say whether it is new, to be resumed, or done.
 
@@ -185,6 +189,7 @@ def open_ledger(
         inputs: What each input is, by role; one that is trusted is the recorded one in any case.
         settings: Every setting that can change the output's bytes, and no other; as JSON.
         overwrite: Remove an output of another identity, or the same one, and start anew.
+        reads: Files that are read and are no `Identity` among the inputs.
 
     Returns:
         The ledger; where its state is ``done`` there is nothing to do.
@@ -196,9 +201,10 @@ def open_ledger(
         BusyError: Another process is writing it.
     """
     output = user_path(output)
+    check_path(output)
+    refuse_input(output, _places(inputs, reads))
     ledger = Ledger(output, identity_tree(stage, inputs, settings), output.suffix == ".zarr")
     try:
-        check_path(output)
         refused = _hold(ledger)
         _open(ledger, overwrite, _trusted(inputs), refused)
     except BaseException:
@@ -263,6 +269,7 @@ def check_output(
     """
     output = user_path(output)
     check_path(output)
+    refuse_input(output, _places(inputs, ()))
     record, _ = find_record(output, output.suffix == ".zarr")
     there = {} if record is None else record["inputs"]
     known = {role: one for role, one in inputs.items() if one is not None}
@@ -273,6 +280,16 @@ def check_output(
     if state != "done":
         check_writable(output)
     return state
+
+
+def _places(inputs: Mapping[str, Input | None], reads: Iterable[str | Path]) -> Iterator[Place]:
+    """Where inputs lie; an output that is not finished is none."""
+    for one in inputs.values():
+        for place, is_whole in one.places() if isinstance(one, Identity) else ():
+            if is_whole:
+                refuse_unfinished(place)
+            yield place, is_whole
+    yield from ((str(path), False) for path in reads)
 
 
 def _trusted(inputs: Mapping[str, Input]) -> set[str]:
@@ -372,22 +389,6 @@ def identity_tree(
     known = {role: one.tree() if isinstance(one, Identity) else one for role, one in inputs.items()}
     tree = {"stage": stage, "inputs": known, "settings": dict(settings)}
     return dict(json.loads(json.dumps(tree)))
-
-
-def write_output(path: Path, text: str, stage: str, *, overwrite: bool = False) -> None:
-    """Write a text as an output of its own, by the rules of every output.
-
-    Raises:
-        OutputExistsError: There is another text, unless ``overwrite``; or what cristae did not
-            write, in any case.
-    """
-    settings = {"text": fingerprint_of(text)}
-    with open_ledger(
-        path, stage=stage, inputs={}, settings=settings, overwrite=overwrite
-    ) as ledger:
-        if ledger.state != "done":
-            write_text(path, text)
-            ledger.finish()
 
 
 def record_fingerprint(record: Mapping[str, Any]) -> str:

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cristae.engine.files import parse_json, read_attributes, read_json, remove_tree
+from cristae.engine.files import parse_json, read_attributes, read_json, remove_tree, write_json
+from cristae.engine.identity import Place
 from cristae.errors import InputError, OutputExistsError
 
 CONTENT_BYTES = 8 << 20
@@ -35,6 +37,43 @@ def check_path(path: Path) -> None:
     """
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: a NUL found in a path, expected none")
+
+
+def refuse_input(output: Path, places: Iterable[Place]) -> None:
+    """Refuse an output that is an input, lies in one, or holds one: it would be removed.
+
+    Args:
+        output: The output, there or not.
+        places: Where the inputs lie (`Identity.places`).
+
+    Raises:
+        InputError: The input at stake.
+    """
+    out, here = os.path.realpath(output), _file_id(output)
+    folders: dict[str, str] = {}  # an input may be of thousands of files in one folder
+    for path, is_whole in places:
+        head, tail = os.path.split(os.path.abspath(os.path.expanduser(path)))
+        if head not in folders:
+            folders[head] = os.path.realpath(head)
+        place = os.path.join(folders[head], tail)
+        place = os.path.realpath(place) if is_whole or os.path.islink(place) else place
+        if place == out or (here is not None and _file_id(Path(place)) == here):
+            what = "is an input itself"
+        elif place.startswith(out + os.sep):
+            what = "holds an input"
+        elif is_whole and out.startswith(place + os.sep):
+            what = "lies inside an input"
+        else:
+            continue
+        raise InputError(f"{output}: {what} ({path}), expected another place")
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def content_of(file: Path) -> dict[str, Any]:
@@ -103,6 +142,15 @@ def find_record(output: Path, is_folder: bool) -> tuple[dict[str, Any] | None, b
         # `finish` writes the record, then removes the folder: a lone scratch is a leftover
         return begun, False
     return (record, True) if record is not None else (None, False)
+
+
+@contextmanager
+def keep_record(file: Path) -> Iterator[None]:
+    """Let a finished file stay cristae's own while cristae itself changes it."""
+    record, finished = find_record(file, False)
+    yield
+    if finished and record is not None and "content" in record:
+        write_json(record_file(file), {**record, "content": content_of(file)})
 
 
 def _check_record(record: Any, path: Path) -> None:

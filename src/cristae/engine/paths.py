@@ -7,6 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+SINGLE_WRITER = {"file_io_locking": {"mode": "none"}}
+"""For tensorstore: no other process writes an output (`locks`), so it locks no file; some file
+systems have no locks."""
+
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path with ``~`` and ``~user`` in front replaced by the home folder."""

@@ -52,7 +52,7 @@ from cristae.evaluation.text import format_scores
 from cristae.grid import Triple
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.values import settle_mask
-from cristae.volumes.volume import Array, Volume, array_volume
+from cristae.volumes.volume import Array, Volume, array_volume, refuse_unfinished_volume
 
 __all__ = [
     "EvaluateConfig",
@@ -121,6 +121,8 @@ def score_instances(
     _check_categories(categories)
     image = None if isinstance(scores, Mapping) else scores
     volumes = _compared(instances, truth, image, mask, config)
+    for volume in volumes.volumes.values():
+        refuse_unfinished_volume(volume)
     resources = Resources() if resources is None else resources
     if categories is not None:
         config = replace(config, categories="none")

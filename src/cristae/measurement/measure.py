@@ -30,7 +30,7 @@ from cristae.measurement.tally import (
     check_signs,
     tally_block,
 )
-from cristae.volumes.volume import Nanometres, Volume
+from cristae.volumes.volume import Nanometres, Volume, refuse_unfinished_volume
 
 NM3_PER_UM3 = 1e9
 _AXES = ("z", "y", "x")
@@ -70,6 +70,7 @@ def measure_instances(
         MemoryLimitError: A block does not fit.
     """
     resources = Resources() if resources is None else resources
+    refuse_unfinished_volume(instances)
     voxel_size_nm = _check(instances)
     if out_csv is None:
         return _measured(instances, voxel_size_nm, resources, None)

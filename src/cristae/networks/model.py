@@ -31,6 +31,7 @@ from torch import Tensor
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.checksums import check_zip
 from cristae.engine.files import write_atomic
+from cristae.engine.ownership import keep_record
 from cristae.engine.paths import user_path
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Triple
@@ -296,7 +297,8 @@ def retune_model(
         return model
     old = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
     card = {**model.card, "earlier_thresholds": [*model.card.get("earlier_thresholds", []), old]}
-    return save_model(replace(tuned, card=card), path, stored_as=stored_as)
+    with keep_record(path):
+        return save_model(replace(tuned, card=card), path, stored_as=stored_as)
 
 
 def _read(path: Path) -> dict[str, Any]:

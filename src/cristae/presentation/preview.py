@@ -35,7 +35,7 @@ from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
     sample_intensity,
 )
-from cristae.volumes.volume import Array, Volume
+from cristae.volumes.volume import Array, Volume, refuse_unfinished_volume
 
 SECONDS = 30.0
 """What predicting all places may take, by the speed measured first."""
@@ -89,6 +89,7 @@ def preview_volume(
         raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"{out}: expected the path of a file in a folder that exists")
+    refuse_unfinished_volume(source)
     begun = time.perf_counter()
     statistics = sample_intensity(source)
     known = {**source.attributes, INTENSITY_ATTRIBUTE: statistics.to_dict()}

@@ -21,7 +21,7 @@ import tensorstore
 
 from cristae.engine.files import remove_tree, write_json
 from cristae.engine.manifest import check_there, manifest_stamp
-from cristae.engine.paths import file_store
+from cristae.engine.paths import SINGLE_WRITER, file_store
 from cristae.errors import InputError
 from cristae.volumes.sources.image_metadata import read_metadata
 from cristae.volumes.sources.ome_zarr import is_current
@@ -154,7 +154,12 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "codecs": codecs if dtype.itemsize > 1 else [{"name": "bytes"}, *codecs[1:]],
     }
-    spec = {"driver": "zarr3", "kvstore": file_store(path), "metadata": metadata}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": file_store(path),
+        "context": SINGLE_WRITER,
+        "metadata": metadata,
+    }
     return tensorstore.open(spec, create=True)
 
 

@@ -95,7 +95,7 @@ def train_model(
     opened = _open_train_samples(config, samples, own, files.model, same_source)
     threads = threads or available_cores()
     torch.set_num_threads(threads)
-    with _open_run(config, opened, files, start, overwrite) as ledger:
+    with _open_run(config, opened, files, (start, start_from), overwrite) as ledger:
         if ledger.state == "done" and ledger.summary["steps"] == config.steps:
             log.info("%s: already done", out)
             return load_model(files.model)
@@ -243,16 +243,22 @@ def _open_run(
     config: TrainConfig,
     opened: Sequence[OpenedSample],
     files: Files,
-    start: Model | None,
+    started: tuple[Model | None, str | Path | None],
     overwrite: bool,
 ) -> Ledger:
     inputs: dict[str, str | Identity] = {o.sample.name: o.identity for o in opened}
+    start, source = started
     if start is not None:
         inputs["start_from"] = start.fingerprint
     settings = recorded_settings(config)
     settings["volumes"] = {o.sample.name: plain_sample(o.sample) for o in opened}
     ledger = open_ledger(
-        files.model, stage="train", inputs=inputs, settings=settings, overwrite=overwrite
+        files.model,
+        stage="train",
+        inputs=inputs,
+        settings=settings,
+        overwrite=overwrite,
+        reads=() if source is None else (source,),
     )
     if ledger.state == "new":
         for path in (files.best, files.checkpoint, files.table, files.panels):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.identity import Identity, InMemory
+from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 
@@ -152,6 +153,17 @@ class Volume:
     def _check(self, box: Box) -> None:
         if not self.box.contains(box):
             raise InputError(f"{self.name}: box {box} reaches outside {self.box}")
+
+
+def refuse_unfinished_volume(volume: Volume) -> None:
+    """Refuse a volume that lies in an output which its stage has not finished.
+
+    Raises:
+        InputError: What is missing.
+    """
+    for place, is_whole in volume.identity.places():
+        if is_whole:
+            refuse_unfinished(place)
 
 
 def array_volume(

@@ -14,10 +14,10 @@ import numpy as np
 import tensorstore
 
 from cristae.engine.files import merge_attributes, read_json, write_json
-from cristae.engine.identity import Facts, Folder, Identity
+from cristae.engine.identity import Facts, Folder, Identity, Place
 from cristae.engine.ledger import is_unfinished, record_fingerprint
 from cristae.engine.manifest import check_manifest, check_there, manifest_stamp
-from cristae.engine.paths import file_store, user_path
+from cristae.engine.paths import SINGLE_WRITER, file_store, user_path
 from cristae.engine.progress import log
 from cristae.engine.stored import array_state
 from cristae.errors import InputError, OutputExistsError
@@ -142,6 +142,10 @@ class Written:
     path: str
     id: str
 
+    def places(self) -> list[Place]:
+        """The image."""
+        return [(self.path, True)]
+
     def facts(self) -> Facts:
         """Both, whatever the path."""
         return {"id": self.id}
@@ -149,7 +153,7 @@ class Written:
 
 @lru_cache(maxsize=64)
 def _open_store(path: str, driver: str, stamp: int) -> Any:
-    spec = {"driver": driver, "kvstore": file_store(path)}
+    spec = {"driver": driver, "kvstore": file_store(path), "context": SINGLE_WRITER}
     return tensorstore.open(spec, open=True).result()
 
 
@@ -229,6 +233,7 @@ def create_array(
     spec = {
         "driver": "zarr3",
         "kvstore": file_store(path),
+        "context": SINGLE_WRITER,
         "metadata": {
             "shape": [*lead, *shape],
             "data_type": dtype.name,

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from cristae.engine.identity import Facts, Identity, Named, file_facts
+from cristae.engine.identity import Facts, Identity, Named, Place, file_facts
 from cristae.errors import InputError
 from cristae.grid import Box, tile
 from cristae.volumes.sources.pages import (
@@ -176,6 +176,11 @@ class Tiles:
 
     name: str
     reader: TileIndexReader
+
+    def places(self) -> list[Place]:
+        """The folders that hold tiles, and the index."""
+        folders = {os.path.dirname(path) for path in self.reader.paths()}
+        return [(self.name, False), *((folder, False) for folder in sorted(folders))]
 
     def facts(self) -> Facts:
         """See `file_facts`."""
