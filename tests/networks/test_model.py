@@ -234,6 +234,11 @@ def test_counts_of_voxels_keep_their_volume(model, tmp_path):
     assert now.thresholds_at((5.0, 5.0, 5.0)) == found | {"min_size": 1536}
     assert now.thresholds_at((300.0, 80.0, 80.0)) == found | {"min_size": 1}
     assert now.thresholds_at(None) == now.thresholds_at((30.0, 8.0, 8.0)) == found
+    # a section of 5 nm, or four, are a slice of an instance: they count as a section of 30 nm
+    assert now.thresholds_at((5.0, 5.0, 5.0), 1) == found | {"min_size": 256}
+    assert now.thresholds_at((5.0, 5.0, 5.0), 4) == found | {"min_size": 1024}
+    assert now.thresholds_at((5.0, 5.0, 5.0), 6) == found | {"min_size": 1536}
+    assert now.thresholds_at((50.0, 8.0, 8.0), 1) == found | {"min_size": 60}
     again = retune_model(path, "mitoem", found)
     assert again.thresholds_at((5.0, 5.0, 5.0)) == found
     with pytest.raises(InputError, match="threshold_voxel_size_nm"):

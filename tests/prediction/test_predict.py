@@ -242,6 +242,16 @@ def test_what_travels_with_a_prediction(make_model, texture, tmp_path):
     assert attributes["record"]["summary"]["voxels"] == 4 * 32 * 44
 
 
+def test_a_section_of_a_thin_stack_is_not_asked_for_a_whole_instance(make_model, texture, tmp_path):
+    """100 voxels of 30x8x8 nm are 1,536 of 5 nm; one section shows a sixth of them."""
+    model = make_model(thresholds={"min_size": 100}, threshold_voxel_size_nm=(30.0, 8.0, 8.0))
+    array = texture((8, 32, 40))
+    for sections, least in ((1, 256), (2, 512), (8, 1536)):
+        volume = open_volume(array[:sections], voxel_size_nm=(5.0, 5.0, 5.0))
+        found = predict_volume(volume, model, tmp_path / f"{sections}.zarr", resources=ONE)
+        assert found.attributes["thresholds"] == {"min_size": least}
+
+
 def test_new_thresholds_pass_on_without_a_new_prediction(make_model, texture, tmp_path, caplog):
     volume, out = open_volume(texture((2, 30, 30))), tmp_path / "p.zarr"
     first = predict_volume(volume, make_model(thresholds={"foreground": 0.7}), out, resources=ONE)

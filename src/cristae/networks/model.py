@@ -112,11 +112,23 @@ class Model:
     section_spacing_nm: float | None = None
     scales: tuple[float, ...] = (1.0,)
 
-    def thresholds_at(self, voxel_size_nm: tuple[float, float, float] | None) -> dict[str, Any]:
-        """The thresholds at a voxel size: those that count voxels keep their volume."""
+    def thresholds_at(
+        self, voxel_size_nm: tuple[float, float, float] | None, sections: int | None = None
+    ) -> dict[str, Any]:
+        """The thresholds at a voxel size: those that count voxels keep their volume.
+
+        Args:
+            voxel_size_nm: Voxel size (z, y, x) of the volume; None where it is not known.
+            sections: How many sections it has, where they may be few: a stack thinner than one
+                section of `threshold_voxel_size_nm` shows only slices of its instances, and
+                counts as thick as that section.
+        """
         known = dict(self.thresholds)
         if voxel_size_nm and self.threshold_voxel_size_nm:
-            ratio = math.prod(self.threshold_voxel_size_nm) / math.prod(voxel_size_nm)
+            z, y, x = voxel_size_nm
+            if sections is not None:
+                z = max(z, self.threshold_voxel_size_nm[0] / sections)
+            ratio = math.prod(self.threshold_voxel_size_nm) / (z * y * x)
             for name in COUNTS:
                 if known.get(name):
                     known[name] = max(1, round(known[name] * ratio))

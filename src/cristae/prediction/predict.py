@@ -339,7 +339,7 @@ def _attributes(
 
 def _passed_on(model: Model, grids: Grids) -> dict[str, Any]:
     """What `segment` needs to know of the model."""
-    thresholds = model.thresholds_at(grids.voxel_size_nm)
+    thresholds = model.thresholds_at(grids.voxel_size_nm, grids.shape[0])
     known = {"decoder": model.decoder, "thresholds": thresholds}
     return known | ({"offsets": to_plain(model.offsets)} if model.offsets else {})
 
