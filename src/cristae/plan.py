@@ -20,8 +20,7 @@ from cristae.engine.files import temporary_folder
 from cristae.engine.progress import duration_text, hushed
 from cristae.errors import ConfigError
 from cristae.grid import Box
-from cristae.networks.channels import affinity_offsets
-from cristae.networks.model import Model, fresh_network, load_model
+from cristae.networks.model import Model, load_model
 from cristae.pipeline import RunConfig
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.segmentation.decoders import resolve
@@ -32,6 +31,7 @@ from cristae.training.memory import step_bytes, training_bytes
 from cristae.training.proposal import Choice, Device, propose
 from cristae.training.sampling import prepare_source
 from cristae.training.speed import StepTimes, find_device, measure_step, perfect_prediction
+from cristae.training.train import untrained_model
 from cristae.volumes.dataset import OpenedSample, Sample, open_samples, open_sources
 from cristae.volumes.fingerprint import Fingerprint, fingerprint_sample, label_boxes
 from cristae.volumes.simulate import simulate_volume
@@ -174,16 +174,7 @@ def _fresh(train: TrainConfig | None) -> Model:
     """A model as the training will leave it, its weights apart."""
     if train is None:
         raise ValueError("a run without a model trains one")
-    return Model(
-        network_config=train.network,
-        state_dict=fresh_network(train.network).state_dict(),
-        channels=train.network.channels,
-        working_voxel_size_nm=train.working_voxel_size_nm,
-        intensity=train.intensity,
-        decoder=train.decoder,
-        thresholds=dict(train.thresholds),
-        offsets=affinity_offsets(train.network.channels),
-    )
+    return untrained_model(train)
 
 
 def _use_costs(

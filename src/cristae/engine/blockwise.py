@@ -71,8 +71,13 @@ def promise_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
     Raises:
         MemoryLimitError: More than the limit, or than the machine has free; both are named.
     """
-    limit = memory_limit(resources)
     log.info("%s: needs up to %.2f GiB of memory", stage, bytes_needed / GIB)
+    check_memory(stage, bytes_needed, resources)
+
+
+def check_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
+    """Refuse what cannot fit; arguments and errors are those of `promise_memory`."""
+    limit = memory_limit(resources)
     if bytes_needed > limit:
         whose = "are free" if resources.memory_gib is None else "are allowed by --memory"
         raise MemoryLimitError(

@@ -180,6 +180,7 @@ def open_ledger(
     settings: Mapping[str, Any],
     overwrite: bool = False,
     reads: Iterable[str | Path] = (),
+    beside: Sequence[Path] = (),
 ) -> Ledger:
     """Open the record of an output, and say whether it is new, to be resumed, or done.
 
@@ -190,6 +191,8 @@ def open_ledger(
         settings: Every setting that can change the output's bytes, and no other; as JSON.
         overwrite: Remove an output of another identity, or the same one, and start anew.
         reads: Files that are read and are no `Identity` among the inputs.
+        beside: Further files and folders that the stage writes. They are part of the output: the
+            files go with it when it is made anew, and are refused where it has no record.
 
     Returns:
         The ledger; where its state is ``done`` there is nothing to do.
@@ -206,7 +209,7 @@ def open_ledger(
     ledger = Ledger(output, identity_tree(stage, inputs, settings), output.suffix == ".zarr")
     try:
         refused = _hold(ledger)
-        _open(ledger, overwrite, _trusted(inputs), refused)
+        _open(ledger, overwrite, _trusted(inputs), refused, beside)
     except BaseException:
         ledger.close()
         raise
@@ -232,15 +235,28 @@ def _hold(ledger: Ledger) -> InputError | None:
     return None
 
 
-def _open(ledger: Ledger, overwrite: bool, trusted: set[str], refused: InputError | None) -> None:
+def _open(
+    ledger: Ledger,
+    overwrite: bool,
+    trusted: set[str],
+    refused: InputError | None,
+    beside: Sequence[Path],
+) -> None:
     """Find out what is there, and begin where something is to be done."""
-    ledger.state, record = _judge(ledger.output, ledger._identity, overwrite, trusted)
+    judged = _judge(ledger.output, ledger._identity, overwrite, trusted, beside)
+    ledger.state, record, notes = judged
+    for note in notes:
+        log.info("%s: %s", ledger.output, note)
     if ledger.state == "done":
         ledger.summary = (record or {}).get("summary", {})
         ledger.close()
         return
     if refused is not None:
         raise refused
+    if ledger.state == "new":  # before the record goes, so that they are never without one
+        for path in beside:
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
     if ledger.state == "new" and record is not None:
         remove_output(ledger.output, ledger._is_folder)
     ledger._begin(ledger.state)
@@ -253,6 +269,9 @@ def check_output(
     inputs: Mapping[str, Input | None],
     settings: Mapping[str, Any],
     overwrite: bool = False,
+    unknown: Sequence[str] = (),
+    reads: Iterable[str | Path] = (),
+    beside: Sequence[Path] = (),
 ) -> State:
     """What `open_ledger` would find, with its errors; nothing is written.
 
@@ -262,6 +281,9 @@ def check_output(
         inputs: See `open_ledger`; one that is None is not known yet, and is not compared.
         settings: See `open_ledger`.
         overwrite: See `open_ledger`.
+        unknown: Settings that are not known yet, and are not compared.
+        reads: See `open_ledger`.
+        beside: See `open_ledger`.
 
     Raises:
         OutputExistsError: See `open_ledger`.
@@ -269,14 +291,16 @@ def check_output(
     """
     output = user_path(output)
     check_path(output)
-    refuse_input(output, _places(inputs, ()))
+    refuse_input(output, _places(inputs, reads))
     record, _ = find_record(output, output.suffix == ".zarr")
-    there = {} if record is None else record["inputs"]
+    inputs_there, there = ({}, {}) if record is None else (record["inputs"], record["settings"])
     known = {role: one for role, one in inputs.items() if one is not None}
-    identity = identity_tree(stage, known, settings)
-    unknown = {role: there.get(role, "") for role, one in inputs.items() if one is None}
-    identity["inputs"] |= unknown
-    state, _ = _judge(output, identity, overwrite, _trusted(known))
+    certain = {name: value for name, value in settings.items() if name not in unknown}
+    certain |= {name: there[name] for name in unknown if name in there}
+    identity = identity_tree(stage, known, certain)
+    later = {role: inputs_there.get(role, "") for role, one in inputs.items() if one is None}
+    identity["inputs"] |= later
+    state = _judge(output, identity, overwrite, _trusted(known), beside)[0]
     if state != "done":
         check_writable(output)
     return state
@@ -292,29 +316,44 @@ def _places(inputs: Mapping[str, Input | None], reads: Iterable[str | Path]) -> 
     yield from ((str(path), False) for path in reads)
 
 
+def finished_summary(output: Path) -> dict[str, Any] | None:
+    """What `Ledger.finish` was told of an output; None where it is not finished."""
+    record, finished = find_record(output, output.suffix == ".zarr")
+    return dict(record.get("summary", {})) if record is not None and finished else None
+
+
 def _trusted(inputs: Mapping[str, Input]) -> set[str]:
     return {role for role, one in inputs.items() if isinstance(one, Identity) and one.trusted}
 
 
 def _judge(
-    output: Path, identity: Mapping[str, Any], overwrite: bool, trusted: set[str]
-) -> tuple[State, dict[str, Any] | None]:
-    """What an output is to a stage that is to write it, and the record there; or why it may not."""
+    output: Path,
+    identity: Mapping[str, Any],
+    overwrite: bool,
+    trusted: set[str],
+    beside: Sequence[Path],
+) -> tuple[State, dict[str, Any] | None, list[str]]:
+    """What an output is to a stage that is to write it, its record, and remarks; or a refusal."""
     is_folder = output.suffix == ".zarr"
     record, finished = refuse_foreign(output, is_folder)
-    if record is None or overwrite:
-        if record is not None:
-            refuse_foreign_entries(output, is_folder)
-        return "new", record
+    if record is None:
+        foreign = [path for path in beside if path.exists()]
+        if foreign and not _has_record(output, is_folder):
+            names = ", ".join(str(path) for path in foreign)
+            raise OutputExistsError(
+                f"{output}: {names} would be written as well, but was not made by cristae"
+            )
+        return "new", None, []
+    if overwrite:
+        refuse_foreign_entries(output, is_folder)
+        return "new", record, []
     differences, notes = _differences(record, identity, trusted, finished)
     if differences:
         raise OutputExistsError(
             f"{output}: exists with other inputs or settings; --overwrite replaces it\n"
             + "\n".join(f"  - {line}" for line in differences)
         )
-    for note in notes:
-        log.info("%s: %s", output, note)
-    return ("done" if finished else "resume"), record
+    return ("done" if finished else "resume"), record, notes
 
 
 def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[str, Any] | None:
@@ -406,6 +445,12 @@ def is_unfinished(output: Path) -> bool:
     is_folder = output.suffix == ".zarr"
     record, finished = find_record(output, is_folder)
     return record is not None and not finished
+
+
+def _has_record(output: Path, is_folder: bool) -> bool:
+    """Whether there is a record, also of an output that is gone."""
+    begun = work_folder(output, is_folder) / "identity.json"
+    return begun.exists() or (not is_folder and record_file(output).exists())
 
 
 def _differences(

@@ -13,7 +13,7 @@ from typing import Any
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity, fingerprint_of
-from cristae.engine.ledger import Ledger, is_unfinished, open_ledger
+from cristae.engine.ledger import Ledger, check_output, is_unfinished, open_ledger
 from cristae.engine.progress import log
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
@@ -42,6 +42,7 @@ from cristae.evaluation.scoring import (
 from cristae.evaluation.tables import (
     MatchTables,
     Place,
+    check_tables,
     has_matches,
     matches_fingerprint,
     precision_recall_of,
@@ -50,6 +51,7 @@ from cristae.evaluation.tables import (
 )
 from cristae.evaluation.text import format_scores
 from cristae.grid import Triple
+from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.values import settle_mask
 from cristae.volumes.volume import Array, Volume, array_volume, refuse_unfinished_volume
@@ -188,8 +190,7 @@ def evaluate_volume(
         )
         volumes = replace(volumes, scores=scored)
     settings = to_plain(config)
-    if not (out.overwrite or out.json.exists() or is_unfinished(out.json)):
-        _refuse_tables(out.csv_dir)
+    _check_tables(out)
     with open_ledger(
         out.json, stage="evaluate", inputs=inputs, settings=settings, overwrite=out.overwrite
     ) as ledger:
@@ -206,6 +207,46 @@ def evaluate_volume(
         tables = None if out.csv_dir is None else matches_fingerprint(out.csv_dir)
         ledger.finish(ranked_by=result.ranked_by, tables=tables)
     return result
+
+
+def check_evaluate(
+    instances: Volume,
+    truth: Volume,
+    out: ScoreFiles,
+    *,
+    mask: Volume | None = None,
+    config: EvaluateConfig | None = None,
+) -> Expected:
+    """What `evaluate_volume` will make of its arguments, with its errors; nothing is written.
+
+    Args:
+        instances: Labels that are there, or that will be (`expected_volume`).
+        truth: Likewise.
+        out: See `evaluate_volume`.
+        mask: See `evaluate_volume`.
+        config: See `evaluate_volume`.
+    """
+    config = EvaluateConfig() if config is None else config
+    check_evaluate_config(config)
+    volumes = _compared(instances, truth, None, mask, config)
+    place_volumes(volumes, config.crop, config.align)
+    _check_tables(out)
+    state = check_output(
+        out.json,
+        stage="evaluate",
+        inputs={role: known_identity(volume) for role, volume in volumes.volumes.items()},
+        settings=to_plain(config),
+        overwrite=out.overwrite,
+    )
+    return Expected(state)
+
+
+def _check_tables(out: ScoreFiles) -> None:
+    """Refuse a folder with tables of a person's, or of another evaluation."""
+    if out.csv_dir is not None:
+        check_tables(out.csv_dir)
+    if not (out.overwrite or out.json.exists() or is_unfinished(out.json)):
+        _refuse_tables(out.csv_dir)
 
 
 def _tables_are_there(folder: Path | None, summary: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.identity import fingerprint_of
-from cristae.errors import SourceNotFoundError, raise_faults
+from cristae.errors import OutputExistsError, SourceNotFoundError, raise_faults
 from cristae.evaluation.matching import KINDS, MISSING, Associations, Codes
 from cristae.evaluation.metrics import Curve, Matches, Rows, best_prediction
 from cristae.evaluation.overlaps import Floats, Instances, Overlaps
@@ -24,6 +24,13 @@ from cristae.volumes.volume import Nanometres
 
 _AXES = ("z", "y", "x")
 _FILES = {"truth": "truth.csv", "prediction": "predictions.csv", "overlaps": "overlaps.csv"}
+_OWN = {
+    "truth": "truth,voxels,prediction,iou,association",
+    "prediction": "instance,voxels,rank,truth,iou,association",
+    "overlaps": "instance,truth,voxels,iou",
+}
+"""What the first line of each table begins with."""
+
 _NEEDED = ("voxels", "iou", "association", "cut_by_border")
 
 
@@ -155,6 +162,30 @@ def write_matches(tables: MatchTables, folder: Path) -> None:
     """Write ``truth.csv``, ``predictions.csv`` and ``overlaps.csv``, each at once."""
     for name, file in _FILES.items():
         write_table(folder / file, getattr(tables, name))
+
+
+def check_tables(folder: Path) -> None:
+    """Refuse a folder where a file of another make has the name of one of the tables.
+
+    Raises:
+        OutputExistsError: Files that begin otherwise than the tables do; all are named.
+    """
+    faults = [
+        f"{file}: exists and was not made by cristae (its first line lacks {column!r})"
+        for name, file in _FILES.items()
+        if (column := _OWN[name]) not in _first_line(folder / file)
+    ]
+    raise_faults(str(folder), faults, OutputExistsError)
+
+
+def _first_line(path: Path) -> str:
+    """Names of the columns; that of all tables where there is no file."""
+    if not path.exists():
+        return ",".join(_OWN.values())
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.readline(1 << 12).decode(errors="replace")
 
 
 def has_matches(folder: Path) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import raise_faults
@@ -30,6 +30,7 @@ from cristae.measurement.tally import (
     check_signs,
     tally_block,
 )
+from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.volume import Nanometres, Volume, refuse_unfinished_volume
 
 NM3_PER_UM3 = 1e9
@@ -86,6 +87,24 @@ def measure_instances(
         write_table(out_csv, table)
         ledger.finish(instances=len(table))
     return table
+
+
+def check_measure(instances: Volume, out_csv: str | Path, *, overwrite: bool = False) -> Expected:
+    """What `measure_instances` will make of its arguments, with its errors; nothing is written.
+
+    Args:
+        instances: Labels that are there, or that will be (`expected_volume`).
+        out_csv: See `measure_instances`.
+        overwrite: See `measure_instances`.
+    """
+    state = check_output(
+        out_csv,
+        stage="measure",
+        inputs={"instances": known_identity(instances)},
+        settings={"voxel_size_nm": _check(instances), "origin_nm": instances.origin_nm},
+        overwrite=overwrite,
+    )
+    return Expected(state)
 
 
 def read_measurements(path: Path) -> pd.DataFrame:

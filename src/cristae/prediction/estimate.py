@@ -1,6 +1,7 @@
 """What a prediction will take, before it is made: precision, speed on one tile, memory, voxels."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from cristae.networks.device import (
     prepare_devices,
     reduced_precision,
 )
+from cristae.networks.ensemble import ensemble_contract
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import model_runner, network_contract, sample_shape
@@ -72,19 +74,24 @@ def network_rate(
 
 
 def prediction_work(
-    image: Volume, model: Model, config: PredictConfig, precision: Precision, resources: Resources
+    image: Volume,
+    model: Model | Sequence[Model],
+    config: PredictConfig,
+    precision: Precision,
+    resources: Resources,
 ) -> Work:
     """Memory and voxels of a prediction, by the plan it would have; nothing is written."""
-    contract = network_contract(model)
-    config = resolve_config(config, contract, section_thickness(image, model))
+    models = (model,) if isinstance(model, Model) else tuple(model)
+    contract = ensemble_contract(models)
+    config = resolve_config(config, contract, section_thickness(image, models[0]))
     with temporary_folder() as folder:
         request = Request(
             source=image,
-            models=(model,),
+            models=models,
             contract=contract,
             out=folder / "prediction.zarr",
             grids=plan_grids(
-                image, model.working_voxel_size_nm, config.grid, config.scales or (1.0,)
+                image, models[0].working_voxel_size_nm, config.grid, config.scales or (1.0,)
             ),
             precision=precision,
             variants=config.variants or 1,

@@ -128,18 +128,10 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     resources, out = resources or Resources(), user_path(out)
     chunks = None if chunks is None else user_path(chunks)
     check_places(out, chunks)
-    models = (model,) if isinstance(model, Model) else tuple(model)
-    contract = ensemble_contract(models)
-    section_nm = section_thickness(source, models[0])
-    config = resolve_config(config or PredictConfig(), contract, section_nm)
-    check_request(source, models, contract, config, block_shape, mask, align)
-    mask = None if mask is None else laid_mask(source, mask, align)
-    scales = config.scales or (1.0,)
-    grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
-    asked = _Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
-    identity = _identity(asked)
+    asked = ask(source, model, out, config, mask, block_shape, resources, align)
+    models, contract, grids = asked.models, asked.contract, asked.grids
+    identity = predict_record(asked)
     asked = _checked(asked, identity["inputs"])
-    check_reach(source, grids, contract, resources)
     plan = None
     if chunks is not None:
         counts = contract.windows.chunks if contract.windows else None
@@ -151,7 +143,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
-            update_attributes(out, **_passed_on(models[0], grids))
+            update_attributes(out, **passed_on(models[0], grids))
             check_disk(out, 0, besides)
         else:
             _predict(asked, ledger, besides)
@@ -162,8 +154,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """What was asked for, checked; the precision is still open."""
+class Asked:
+    """What was asked for, checked; the precision is still open. Fields are `predict_volume`'s."""
 
     source: Volume
     models: tuple[Model, ...]
@@ -199,14 +191,37 @@ class _Asked:
         )
 
 
-def _checked(asked: _Asked, inputs: Mapping[str, Input]) -> _Asked:
+def _checked(asked: Asked, inputs: Mapping[str, Input]) -> Asked:
     """The same with an image and a mask without NaN."""
     look = partial(checked_voxels, resources=asked.resources, out=asked.out, inputs=inputs)
     mask = None if asked.mask is None else look(asked.mask)
     return replace(asked, source=look(asked.source), mask=mask)
 
 
-def _identity(asked: _Asked) -> dict[str, Any]:
+def ask(
+    source: Volume,
+    model: Model | Sequence[Model],
+    out: Path,
+    config: PredictConfig | None,
+    mask: Volume | None,
+    block_shape: Triple | None,
+    resources: Resources,
+    align: Align = "origin",
+) -> Asked:
+    """What is asked for, every fault of it found; arguments and errors are `predict_volume`'s."""
+    models = (model,) if isinstance(model, Model) else tuple(model)
+    contract = ensemble_contract(models)
+    section_nm = section_thickness(source, models[0])
+    config = resolve_config(config or PredictConfig(), contract, section_nm)
+    check_request(source, models, contract, config, block_shape, mask, align)
+    mask = None if mask is None else laid_mask(source, mask, align)
+    scales = config.scales or (1.0,)
+    grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
+    check_reach(source, grids, contract, resources)
+    return Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
+
+
+def predict_record(asked: Asked) -> dict[str, Any]:
     """What makes a prediction this one: stage, inputs and settings."""
     source, grids = asked.source, asked.grids
     inputs: dict[str, str | Identity] = {
@@ -222,7 +237,7 @@ def _identity(asked: _Asked) -> dict[str, Any]:
     return {"stage": "predict", "inputs": inputs, "settings": settings}
 
 
-def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
+def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     source, config, contract = asked.source, asked.config, asked.contract
     warn_of_size(source)
     # networks run in windows see the image as their reference does, padding and all
@@ -283,7 +298,7 @@ def _predict(asked: _Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None
 
 
 def _regions(
-    asked: _Asked, statistics: IntensityStatistics, padding: Padding | None, ledger: Ledger
+    asked: Asked, statistics: IntensityStatistics, padding: Padding | None, ledger: Ledger
 ) -> tuple[Region, ...]:
     """Outside of which the output is 0: content, the mask, and what a coarse pass sees in it."""
     source, mask, scale = asked.source, asked.mask, asked.grids.scale
@@ -316,7 +331,7 @@ def _attributes(
     """What the array says of itself."""
     windows = request.contract.windows
     return {
-        **_passed_on(request.model, request.grids),
+        **passed_on(request.model, request.grids),
         "quantisation": "truncated" if request.truncate else "rounded",
         "model": "+".join(model.fingerprint for model in request.models),
         "grid": config.grid,
@@ -337,22 +352,34 @@ def _attributes(
     }
 
 
-def _passed_on(model: Model, grids: Grids) -> dict[str, Any]:
-    """What `segment` needs to know of the model."""
+def passed_on(model: Model, grids: Grids) -> dict[str, Any]:
+    """What `segment` needs to know of the model: attributes of the prediction."""
     thresholds = model.thresholds_at(grids.voxel_size_nm, grids.shape[0])
     known = {"decoder": model.decoder, "thresholds": thresholds}
     return known | ({"offsets": to_plain(model.offsets)} if model.offsets else {})
+
+
+def check_contrast(
+    source: Volume, model: Model, padding: Padding | None = None
+) -> IntensityStatistics:
+    """Grey statistics of a volume, its padding apart.
+
+    Raises:
+        InputError: A volume without contrast, which the model's intensity rule cannot take.
+    """
+    statistics = sample_intensity(source, padding)
+    try:
+        normalise(np.zeros(1, source.dtype), statistics, model.intensity)
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from error
+    return statistics
 
 
 def _statistics(
     source: Volume, model: Model, config: PredictConfig, padding: Padding | None
 ) -> IntensityStatistics:
     """Grey statistics of the volume; refuses one without contrast, warns of a wrong one."""
-    statistics = sample_intensity(source, padding)
-    try:
-        normalise(np.zeros(1, source.dtype), statistics, model.intensity, config.invert)
-    except InputError as error:
-        raise InputError(f"{source.name}: {error}") from error
+    statistics = check_contrast(source, model, padding)
     if statistics.inverted_suspected and not config.invert:
         log.warning(
             "%s: membranes look brighter than their surroundings; if so, --invert turns the "

@@ -35,9 +35,10 @@ from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger, settings_recorded
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text, track
-from cristae.errors import InputError, MemoryLimitError
+from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step
+from cristae.segmentation.asked import check_name, segment_settings
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.contested import flood_step
 from cristae.segmentation.decoders import SegmentConfig, resolve
@@ -91,10 +92,6 @@ __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume
 Promise = Callable[[str, int], None]
 """Called with a part of the stage and the bytes it needs."""
 
-VERSION = 2
-"""Raised when the same prediction and parameters would give other labels, or other scratch files:
-those of an interrupted run are read by the next."""
-
 
 def segment_volume(
     prediction: Volume,
@@ -139,8 +136,7 @@ def segment_volume(
         OutputExistsError: The output exists with other inputs or settings.
     """
     out, resources = user_path(out), resources or Resources()
-    if out.suffix != ".zarr":
-        raise InputError(f"output {out}: expected a name that ends with .zarr")
+    check_name(out)
     inputs = {"prediction": prediction.identity}
     own = overwrite or "quantisation" in prediction.attributes
     known = None if own else settings_recorded(out, inputs)
@@ -148,12 +144,7 @@ def segment_volume(
     known_mask = None if known is None else int(known.get(MASK_SETTING, 0))
     prediction = settle_prediction(prediction, resources, known_mask)
     prediction = checked_voxels(prediction, resources, probabilities=True, out=out, inputs=inputs)
-    parameters = to_plain(decoding.parameters)
-    settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
-    if decoding.affinity is not None:
-        settings["offsets"] = to_plain(decoding.affinity.offsets)
-    if decoding.approximate:  # a cut follows the blocks
-        settings |= {"allow_approximate": True, "block_shape": block_shape and list(block_shape)}
+    settings = segment_settings(decoding, block_shape, pyramid)
     if MASK_SETTING in prediction.attributes:
         settings[MASK_SETTING] = prediction.attributes[MASK_SETTING]
     shape = Layout().fitted(prediction.shape).shard if block_shape is None else block_shape

@@ -87,6 +87,7 @@ class Run:
         files: Files,
         start: Model | None,
         team: Team,
+        identity: str = "",
     ) -> Self:
         """Load and index the samples, make the network, and take up the last checkpoint.
 
@@ -96,9 +97,12 @@ class Run:
         device = team.device()
         reduced = reduced_precision(config, device)
         state = first_state(config, start, device, reduced)
+        state.run = identity
         if files.checkpoint.exists():
-            restore_state(state, files.checkpoint, device)
-            log.info("train: %s goes on from step %d", files.model, state.step)
+            if restore_state(state, files.checkpoint, device):
+                log.info("train: %s goes on from step %d", files.model, state.step)
+            else:
+                log.warning("%s: of another run, not gone on from", files.checkpoint)
         if state.step > config.steps:
             raise too_far(files.model, state.step, config.steps)
         loaded = load_samples(opened, int(config.cache_gib / team.count * GIB))

@@ -54,6 +54,7 @@ class State:
         average: A network whose weights are their moving average.
         optimizer: AdamW with its moments, or SGD with its momentum.
         scaler: Keeps gradients of half precision within its range; does nothing otherwise.
+        run: Identity of the run; a checkpoint of another one is not gone on from.
         best: Best foreground IoU on the validation samples so far; -1 before the first.
         best_precision: Best average precision of decoded instances so far; -1 before the first.
     """
@@ -63,6 +64,7 @@ class State:
     average: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    run: str = ""
     best: float = -1.0
     best_precision: float = -1.0
 
@@ -97,6 +99,19 @@ class Files:
     def board(self) -> Path:
         """The same for TensorBoard, where it is installed."""
         return self.model.with_suffix(".tensorboard")
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """All that is written beside the model."""
+        return (self.best, self.checkpoint, self.table, self.panels, self.board)
+
+    def clear_board(self) -> None:
+        """Remove what TensorBoard's writer has left; files of others stay."""
+        if self.board.is_dir():
+            for path in self.board.glob("events.out.tfevents.*"):
+                path.unlink()
+            if not any(self.board.iterdir()):
+                self.board.rmdir()
 
 
 class Board(Protocol):
@@ -199,16 +214,24 @@ def first_state(
     return State(0, network, average, optimizer, scaler)
 
 
-def restore_state(state: State, path: Path, device: torch.device) -> None:
-    """Take up a checkpoint; the inverse of `save_state`."""
+def restore_state(state: State, path: Path, device: torch.device) -> bool:
+    """Take up a checkpoint; the inverse of `save_state`.
+
+    Returns:
+        Whether it is of this run; else nothing is taken. Those of release 0.1 do not say of which
+        run they are, and are taken.
+    """
     check_zip(path)
     tree = torch.load(path, map_location=device, weights_only=True)
+    if tree.get("run", state.run) != state.run:
+        return False
     state.network.load_state_dict(tree["network"])
     state.average.load_state_dict(tree["average"])
     state.optimizer.load_state_dict(tree["optimizer"])
     state.scaler.load_state_dict(tree.get("scaler", {}))
     state.step, state.best = tree["step"], tree["best"]
     state.best_precision = tree.get("best_precision", -1.0)
+    return True
 
 
 @torch.no_grad()
@@ -223,6 +246,7 @@ def update_average(state: State, decay: float) -> None:
 def save_state(state: State, path: Path) -> None:
     """Write a checkpoint, atomically."""
     tree = {
+        "run": state.run,
         "step": state.step,
         "best": state.best,
         "network": state.network.state_dict(),

@@ -8,10 +8,9 @@ last steps (an exponential moving average); its batch normalisation statistics a
 those weights, over fixed patches.
 """
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,20 @@ from cristae.configuration import to_plain
 from cristae.engine.blockwise import available_memory, promise_memory
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.identity import Identity
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import (
+    Ledger,
+    check_output,
+    finished_summary,
+    identity_tree,
+    open_ledger,
+    record_fingerprint,
+)
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, InputError, MemoryLimitError
-from cristae.networks.model import Model, load_model
-from cristae.training.config import TrainConfig, check_train_config, recorded_settings
+from cristae.networks.channels import affinity_offsets
+from cristae.networks.model import Model, fresh_network, load_model
+from cristae.training.config import TrainConfig, check_train_config, recorded_settings, windows_of
 from cristae.training.loop import GIB, Run, too_far
 from cristae.training.memory import fitting_text, step_bytes, training_bytes
 from cristae.training.replay import replayed_samples
@@ -37,6 +44,9 @@ from cristae.training.validation import check_decoder, check_tuning
 from cristae.volumes.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
 
 __all__ = ["TrainConfig", "train_model"]
+
+RUN_STEP = "run"
+"""Step of the record that names the run's identity."""
 
 ALLOCATION_WORDS = ("allocate memory", "ALLOC_FAILED")
 """What a failed allocation says of itself: torch's on a CPU, and those of NVIDIA's libraries."""
@@ -79,12 +89,110 @@ def train_model(
     Raises:
         ConfigError: Settings that cannot be used, all at once.
         InputError: Samples that cannot be used, all at once, before the first step.
-        OutputExistsError: ``out`` is of other samples or settings, or has more steps.
+        OutputExistsError: ``out`` is of other samples or settings, or has more steps; or what
+            would be written beside it is not cristae's.
+        BusyError: Another process is training it.
         MemoryLimitError: The samples held, the patch and the batch do not fit into memory; names
             a patch and batch that would.
         WorkerError: One of several processes died.
     """
-    files = Files(user_path(out))
+    asked = _ask(config, samples, user_path(out), start_from, same_source)
+    threads = threads or available_cores()
+    torch.set_num_threads(threads)
+    files, opened = asked.files, asked.opened
+    if check_output(**asked.record, overwrite=overwrite) != "done":
+        _promise(config, opened, threads)
+    with _open_run(asked, overwrite) as ledger:
+        if ledger.state == "done" and ledger.summary["steps"] == config.steps:
+            log.info("%s: already done", out)
+            return load_model(files.model)
+        run = _run_identity(ledger, asked.record)
+        if ledger.state == "done":
+            _promise(config, opened, threads)
+            ledger.reopen()
+        ledger.mark(RUN_STEP, run)
+        room = int(config.cache_gib / config.devices * GIB)
+        kept = keep_on_disk(opened, ledger.scratch, Resources(threads), room)
+        job = (config, kept, files, start_from, stop_after_minutes, run)
+        if config.devices == 1:
+            summary = _work(Team(), *job)
+        else:
+            summary = run_team(_work, job, config.devices, threads=threads)
+        if summary is not None:
+            ledger.finish(**summary, run=run)
+    return load_model(files.model)
+
+
+def check_train(
+    config: TrainConfig,
+    samples: Sequence[Sample],
+    out: str | Path,
+    *,
+    threads: int | None = None,
+    overwrite: bool = False,
+    same_source: bool = False,
+) -> tuple[Model, bool]:
+    """What `train_model` will make of its arguments, with its errors; nothing is written.
+
+    Returns:
+        The model that is there where it is finished, else one like it will be, its weights apart;
+        and whether it is finished.
+    """
+    asked = _ask(config, samples, user_path(out), None, same_source)
+    if check_output(**asked.record, overwrite=overwrite) == "done":
+        done = (finished_summary(asked.files.model) or {}).get("steps", config.steps)
+        if done > config.steps:
+            raise too_far(asked.files.model, done, config.steps)
+        if done == config.steps:
+            return load_model(asked.files.model), True
+    _promise(config, asked.opened, threads or available_cores())
+    return untrained_model(config), False
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A training that was asked for, checked.
+
+    Attributes:
+        config: Settings.
+        files: Where it writes.
+        opened: The samples it learns from and is measured on.
+        start: Model whose weights are the first ones, or None.
+        source: Where that was read.
+    """
+
+    config: TrainConfig
+    files: Files
+    opened: list[OpenedSample]
+    start: Model | None
+    source: str | Path | None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What makes it this training, for its record."""
+        inputs: dict[str, str | Identity] = {o.sample.name: o.identity for o in self.opened}
+        if self.start is not None:
+            inputs["start_from"] = self.start.fingerprint
+        settings = recorded_settings(self.config)
+        settings["volumes"] = {o.sample.name: plain_sample(o.sample) for o in self.opened}
+        return {
+            "output": self.files.model,
+            "stage": "train",
+            "inputs": inputs,
+            "settings": settings,
+            "reads": () if self.source is None else (self.source,),
+            "beside": self.files.beside,
+        }
+
+
+def _ask(
+    config: TrainConfig,
+    samples: Sequence[Sample],
+    out: Path,
+    start_from: str | Path | None,
+    same_source: bool,
+) -> _Asked:
+    """Find every fault before the first step."""
     _check(config)
     start = None if start_from is None else _load_start(start_from, config)
     own: list[Sample] = []
@@ -92,26 +200,16 @@ def train_model(
         if start is None:
             raise ConfigError(f"replay {config.replay}: expected with a model to start from only")
         own = replayed_samples(start, str(start_from), samples, config.replay)
-    opened = _open_train_samples(config, samples, own, files.model, same_source)
-    threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    with _open_run(config, opened, files, (start, start_from), overwrite) as ledger:
-        if ledger.state == "done" and ledger.summary["steps"] == config.steps:
-            log.info("%s: already done", out)
-            return load_model(files.model)
-        if ledger.state == "done":
-            ledger.reopen()
-        _promise(config, opened, threads)
-        room = int(config.cache_gib / config.devices * GIB)
-        opened = keep_on_disk(opened, ledger.scratch, Resources(threads), room)
-        job = (config, opened, files, start_from, stop_after_minutes)
-        if config.devices == 1:
-            summary = _work(Team(), *job)
-        else:
-            summary = run_team(_work, job, config.devices, threads=threads)
-        if summary is not None:
-            ledger.finish(**summary)
-    return load_model(files.model)
+    opened = _open_train_samples(config, samples, own, out, same_source)
+    source = None if start is None else start_from
+    return _Asked(config, Files(out), opened, start, source)
+
+
+def _run_identity(ledger: Ledger, record: Mapping[str, Any]) -> str:
+    """What checkpoints of this run carry: the same from its first step to its last."""
+    known = [*ledger.done(RUN_STEP), ledger.summary.get("run")]
+    tree = identity_tree(record["stage"], record["inputs"], record["settings"])
+    return known[0] or record_fingerprint(tree)
 
 
 def _work(
@@ -121,11 +219,12 @@ def _work(
     files: Files,
     start_from: str | Path | None,
     stop_after_minutes: float | None,
+    identity: str,
 ) -> dict[str, Any] | None:
     """What every process of a team does; facts for the record, or None where time was up."""
     start = None if start_from is None else load_model(start_from)
     with _advising(config, team.device()):
-        run = Run.prepare(config, opened, files, start, team)
+        run = Run.prepare(config, opened, files, start, team, identity)
         if not run.train(stop_after_minutes):
             return None
         run.tune()
@@ -133,6 +232,24 @@ def _work(
     if config.validate_ap_every:
         summary["best_validation_ap75"] = run.state.best_precision
     return summary
+
+
+def untrained_model(config: TrainConfig) -> Model:
+    """A model as a training will leave it, its weights and card apart."""
+    return Model(
+        network_config=config.network,
+        state_dict=fresh_network(config.network).state_dict(),
+        channels=config.network.channels,
+        working_voxel_size_nm=config.working_voxel_size_nm,
+        intensity=config.intensity,
+        decoder=config.decoder,
+        thresholds=dict(config.thresholds),
+        windows=windows_of(config),
+        offsets=affinity_offsets(config.network.channels),
+        variants=config.variants,
+        section_spacing_nm=config.section_spacing_nm,
+        scales=config.scales,
+    )
 
 
 def _check(config: TrainConfig) -> None:
@@ -239,31 +356,10 @@ def _open_train_samples(
         raise InputError(f"{error}\n  {note}") from error
 
 
-def _open_run(
-    config: TrainConfig,
-    opened: Sequence[OpenedSample],
-    files: Files,
-    started: tuple[Model | None, str | Path | None],
-    overwrite: bool,
-) -> Ledger:
-    inputs: dict[str, str | Identity] = {o.sample.name: o.identity for o in opened}
-    start, source = started
-    if start is not None:
-        inputs["start_from"] = start.fingerprint
-    settings = recorded_settings(config)
-    settings["volumes"] = {o.sample.name: plain_sample(o.sample) for o in opened}
-    ledger = open_ledger(
-        files.model,
-        stage="train",
-        inputs=inputs,
-        settings=settings,
-        overwrite=overwrite,
-        reads=() if source is None else (source,),
-    )
+def _open_run(asked: _Asked, overwrite: bool) -> Ledger:
+    ledger = open_ledger(**asked.record, overwrite=overwrite)
     if ledger.state == "new":
-        for path in (files.best, files.checkpoint, files.table, files.panels):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(files.board, ignore_errors=True)
-    if ledger.state == "done" and ledger.summary["steps"] > config.steps:
-        raise too_far(files.model, ledger.summary["steps"], config.steps)
+        asked.files.clear_board()
+    if ledger.state == "done" and ledger.summary["steps"] > asked.config.steps:
+        raise too_far(asked.files.model, ledger.summary["steps"], asked.config.steps)
     return ledger

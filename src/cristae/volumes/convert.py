@@ -18,24 +18,32 @@ import numpy as np
 from cristae.engine.blockwise import (
     GIB,
     Stopwatch,
+    check_memory,
     memory_limit,
     promise_memory,
     run_blocks,
 )
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import check_disk, folder_bytes
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text, track
-from cristae.errors import InputError
+from cristae.errors import InputError, raise_faults
 from cristae.grid import Box, Triple, tile
+from cristae.volumes.expected import Expected, expected_volume
 from cristae.volumes.finite import checked_voxels, inner_reader
 from cristae.volumes.intensity import INTENSITY_ATTRIBUTE, sample_boxes, sample_intensity
+from cristae.volumes.negative import label_faults
 from cristae.volumes.padding import PADDING_ATTRIBUTE, find_padding
 from cristae.volumes.plausible import warn_of_size
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
 from cristae.volumes.restate import adopt_size
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
+from cristae.volumes.sources.ome_zarr import (
+    Layout,
+    create_ome_zarr,
+    open_ome_zarr,
+    update_attributes,
+)
 from cristae.volumes.sources.pages import CACHE_BYTES
 from cristae.volumes.sources.slices import SlicesReader
 from cristae.volumes.sources.tiff import TiffReader
@@ -115,19 +123,11 @@ def convert_volume(
         DiskSpaceError: The disk has no room for it.
     """
     out, resources = user_path(out), resources or Resources()
-    if out.suffix != ".zarr":
-        raise InputError(f"{out}: found suffix {out.suffix!r}, expected {' or '.join(WORKS)}")
-    if out.exists() and out.resolve() in (here := user_path(source.name).resolve(), *here.parents):
-        raise InputError(f"{out}: is the source itself ({source.name}), expected another place")
+    _check_place(source, out)
     source, reason = _settle_kind(source, kind)
     inputs = {"source": source.identity}
     source = checked_voxels(source, resources, out=out, inputs=inputs)
-    settings = {
-        "kind": source.kind,
-        "voxel_size_nm": source.voxel_size_nm,
-        "origin_nm": source.origin_nm,
-        "pyramid": pyramid,
-    }
+    settings = _settings(source, pyramid)
     identity: dict[str, Any] = {"stage": "convert", "inputs": inputs, "settings": settings}
     if not overwrite:
         adopt_size(out, **identity)
@@ -137,6 +137,70 @@ def convert_volume(
         else:
             _convert(source, out, pyramid, resources, ledger, reason)
     return open_ome_zarr(out)
+
+
+def check_convert(
+    source: Volume,
+    out: str | Path,
+    *,
+    kind: Kind | None = None,
+    resources: Resources | None = None,
+    overwrite: bool = False,
+) -> Expected:
+    """What `convert_volume` will make of its arguments, with its errors; nothing is written.
+
+    Grey values are sampled, and labels that are signed or floats read, as far as they are not
+    converted yet.
+    """
+    out, resources = user_path(out), resources or Resources()
+    _check_place(source, out)
+    source, _ = _settle_kind(source, kind)
+    state = check_output(
+        out,
+        stage="convert",
+        inputs={"source": source.identity},
+        settings=_settings(source, True),
+        overwrite=overwrite,
+    )
+    if state == "done":
+        return Expected(state, open_ome_zarr(out))
+    if source.kind == "labels":
+        raise_faults("convert", label_faults(source, negative=None))
+    shown, layout = replace(source, dtype=_stored_dtype(source)), Layout().fitted(source.shape)
+    attributes = _passed_on(source)
+    if source.kind == "image":
+        attributes[INTENSITY_ATTRIBUTE] = sample_intensity(source).to_dict()
+    target = expected_volume(
+        shown,
+        str(out),
+        chunk_shape=layout.chunk,
+        shard_shape=layout.shard,
+        attributes=attributes,
+    )
+    job = Job(source, target, _group_shape(source, target, resources))
+    check_memory("convert", _memory(job, True, resources), resources)
+    return Expected(state, target, max(0, _disk_bytes(shown, True) - folder_bytes(out)))
+
+
+def _check_place(source: Volume, out: Path) -> None:
+    if out.suffix != ".zarr":
+        raise InputError(f"{out}: found suffix {out.suffix!r}, expected {' or '.join(WORKS)}")
+    if out.exists() and out.resolve() in (here := user_path(source.name).resolve(), *here.parents):
+        raise InputError(f"{out}: is the source itself ({source.name}), expected another place")
+
+
+def _settings(source: Volume, pyramid: bool) -> dict[str, Any]:
+    return {
+        "kind": source.kind,
+        "voxel_size_nm": source.voxel_size_nm,
+        "origin_nm": source.origin_nm,
+        "pyramid": pyramid,
+    }
+
+
+def _passed_on(source: Volume) -> dict[str, Any]:
+    """What of a source's attributes the output keeps."""
+    return {k: v for k, v in source.attributes.items() if k not in _STRUCTURE}
 
 
 def _convert(
@@ -188,7 +252,7 @@ def _stored_dtype(source: Volume) -> np.dtype[Any]:
 
 
 def _create_target(source: Volume, out: Path) -> Volume:
-    attributes = {k: v for k, v in source.attributes.items() if k not in _STRUCTURE}
+    attributes = _passed_on(source)
     return create_ome_zarr(
         out,
         shape=source.shape,
