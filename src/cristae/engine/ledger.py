@@ -26,6 +26,7 @@ from cristae.engine.files import (
     check_writable,
     make_folder,
     merge_attributes,
+    read_json,
     remove_tree,
     sweep_leftovers,
     sweep_unnamed,
@@ -354,6 +355,27 @@ def _judge(
             + "\n".join(f"  - {line}" for line in differences)
         )
     return ("done" if finished else "resume"), record, notes
+
+
+def write_record(
+    output: Path, stage: str, inputs: Mapping[str, str], summary: Mapping[str, Any]
+) -> None:
+    """Write the record of a single file that is made at once, before the file itself.
+
+    Args:
+        output: The file.
+        stage: Name of the stage that writes it.
+        inputs: What each input is, by role.
+        summary: Facts to keep with the record, as JSON knows them.
+    """
+    record = {**identity_tree(stage, inputs, {}), "finished": True, "summary": dict(summary)}
+    write_json(record_file(output), record)
+
+
+def read_record(output: Path) -> dict[str, Any] | None:
+    """The record beside a single file; None where there is none."""
+    found = read_json(record_file(output))
+    return found if isinstance(found, dict) else None
 
 
 def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[str, Any] | None:

@@ -4,14 +4,17 @@ One row a run (model x post-processing), and for every score the columns small, 
 all. Numbers come from the runs' ``scores.json`` and are not computed again.
 """
 
+import hashlib
 import html
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from cristae.configuration import read_yaml
 from cristae.engine.files import read_json, write_text
+from cristae.engine.ledger import read_record, record_fingerprint, write_record
 from cristae.engine.paths import user_path
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
 from cristae.evaluation.scores import Scores, load_scores
@@ -103,7 +106,7 @@ def compare_runs(
                 columns.append(column)
                 values.append(numbers)
     rows = tuple(
-        Row(folder.root.resolve().name, _model_of(folder), _decoder_of(folder), numbers)
+        Row(folder.root.resolve().name, *_made_with(folder), numbers)
         for folder, numbers in zip(folders, zip(*values, strict=True), strict=True)
     )
     return Comparison(tuple(columns), rows)
@@ -118,6 +121,11 @@ def _faults(folders: Sequence[RunFolder]) -> Iterator[str]:
             yield f"{folder.root}: not a run folder (no {folder.config.name})"
         elif not folder.scores.is_file():
             yield f"{folder.root}: no {folder.scores.name}: not finished, or without truth"
+        elif not _is_pooled(folder):
+            yield (
+                f"{folder.root}: {folder.scores.name} is not of the scores that are there: "
+                "the run is not finished"
+            )
         else:
             samples[str(folder.root)] = _scored_samples(folder)
     if len({tuple(names) for names in samples.values()}) > 1:
@@ -172,10 +180,71 @@ def _known(scores: Scores, keys: str) -> float | None:
         return None
 
 
-def _model_of(folder: RunFolder) -> str:
-    """Name of the model: as the configuration has it, else that the run trained it."""
-    model = read_yaml(folder.config).get("model")
+def write_pooled(
+    folder: RunFolder, names: Sequence[str], scores: Mapping[str, Any], model: str | None
+) -> None:
+    """Write the scores of all samples of a run, with a record of what they were made with.
+
+    Args:
+        folder: The run's.
+        names: The samples that have scores.
+        scores: Those of all together, as `Scores.to_dict` has them.
+        model: Name of the model; None where the run trained it.
+    """
+    text = json.dumps(scores, indent=2) + "\n"
+    inputs = {name: _state_of(folder.sample(name)) for name in names}
+    decoders = {_decoder_at(folder.sample(name)) for name in names}
+    summary = {
+        "content": _digest(text.encode()),
+        "model": model,
+        "decoder": ", ".join(sorted(decoders)),
+    }
+    write_record(folder.scores, "pool", inputs, summary)
+    write_text(folder.scores, text)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_pooled(folder: RunFolder) -> bool:
+    """Whether the pooled scores are of the samples' scores; release 0.1 has no record of that."""
+    record = read_record(folder.scores)
+    if record is None:
+        return True
+    if _digest(folder.scores.read_bytes()) != record["summary"]["content"]:
+        return False
+    return all(_state_of(folder.sample(name)) == state for name, state in record["inputs"].items())
+
+
+def _state_of(sample: SampleFolder) -> str:
+    """Which scores a sample has, and what they were made of."""
+    if not sample.scores.is_file():
+        return "none"
+    record = read_record(sample.scores)
+    made_of = "" if record is None else record_fingerprint(record)
+    return f"{_digest(sample.scores.read_bytes())} {made_of}"
+
+
+def _made_with(folder: RunFolder) -> tuple[str, str]:
+    """Names of the model and the decoder that the scores were made with."""
+    record = read_record(folder.scores)
+    if record is not None:
+        return _model_name(folder, record["summary"]["model"]), record["summary"]["decoder"]
+    return _model_name(folder, _model_of(folder)), _decoder_of(folder)
+
+
+def _model_name(folder: RunFolder, model: str | None) -> str:
     return Path(str(model)).stem if model else f"trained in {folder.root.resolve().name}"
+
+
+def _model_of(folder: RunFolder) -> str | None:
+    """The model of scores without a record: that of the last call which came to its end."""
+    last = read_json(folder.provenance) or {}
+    finished = [call for call in last.get("history", []) if "finished" in call]
+    if finished and "finished" not in last:
+        return cast("str | None", finished[-1].get("model"))
+    return cast("str | None", read_yaml(folder.config).get("model"))
 
 
 def _decoder_of(folder: RunFolder) -> str:

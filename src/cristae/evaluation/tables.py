@@ -19,10 +19,13 @@ from cristae.errors import OutputExistsError, SourceNotFoundError, raise_faults
 from cristae.evaluation.matching import KINDS, MISSING, Associations, Codes
 from cristae.evaluation.metrics import Curve, Matches, Rows, best_prediction
 from cristae.evaluation.overlaps import Floats, Instances, Overlaps
-from cristae.measurement.table import Table, read_table, write_table
+from cristae.measurement.table import Table, check_columns, read_table, write_table
 from cristae.volumes.volume import Nanometres
 
 _AXES = ("z", "y", "x")
+_SHOWN = 20
+"""Rows of one fault that are named."""
+
 _FILES = {"truth": "truth.csv", "prediction": "predictions.csv", "overlaps": "overlaps.csv"}
 _OWN = {
     "truth": "truth,voxels,prediction,iou,association",
@@ -31,7 +34,17 @@ _OWN = {
 }
 """What the first line of each table begins with."""
 
-_NEEDED = ("voxels", "iou", "association", "cut_by_border")
+_PLACED = (
+    *("voxels", "iou", "association", "cut_by_border"),
+    *(f"first_{axis}_vx" for axis in _AXES),
+    *(f"centroid_{axis}_vx" for axis in _AXES),
+    *(f"box_{axis}{end}_vx" for axis in _AXES for end in (0, 1)),
+)
+_NEEDED = {
+    "truth": ("truth", "prediction", *_PLACED),
+    "prediction": ("instance", "rank", "truth", *_PLACED),
+    "overlaps": ("instance", "truth", "voxels", "iou"),
+}
 
 
 @dataclass(frozen=True)
@@ -210,11 +223,26 @@ def read_matches(folder: Path) -> MatchTables:
     """
     missing = [f"no {file}" for file in _FILES.values() if not (folder / file).is_file()]
     raise_faults(str(folder), missing, SourceNotFoundError)
-    tables = {name: read_table(folder / file) for name, file in _FILES.items()}
-    for name in ("truth", "prediction"):
-        lacking = [f"no column {c}" for c in _NEEDED if c not in tables[name]]
-        raise_faults(str(folder / _FILES[name]), lacking)
+    tables = {name: _read_match(name, folder / file) for name, file in _FILES.items()}
+    for name, ids in (("prediction", "instance"), ("truth", "truth")):
+        named = tables["overlaps"][ids]
+        unknown = np.unique(named[~np.isin(named, tables[name][ids])])
+        path = folder / _FILES["overlaps"]
+        raise_faults(str(path), [f"{ids} {i}: not in {_FILES[name]}" for i in unknown[:_SHOWN]])
     return MatchTables(**tables)
+
+
+def _read_match(name: str, path: Path) -> dict[str, NDArray[Any]]:
+    """One of the tables, by id, in whatever order its rows are."""
+    table = read_table(path)
+    check_columns(path, table, _NEEDED[name])
+    ids = ["instance", "truth"] if name == "overlaps" else [_NEEDED[name][0]]
+    order = np.lexsort([table[key] for key in reversed(ids)])
+    keys = np.stack([table[key][order] for key in ids], axis=1)
+    again = np.unique(keys[1:][(keys[1:] == keys[:-1]).all(axis=1)], axis=0)
+    twice = [f"{ids[0]} {' and truth '.join(map(str, key))}: in two rows" for key in again[:_SHOWN]]
+    raise_faults(str(path), twice)
+    return {column: values[order] for column, values in table.items()}
 
 
 def read_scores(path: Path) -> dict[int, float]:
@@ -225,8 +253,7 @@ def read_scores(path: Path) -> dict[int, float]:
         InputError: Without these columns, an id twice, or a score that is no finite number.
     """
     table = read_table(path)
-    lacking = [f"no column {name}" for name in ("instance", "score") if name not in table]
-    raise_faults(str(path), lacking)
+    check_columns(path, table, ("instance", "score"))
     ids, scores = table["instance"], table["score"]
     names, counts = np.unique(ids, return_counts=True)
     faults = [

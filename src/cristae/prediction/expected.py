@@ -28,6 +28,7 @@ def check_predict(
     mask: Volume | None = None,
     resources: Resources | None = None,
     overwrite: bool = False,
+    model_known: bool = True,
 ) -> Expected:
     """What `predict_volume` will make of its arguments, with its errors; nothing is written.
 
@@ -40,6 +41,7 @@ def check_predict(
         resources: See `predict_volume`. The memory checked is that of the precision which is most
             likely where a sample decides.
         overwrite: See `predict_volume`.
+        model_known: False for one whose weights are not trained yet.
     """
     out, resources = user_path(out), resources or Resources()
     check_places(out, None)
@@ -48,6 +50,8 @@ def check_predict(
     made = is_made(source)
     if not made:
         record["inputs"] |= {"source": None}
+    if not model_known:
+        record["inputs"] |= {"model": None}
     state = check_output(
         out, **record, overwrite=overwrite, unknown=() if made else ("read_level",)
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from cristae import __version__
 from cristae.engine.files import write_text
-from cristae.errors import InputError, raise_faults
+from cristae.errors import InputError, OutputExistsError, raise_faults
 from cristae.evaluation.tables import MatchTables, overlaps_of_tables, precision_recall_of
 from cristae.figures.charts import precision_recall_chart, size_histogram
 from cristae.figures.colours import instance_colours, to_hex
@@ -35,6 +35,8 @@ __all__ = ["ReportData", "write_report"]
 MOST_ERRORS = 18
 #: Sections through the depth in a report of one sample, and of each of several.
 SECTIONS_OF_ONE, SECTIONS_OF_MANY = 4, 2
+#: What names the maker of a page, near its beginning.
+GENERATOR = b'<meta name="generator" content="cristae'
 #: Rows of the table of instances.
 HEAD_ROWS = 20
 #: IoU thresholds of the precision-recall curves.
@@ -62,10 +64,13 @@ def write_report(
         ``out``.
 
     Raises:
+        OutputExistsError: ``out`` is there and is no page of cristae.
         InputError: No samples, names that are not unique, or volumes of one sample that do not
             lie on each other; all faults at once.
     """
     _check(samples, training)
+    if not is_own_page(out):
+        raise OutputExistsError(f"{out}: exists and was not made by cristae report")
     prefixes = _prefixes([data.name for data in samples])
     pages = [
         _sample(data, prefix, len(samples)) for data, prefix in zip(samples, prefixes, strict=True)
@@ -85,6 +90,16 @@ def write_report(
     )
     write_text(out, text)
     return out
+
+
+def is_own_page(path: Path) -> bool:
+    """Whether a page names cristae as its maker, or is not there."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return GENERATOR in file.read(1 << 12)
 
 
 def _check(samples: Sequence[ReportData], training: TrainingData | None) -> None:

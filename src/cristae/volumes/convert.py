@@ -172,7 +172,7 @@ def check_convert(
         attributes[INTENSITY_ATTRIBUTE] = sample_intensity(source).to_dict()
     target = expected_volume(
         shown,
-        str(out),
+        source.name,  # what a person knows it by, for messages
         chunk_shape=layout.chunk,
         shard_shape=layout.shard,
         attributes=attributes,
