@@ -1,16 +1,21 @@
 """The preview: where it looks, what it shows, and what it says of the whole run."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, OutputExistsError
 from cristae.networks.inference import TileNetwork
-from cristae.networks.model import Model
+from cristae.networks.model import Model, save_model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.prediction import predict as predict_module
 from cristae.presentation import preview
@@ -74,8 +79,10 @@ def test_the_page_shows_places_and_projects(volume, model, tmp_path, monkeypatch
     assert float(tiles["Segmenting"]) >= 0  # so small a place may take no longer than none
     assert "http" not in text.replace("http://www.w3.org", "")  # nothing is fetched
     assert used == [sample_intensity(volume)] * 2  # statistics of the whole, not of a place
-    with pytest.raises(OutputExistsError, match="--overwrite"):
-        preview.preview_volume(volume, model, page, places=2, resources=ONE)
+    preview.preview_volume(volume, model, page, places=2, resources=ONE)
+    assert len(used) == 2  # already done
+    with pytest.raises(OutputExistsError, match=r"settings.places: 2 there, 1 now"):
+        preview.preview_volume(volume, model, page, places=1, resources=ONE)
 
 
 def test_a_place_is_predicted_as_in_the_whole(volume, model, tmp_path, monkeypatch):
@@ -109,21 +116,75 @@ def test_what_a_place_took_is_counted_as_the_whole_is(volume, model, monkeypatch
     assert place.computed == sum(seen) > 0
 
 
-def test_a_slow_look_goes_on_with_smaller_places(volume, model, tmp_path, monkeypatch):
-    """Each place seems to take 20 s, of which the first foresees 60."""
-    monkeypatch.setattr(preview, "EXTENTS", ((2, 24, 24), (2, 16, 16), (1, 8, 8)))
-    look, asked = preview._look, []
+def test_the_page_depends_on_volume_model_and_settings_alone(volume, model, tmp_path, monkeypatch):
+    """Neither on the time nor on workers or memory; and a place is as large on a slow machine."""
+    monkeypatch.setattr(preview, "EXTENTS", ((2, 24, 24), (1, 8, 8)))
+    one = preview.preview_volume(volume, model, tmp_path / "1.html", places=2, resources=ONE)
+    clock = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr(preview.time, "perf_counter", lambda: float(next(clock)))
+    more = Resources(2, "threads", 1.0)
+    two = preview.preview_volume(volume, model, tmp_path / "2.html", places=2, resources=more)
+    assert one.read_bytes() == two.read_bytes()
 
-    def slow(source, box, models, config, resources):
-        asked.append((box.shape, config.precision))
-        place, precision = look(source, box, models, config, resources)
-        return replace(place, seconds=(20.0, 1.0)), precision
 
-    monkeypatch.setattr(preview, "_look", slow)
-    config = predict_module.PredictConfig()
-    found = preview._look_around(volume, (model,), config, 4, ONE)
-    assert [shape for shape, _ in asked] == [(2, 24, 24), (2, 16, 16), (1, 8, 8), (1, 8, 8)]
-    assert [place.box.shape for place in found] == [shape for shape, _ in asked]
-    first, *others = [precision for _, precision in asked]
-    assert first is None
-    assert set(others) <= {"float32", "bfloat16"}  # settled by the first
+def test_places_are_as_large_as_their_work_allows(volume, model, monkeypatch):
+    config = predict_module.PredictConfig(precision="float32")
+    monkeypatch.setattr(preview, "EXTENTS", ((4, 64, 64), (2, 24, 24), (1, 8, 8)))
+    found = []
+    for work in (1e18, 2e8, 1.0):
+        monkeypatch.setattr(preview, "WORK", work)
+        found.append(preview._affordable(volume, (model,), config, 2))
+    assert found[0] == (4, 64, 64)
+    assert found[2] == (1, 8, 8)
+    assert found == sorted(found, reverse=True)
+
+
+def test_a_file_of_others_is_never_replaced(volume, model, tmp_path):
+    page = tmp_path / "p.html"
+    page.write_text("of a person")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="not made by cristae"):
+            preview.preview_volume(volume, model, page, resources=ONE, overwrite=overwrite)
+    assert page.read_text() == "of a person"
+    assert [path.name for path in tmp_path.iterdir()] == ["p.html"]
+
+
+KILLED = """
+import os, signal, sys
+from cristae.engine.executors import Resources
+from cristae.networks.model import load_model
+from cristae.presentation import preview
+from cristae.volumes.sources import open_volume
+preview.EXTENTS = ((2, 24, 24),)
+whole = preview.segment_volume
+def dying(*arguments, **options):
+    whole(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[4] == "kill":
+    preview.segment_volume = dying
+volume = open_volume(sys.argv[1], voxel_size_nm=(30.0, 8.0, 8.0))
+model = load_model(sys.argv[2])
+preview.preview_volume(volume, model, sys.argv[3], places=2, resources=Resources(1, "serial"))
+"""
+
+
+def test_killed_and_called_again_it_is_the_same_page(volume, model, tmp_path):
+    """What the killed call has left of temporary folders goes with the next one."""
+    tifffile.imwrite(tmp_path / "v.tif", volume.read(), photometric="minisblack")
+    save_model(model, tmp_path / "m.pt")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+
+    def call(out, how):
+        inputs = [str(tmp_path / name) for name in ("v.tif", "m.pt", out)]
+        command = [sys.executable, "-c", KILLED, *inputs, how]
+        return subprocess.run(command, check=False, env=environment).returncode
+
+    assert call("killed.html", "kill") == -signal.SIGKILL
+    assert any(temporary.iterdir())
+    assert call("killed.html", "go on") == 0
+    assert not list(temporary.glob("cristae-*"))
+    assert call("whole.html", "go on") == 0
+    pages = [(tmp_path / name).read_bytes() for name in ("killed.html", "whole.html")]
+    assert pages[0] == pages[1]

@@ -279,10 +279,14 @@ def refuse_existing(out: Path | None, overwrite: bool) -> None:
     """Refuse to write over a file or folder that is there.
 
     Raises:
-        OutputExistsError: It is there, and ``overwrite`` is false.
+        OutputExistsError: It is there, and ``overwrite`` is false or cristae did not make it.
     """
+    from cristae.engine.ownership import refuse_foreign
+
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+    if out is not None and not out.is_dir():
+        refuse_foreign(out, False)
 
 
 def as_yaml(tree: Mapping[str, Any]) -> str:

@@ -279,6 +279,7 @@ def tune(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.configuration import load_config
+    from cristae.engine.ledger import changing_output
     from cristae.evaluation.tune import TuneConfig
     from cristae.networks.model import load_model, retune_model
     from cristae.presentation.tuning import read_tuned, tune_volume
@@ -306,7 +307,8 @@ def tune(
     )
     if write is not None:
         name, thresholds = read_tuned(tuned)
-        retune_model(write, name, thresholds, volume.voxel_size_nm)
+        with changing_output(write):
+            retune_model(write, name, thresholds, volume.voxel_size_nm)
     typer.echo(tuned.read_text().rstrip() if truth else str(tuned))
 
 

@@ -18,6 +18,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -355,6 +356,19 @@ def _judge(
             + "\n".join(f"  - {line}" for line in differences)
         )
     return ("done" if finished else "resume"), record, notes
+
+
+@contextmanager
+def changing_output(output: Path) -> Iterator[None]:
+    """Change a finished file in place; its record stays with it, also where that is interrupted."""
+    record, finished = find_record(output, False)
+    if record is None or not finished:
+        yield
+        return
+    any_content = {key: value for key, value in record.items() if key != "content"}
+    write_json(record_file(output), any_content)
+    yield
+    write_json(record_file(output), {**any_content, "content": content_of(output)})
 
 
 def write_record(

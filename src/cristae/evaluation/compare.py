@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from cristae.configuration import read_yaml
 from cristae.engine.files import read_json, write_text
 from cristae.engine.ledger import read_record, record_fingerprint, write_record
+from cristae.engine.outputs import write_text_output
 from cristae.engine.paths import user_path
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
 from cristae.evaluation.scores import Scores, load_scores
@@ -271,7 +272,7 @@ def write_comparisons(
 
     Raises:
         ConfigError: Another suffix.
-        OutputExistsError: A file is there with another content.
+        OutputExistsError: A file is there with another content, or cristae did not write it.
     """
     makers = {".md": markdown, ".tex": latex, ".html": page}
     faults = [
@@ -288,7 +289,9 @@ def write_comparisons(
     ]
     raise_faults("compare", occupied, OutputExistsError)
     for path, text in texts.items():
-        write_text(path, text)
+        if path.is_file() and path.read_bytes() == text.encode():
+            continue
+        write_text_output(path, text, "compare", overwrite=overwrite)
 
 
 def markdown(comparison: Comparison) -> str:

@@ -212,6 +212,29 @@ def tune_decoder(
     return Tuning(grid, ordered, judge.score, base, best, kept)
 
 
+def check_tune(prediction: Volume, truth: Volume | None, config: TuneConfig) -> None:
+    """Raise what `tune_decoder` would of its arguments, before any voxel is read."""
+    check_evaluate_config(config.evaluate)
+    _decodings(prediction, config, config.grid or _default_grid(config.segment, prediction))
+    if truth is not None:
+        _place_truth(prediction, truth, config)
+
+
+def _place_truth(prediction: Volume, truth: Volume, config: TuneConfig) -> Volume:
+    """The truth in the prediction's place, and whether the score asked for is one."""
+    one = prediction.with_(channels=None, dtype=np.dtype(np.uint8))
+    _, placed = place_volumes(Compared(one, truth), False, config.evaluate.align)
+    raster = Raster(prediction.shape)
+    empty = Labelled(no_runs(), np.zeros(0, np.uint64)).rows(raster)
+    table = overlaps_of_tally(
+        tally_runs(empty, empty, raster.shape), Box.of(raster.shape), raster.shape
+    )
+    place = Place(prediction.voxel_size_nm, prediction.origin_nm)
+    nothing = scores_of_table(table, place, config.evaluate)
+    score_of(nothing, SCORES.get(config.score, config.score))  # refuses a name that is none
+    return placed.truth
+
+
 def _most_different(
     settings: Mapping[int, Setting], kept: Mapping[int, Labelled], base: int
 ) -> list[int]:
@@ -283,11 +306,8 @@ class _Judge:
         self.other: LabelRuns | None = None
         self.scored = truth is not None
         if truth is not None:
-            one = prediction.with_(channels=None, dtype=np.dtype(np.uint8))
-            _, placed = place_volumes(Compared(one, truth), False, self.config.align)
-            empty = Labelled(no_runs(), np.zeros(0, np.uint64)).rows(self.raster)
-            score_of(self._scores(empty, empty), self.score)  # refuses a name that is none
-            self.other = volume_runs(placed.truth, resources).rows(self.raster)
+            placed = _place_truth(prediction, truth, config)
+            self.other = volume_runs(placed, resources).rows(self.raster)
 
     def __call__(self, decoding: Decoding, found: Labelled) -> Setting:
         rows = found.rows(self.raster)

@@ -3,8 +3,9 @@
 Places are spread over the whole volume, along a sequence that fills a box evenly however many are
 taken; a place of nothing but padding is left out. All are normalised with the statistics of the
 whole volume, as its prediction would be. Around each, a margin is predicted that is not shown: at
-its edge the network sees mirrored surroundings. Time and size of the whole run follow from what the
-places took, by voxels through the network, voxels segmented and bytes on disk.
+its edge the network sees mirrored surroundings. Size and work of the whole run follow from the
+places, by voxels and bytes on disk. The page depends on nothing but the volume, the model and the
+settings; how long it will take here is said beside it.
 """
 
 import math
@@ -12,22 +13,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
+from cristae import __version__
+from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
 from cristae.engine.files import folder_bytes, temporary_folder, write_text
+from cristae.engine.identity import Identity
+from cristae.engine.ledger import open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import hushed
-from cristae.errors import InputError, OutputExistsError
+from cristae.engine.progress import duration_text, hushed, log
+from cristae.errors import InputError
 from cristae.grid import Box, Triple
+from cristae.networks.ensemble import ensemble_work
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import network_contract
-from cristae.prediction.checks import resolve_config, section_thickness
-from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
-from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.prediction.checks import plain_settings, resolve_config, section_thickness
+from cristae.prediction.estimate import expected_precision, prediction_work
+from cristae.prediction.predict import PredictConfig, ask, predict_volume
 from cristae.prediction.resample import working_factors
 from cristae.presentation.preview_page import Place, page_of
 from cristae.segmentation.segment import segment_volume
@@ -37,14 +44,14 @@ from cristae.volumes.intensity import (
 )
 from cristae.volumes.volume import Array, Volume, refuse_unfinished_volume
 
-SECONDS = 30.0
-"""What predicting all places may take, by the speed measured first."""
+WORK = 1.5e12
+"""Multiplications that predicting all places may take: about half a minute on two cores."""
 
-PATIENCE = 1.5
-"""A look that turns out to take so many times longer goes on with smaller places."""
+PAGE_MEMORY_GIB = 6.0
+"""What tiles are planned with for the figures of the page, whatever this machine has free."""
 
 EXTENTS: tuple[Triple, ...] = ((16, 512, 512), (16, 384, 384), (8, 384, 384), (8, 256, 256))
-"""Working voxels (z, y, x) of a place, the margin apart; the first that is quick enough."""
+"""Working voxels (z, y, x) of a place, the margin apart; the first that is little enough work."""
 
 MARGIN: Triple = (2, 32, 32)
 """Working voxels on each side of a place that are predicted and not shown."""
@@ -73,34 +80,76 @@ def preview_volume(
         places: How many.
         config: How to predict; its grid and the coarse pass are left aside.
         resources: Workers and memory.
-        overwrite: Replace an existing page.
+        overwrite: Replace a page of other inputs or settings.
 
     Returns:
-        ``out``.
+        ``out``. The same volume, model and settings give the same bytes; a page that is there of
+        these is left alone.
 
     Raises:
-        OutputExistsError: ``out`` exists, unless ``overwrite``.
+        OutputExistsError: ``out`` is of other inputs or settings, or no page of cristae.
         InputError: A source or model that cannot be used, or no place with contrast.
     """
     out, resources = user_path(out), resources or Resources()
     config = config or PredictConfig()
     models = (model,) if isinstance(model, Model) else tuple(model)
-    if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"{out}: expected the path of a file in a folder that exists")
     refuse_unfinished_volume(source)
+    ask(source, models, out, config, None, None, resources)  # its faults
+    inputs: dict[str, str | Identity] = {
+        "source": source.identity,
+        "model": "+".join(model.fingerprint for model in models),
+    }
+    settings = {
+        "places": places,
+        "version": __version__,
+        "voxel_size_nm": source.voxel_size_nm,
+        "thresholds": {"decoder": models[0].decoder, **models[0].thresholds},
+        **plain_settings(config),
+    }
+    with open_ledger(
+        out, stage="preview", inputs=inputs, settings=settings, overwrite=overwrite
+    ) as ledger:
+        if ledger.state == "done":
+            log.info("%s: already done", out)
+            return out
+        write_text(out, _made(source, models, config, places, resources))
+        ledger.finish()
+    return out
+
+
+def _made(
+    source: Volume,
+    models: Sequence[Model],
+    config: PredictConfig,
+    places: int,
+    resources: Resources,
+) -> str:
+    """The page; what the whole will take on this machine is said."""
     begun = time.perf_counter()
     statistics = sample_intensity(source)
     known = {**source.attributes, INTENSITY_ATTRIBUTE: statistics.to_dict()}
     source = source.with_(attributes=known)
+    planned = replace(resources, memory_gib=PAGE_MEMORY_GIB)
     with hushed():
-        found = _look_around(source, models, config, places, resources)
         precision = expected_precision(config, models[0])
-        work = prediction_work(source, models[0], config, precision, resources)
-    page = page_of(source, models, statistics, found, work, time.perf_counter() - begun)
-    write_text(out, page)
-    return out
+        found = _look_around(source, models, config, places, resources)
+        work = prediction_work(source, models, config, precision, planned)
+        here = prediction_work(source, models, config, precision, resources)
+    predicting = sum(p.seconds[0] for p in found) / sum(p.computed for p in found) * here.computed
+    # the first place also waits for compiled kernels: the median leaves it out
+    segmenting = median(p.seconds[1] / p.seen.size for p in found) * source.size
+    log.info(
+        "preview: %d places in %s; the whole takes about %s to predict and %s to segment here, "
+        "and up to %.2f GiB of memory to predict",
+        len(found),
+        duration_text(time.perf_counter() - begun),
+        duration_text(predicting),
+        duration_text(segmenting),
+        here.memory_bytes / GIB,
+    )
+    return page_of(source, models, statistics, found, work)
 
 
 def choose_places(source: Volume, extent: Triple, count: int) -> list[Box]:
@@ -167,44 +216,37 @@ def _look_around(
     resources: Resources,
 ) -> list[Place]:
     """Predict and segment the places, of an extent that there is time for."""
-    extents = _affordable(source, models, config, count, resources)
-    boxes = choose_places(source, extents[0], count)
+    boxes = choose_places(source, _affordable(source, models, config, count), count)
     found: list[Place] = []
-    while len(found) < len(boxes):
-        place, precision = _look(source, boxes[len(found)], models, config, resources)
+    for box in boxes:
+        place, precision = _look(source, box, models, config, resources)
         found.append(place)
         config = replace(config, precision=precision)  # settled once for all
-        slow = sum(place.seconds[0] for place in found) / len(found) * count > PATIENCE * SECONDS
-        if slow and len(extents) > 1:
-            extents = extents[1:]
-            boxes = choose_places(source, extents[0], count)
     return found
 
 
 def _affordable(
-    source: Volume,
-    models: Sequence[Model],
-    config: PredictConfig,
-    count: int,
-    resources: Resources,
-) -> list[Triple]:
-    """Extents of a place, in voxels of the source: the largest that all have time for, and less."""
+    source: Volume, models: Sequence[Model], config: PredictConfig, count: int
+) -> Triple:
+    """Extent of a place, in voxels of the source: the largest whose work is little enough."""
     model = models[0]
-    if source.voxel_size_nm is None and any(model.working_voxel_size_nm):
-        raise InputError(
-            f"{source.name}: voxel size unknown, the model works at "
-            f"{model.working_voxel_size_nm} nm: give it with --voxel-size Z,Y,X"
-        )
     precision = expected_precision(config, model)
-    rate = network_rate(model, precision, resources, config.device) / len(models)
+    planned = Resources(1, "serial", PAGE_MEMORY_GIB)
     extents = [_in_source(extent, source, model) for extent in EXTENTS]
-    while len(extents) > 1:
-        box = _seen(source, Box.of(extents[0]).clip(source.box), model, config)
-        work = prediction_work(source.crop(box), model, config, precision, resources)
-        if count * work.computed <= SECONDS * rate:
-            break
-        extents = extents[1:]
-    return extents
+    for extent in extents[:-1]:
+        box = _seen(source, Box.of(extent).clip(source.box), model, config)
+        work = prediction_work(source.crop(box), models, config, precision, planned)
+        if count * work.computed * _cost(models) <= WORK:
+            return extent
+    return extents[-1]
+
+
+def _cost(models: Sequence[Model]) -> float:
+    """Multiplications a voxel; where they are not counted, one for each weight."""
+    extent = np.array([[16.0, 256.0, 256.0]])
+    counted = float(ensemble_work(models, extent)[0] / extent.prod())
+    weights = sum(tensor.numel() for model in models for tensor in model.state_dict.values())
+    return counted or float(weights)
 
 
 def _seen(source: Volume, box: Box, model: Model, config: PredictConfig) -> Box:
@@ -237,7 +279,7 @@ def _look(
         whole = labels.read(inside)
         summary = prediction.attributes["record"]["summary"]
         precision: Precision = prediction.attributes["precision"]
-        work = prediction_work(source.crop(seen), models[0], plain, precision, resources)
+        work = prediction_work(source.crop(seen), models, plain, precision, resources)
         place = Place(
             box=box,
             seen=seen,
@@ -248,9 +290,15 @@ def _look(
             foreground=float(np.count_nonzero(whole) / whole.size),
             computed=work.computed,
             seconds=(summary["seconds"], max(0.0, second - always)),
-            bytes_on_disk=(folder_bytes(folder / "p.zarr"), folder_bytes(folder / "i.zarr")),
+            bytes_on_disk=(_array_bytes(folder / "p.zarr"), _array_bytes(folder / "i.zarr")),
         )
         return place, precision
+
+
+def _array_bytes(folder: Path) -> int:
+    """Bytes of the voxels and tables, without records, which name times."""
+    record = folder / "zarr.json"
+    return folder_bytes(folder) - record.stat().st_size
 
 
 def _timed(function: Any, *arguments: Any, **options: Any) -> tuple[Volume, float]:

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from statistics import median
 from typing import Any
 
 from cristae import __version__
 from cristae.engine.blockwise import GIB
-from cristae.engine.progress import duration_text
 from cristae.figures.canvas import scale_bar
 from cristae.figures.raster import contrast_window, data_uri, jpeg
 from cristae.figures.sections import annotate, grey_picture, instance_overlay, overlay_png
@@ -58,7 +55,6 @@ def page_of(
     statistics: IntensityStatistics,
     found: Sequence[Place],
     work: Work,
-    taken: float,
 ) -> str:
     """The page as HTML that needs nothing else.
 
@@ -68,7 +64,6 @@ def page_of(
         statistics: Of the image's grey values.
         found: The places.
         work: What predicting the whole takes.
-        taken: Seconds the places took.
     """
     window = contrast_window([place.image for place in found])
     channels = models[0].channels
@@ -81,8 +76,6 @@ def page_of(
             warnings=list(_warnings(statistics, found)),
             tiles=_tiles(source, found, work),
             facts=_facts(source, models, statistics, work),
-            taken=duration_text(taken),
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
         )
     )
@@ -124,22 +117,23 @@ def _panel(name: str, picture: Array) -> dict[str, Any]:
 
 
 def _tiles(source: Volume, found: Sequence[Place], work: Work) -> list[dict[str, str]]:
-    """Time and size of the whole run."""
+    """Work and size of the whole run."""
     seen = sum(place.seen.size for place in found)
-    predicting = sum(p.seconds[0] for p in found) * work.computed / sum(p.computed for p in found)
-    # the first place also waits for compiled kernels: the median leaves it out
-    segmenting = median(p.seconds[1] / p.seen.size for p in found) * source.size
     prediction, labels = (sum(place.bytes_on_disk[i] for place in found) / seen for i in (0, 1))
     return [
         _tile(
             "Predicting",
-            duration_text(predicting),
-            f"{work.computed / source.size:.2f} voxels computed a voxel",
+            f"{work.computed / 1e6:.3g} Mvoxels",
+            f"through the network, {work.computed / source.size:.2f} voxels computed a voxel",
         ),
-        _tile("Segmenting", duration_text(segmenting), "smaller levels apart"),
+        _tile("Segmenting", f"{source.size / 1e6:.3g} Mvoxels", "of the volume"),
         _tile("Prediction on disk", _bytes(prediction * work.written), "as these places compress"),
         _tile("Instances on disk", _bytes(labels * source.size), "as these places compress"),
-        _tile("Memory to predict", _bytes(work.memory_bytes), "at most, imports apart"),
+        _tile(
+            "Memory to predict",
+            _bytes(work.memory_bytes),
+            "at most, where as much as 6 GiB may be taken",
+        ),
     ]
 
 

@@ -15,7 +15,14 @@ from cristae.engine.ledger import open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError
 from cristae.evaluation.label_runs import runs_volume
-from cristae.evaluation.tune import Setting, TuneConfig, Tuning, tune_decoder, tuned_config
+from cristae.evaluation.tune import (
+    Setting,
+    TuneConfig,
+    Tuning,
+    check_tune,
+    tune_decoder,
+    tuned_config,
+)
 from cristae.figures.raster import contrast_window, data_uri
 from cristae.measurement.table import write_table
 from cristae.presentation.atlas import Scene, error_picture, locate
@@ -70,9 +77,16 @@ def tune_volume(
         image = spread_over(prediction, image, overlay)
     named = out / (PAGE if truth is None else TUNED)
     resources = resources or Resources()
+    beside = [out / name for name in (TUNED, TABLE, PAGE) if out / name != named]
+    check_tune(prediction, truth, config)
     prediction = checked_voxels(prediction, resources, probabilities=True, out=named, inputs=inputs)
     with open_ledger(
-        named, stage="tune", inputs=inputs, settings=to_plain(config), overwrite=overwrite
+        named,
+        stage="tune",
+        inputs=inputs,
+        settings=to_plain(config),
+        overwrite=overwrite,
+        beside=beside,
     ) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", named)
