@@ -184,7 +184,7 @@ def check_tables(folder: Path) -> None:
         OutputExistsError: Files that begin otherwise than the tables do; all are named.
     """
     faults = [
-        f"{file}: exists and was not made by cristae (its first line lacks {column!r})"
+        f"{folder / file}: exists and was not made by cristae, its first line lacks {column!r}"
         for name, file in _FILES.items()
         if (column := _OWN[name]) not in _first_line(folder / file)
     ]
