@@ -125,6 +125,8 @@ def _check_model(config: RunConfig, folder: RunFolder, running: Running) -> tupl
 def _open_sources(sample: Sample, config: RunConfig, running: Running) -> Sources:
     """Image, truth, and where the truth is known, of a sample; all faults at once."""
     image, labels, mask = open_sources(sample, running.same_source)
+    if labels is None:
+        return image, None, None
     faults = [
         f"{role} {misplaced(image, volume, 'expected all of it, or `evaluate.crop: true`')}"
         for role, volume in (("labels", labels), ("mask", mask))
@@ -133,8 +135,6 @@ def _open_sources(sample: Sample, config: RunConfig, running: Running) -> Source
     raise_faults(f"volume {sample.name!r}", faults)
     if mask is not None:
         labels, mask = common_part([labels, mask])
-    if labels is None:
-        return image, None, None
     truth, known = split_ignored(labels, mask, sample.ignore_label)
     if sample.negative:
         raise_faults(f"volume {sample.name!r}", label_faults(truth, negative=True))
