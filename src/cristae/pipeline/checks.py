@@ -21,6 +21,7 @@ from cristae.training.train import check_train
 from cristae.volumes.convert import check_convert
 from cristae.volumes.dataset import Sample, open_sources
 from cristae.volumes.expected import Expected
+from cristae.volumes.finite import checked_voxels
 from cristae.volumes.negative import label_faults
 from cristae.volumes.partial import split_ignored
 from cristae.volumes.place import common_part, lay, misplaced
@@ -125,6 +126,9 @@ def _check_model(config: RunConfig, folder: RunFolder, running: Running) -> tupl
 def _open_sources(sample: Sample, config: RunConfig, running: Running) -> Sources:
     """Image, truth, and where the truth is known, of a sample; all faults at once."""
     image, labels, mask = open_sources(sample, running.same_source)
+    out = RunFolder(user_path(config.out)).sample(sample.name).volume
+    inputs = {"source": image.identity}
+    image = checked_voxels(image, running.resources, out=out, inputs=inputs)
     if labels is None:
         return image, None, None
     faults = [
