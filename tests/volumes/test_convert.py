@@ -112,7 +112,9 @@ def test_every_plane_is_decoded_once(
     decoded: list[str] = []
     decode = slices.decode_plane
     monkeypatch.setattr(slices, "PLANES", PlaneCache(1))
-    monkeypatch.setattr(slices, "decode_plane", lambda p: (decoded.append(p.name), decode(p))[1])
+    monkeypatch.setattr(
+        slices, "decode_plane", lambda p, s: (decoded.append(p.name), decode(p, s))[1]
+    )
     convert_volume(open_volume(folder), tmp_path / "v.zarr", resources=SERIAL)
     assert sorted(decoded) == sorted(f"im{z}.png" for z in range(70))
 

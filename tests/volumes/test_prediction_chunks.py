@@ -168,3 +168,31 @@ def test_changed_chunks_change_the_fingerprint(tmp_path: Path) -> None:
     assert open_volume(tmp_path).fingerprint == before
     write_chunk(tmp_path, boxes[0], np.zeros((2, 3, 3, 3), np.uint8))
     assert open_volume(tmp_path).fingerprint != before
+
+
+def test_names_that_nearly_are_those_of_chunks(tmp_path: Path) -> None:
+    files = list(grid(tmp_path).values())
+    (tmp_path / "._result_0-3-0-3-0-3.h5").write_bytes(b"of a Mac")
+    assert open_volume(tmp_path).shape == (6, 6, 6)
+    shutil.copy(files[0], tmp_path / "result_0-3-0-3-0-3 (1).h5")
+    shutil.copy(files[0], tmp_path / "result_0-3-0-3.h5")
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path)
+    assert "result_0-3-0-3-0-3 (1).h5: expected a name that ends in" in str(caught.value)
+    assert "result_0-3-0-3.h5: expected a name that ends in" in str(caught.value)
+
+
+def test_a_chunk_that_changes_is_one_error(tmp_path: Path) -> None:
+    files = grid(tmp_path)
+    boxes = list(files)
+    volume = open_volume(tmp_path)
+    volume.read()
+    files[boxes[5]].unlink()
+    write_chunk(tmp_path, boxes[5], np.zeros((2, 3, 3, 3), np.uint8))
+    assert volume.read(boxes[0]).all()
+    with pytest.raises(InputError, match="changed since it was opened"):
+        volume.read(boxes[5])
+    fingerprint = open_volume(tmp_path).fingerprint
+    files[boxes[7]].unlink()
+    write_chunk(tmp_path, boxes[7], np.full((2, 3, 3, 3), 9, np.uint8))
+    assert open_volume(tmp_path).fingerprint != fingerprint

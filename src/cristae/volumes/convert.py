@@ -48,6 +48,7 @@ from cristae.volumes.sources.pages import CACHE_BYTES
 from cristae.volumes.sources.slices import SlicesReader
 from cristae.volumes.sources.tiff import TiffReader
 from cristae.volumes.sources.tile_index import TileIndexReader, taken_as
+from cristae.volumes.sources.turned import TurnedReader
 from cristae.volumes.volume import Array, Kind, Reader, Volume
 
 WORKS = (".zarr",)
@@ -398,6 +399,8 @@ def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
 def _is_cached(reader: Reader) -> bool:
     """Whether a source's decoded planes are kept for a while."""
     reader = inner_reader(reader)
+    if isinstance(reader, TurnedReader):
+        return _is_cached(reader.inner)
     if isinstance(reader, TiffReader):
         return reader.mapped is None
     return isinstance(reader, SlicesReader | TileIndexReader)

@@ -17,6 +17,7 @@ from cristae.volumes.sources.prediction_chunks import PredictionChunksReader
 from cristae.volumes.sources.slices import SlicesReader
 from cristae.volumes.sources.tiff import TiffReader
 from cristae.volumes.sources.tile_index import TileIndexReader
+from cristae.volumes.sources.turned import TurnedReader
 from cristae.volumes.sources.zarr_chunks import ChunkReader
 from cristae.volumes.volume import ArrayReader, Kind, Nanometres, Volume
 
@@ -151,9 +152,10 @@ def describe(volume: Volume) -> VolumeInfo:
         folder = Path(reader.path)
         size = sum(n for _, n, _ in folder_files(folder)) if size is None else size
         unfinished = is_unfinished(folder.parent) if folder.parent.suffix == ".zarr" else False
+    stored = reader.inner if isinstance(reader, TurnedReader) else reader
     return VolumeInfo(
         name=volume.name,
-        form=FORMS.get(type(reader), "computed"),
+        form=FORMS.get(type(stored), "computed"),
         shape=volume.shape,
         dtype=volume.dtype.name,
         channels=volume.channels,

@@ -26,6 +26,7 @@ from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slice
 from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
 from cristae.volumes.sources.image_metadata import is_ours
 from cristae.volumes.sources.ome_zarr import as_level, open_ome_zarr
+from cristae.volumes.sources.turned import turned
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
 
 Source = str | Path | Array | Volume
@@ -112,10 +113,10 @@ def _open(source: Source, options: OpenOptions) -> Volume:
     if isinstance(source, np.ndarray):
         return _open_array(_real(source), options)
     if is_index:
-        _refuse_reading(options)
-        return tile_index.open_tile_index(
+        volume = tile_index.open_tile_index(
             source, kind=options.kind, root=options.root, name=options.name
         )
+        return turned(volume, options)
     return _open_path(options)
 
 
@@ -160,8 +161,7 @@ def _open_there(path: Path, dataset: str | None, options: OpenOptions) -> Volume
             return hdf5.open_hdf5(path, dataset, options)
         raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
     if any(letter in name for letter in "*?["):
-        _refuse_reading(options)
-        return slices.open_slices(os.path.expanduser(name), options.kind)
+        return turned(slices.open_slices(os.path.expanduser(name), options.kind), options)
     if "://" in name:
         raise InputError(f"{name}: found a URL, expected a path: {FORMS}")
     if not path.exists():
@@ -190,11 +190,10 @@ def _open_folder(path: Path, dataset: str | None, options: OpenOptions) -> Volum
         if is_ours(path) and not options.index:  # cristae knows the axes of what it wrote
             return open_ome_zarr(path, name)
         return as_level(foreign_zarr.open_foreign_zarr(path, options))
-    _refuse_reading(options)
     if prediction_chunks.is_chunk_folder(path):
-        return prediction_chunks.open_prediction_chunks(path, dataset, name)
+        return turned(prediction_chunks.open_prediction_chunks(path, dataset, name), options)
     if slices.has_slices(path) and dataset is None:
-        return slices.open_slices(str(path), options.kind).with_(name=name)
+        return turned(slices.open_slices(str(path), options.kind).with_(name=name), options)
     there = sorted(entry.name for entry in path.iterdir())
     found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
     raise InputError(f"{name}: found {found or 'an empty folder'}, expected {FORMS}")

@@ -3,7 +3,7 @@
 Files are named ``NAME_z0-z1-y0-y1-x0-x1[_SUFFIX].h5`` by the voxels they hold (half-open, of the
 whole volume, which begins at voxel 0), each with one (c, z, y, x) dataset. Together they must fill
 a box without gap or overlap. The far end is not written anywhere: a whole last layer of chunks that
-is missing cannot be noticed. Fingerprint: names, sizes and times of change of all files.
+is missing cannot be noticed. A file that changes after it was opened is refused.
 """
 
 import os
@@ -19,11 +19,19 @@ from cristae.engine.identity import Files, Identity
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.volumes.sources.hdf5 import Dataset, find_dataset, open_file
-from cristae.volumes.sources.pages import plain_dtype, raise_capped
+from cristae.volumes.sources.pages import (
+    State,
+    check_unchanged,
+    plain_dtype,
+    raise_capped,
+    state_of,
+)
 from cristae.volumes.volume import Array, Volume
 
 PATTERN = re.compile(r"^(?P<name>.*?)_?(?P<bounds>\d+(?:-\d+){5})(?P<suffix>_\w+)?\.(?:h5|hdf5)$")
+_NEARLY = re.compile(r"\d+-\d+-\d+.*\.(?:h5|hdf5)$")
 _MOST_CELLS = 1 << 24
+_MOST_OVERLAPS = 1000
 
 
 @dataclass(frozen=True, order=True)
@@ -33,7 +41,7 @@ class Chunk:
     box: Box
     file: str
     dataset: str
-    stamp: int
+    state: State
 
 
 @dataclass(frozen=True)
@@ -64,18 +72,24 @@ class PredictionChunksReader:
             if part.empty:
                 continue
             path = os.path.join(self.folder, chunk.file)
+            check_unchanged(path, chunk.state)
             try:
-                dataset = open_file(path, chunk.stamp, os.getpid())[chunk.dataset]
+                dataset = open_file(path, chunk.state[1], os.getpid())[chunk.dataset]
                 values = dataset[(..., *part.relative_to(chunk.box.start).slices())]
             except (OSError, KeyError, RuntimeError) as error:
                 raise InputError(f"{path}, box {part}: {error}") from error
+            check_unchanged(path, chunk.state)
             out[(..., *part.relative_to(box.start).slices())] = values
         return out
 
 
 def is_chunk_folder(folder: Path) -> bool:
     """Whether a folder holds at least one file named like a prediction chunk."""
-    return any(PATTERN.match(entry.name) for entry in folder.iterdir())
+    return any(_is_chunk(entry) for entry in folder.iterdir())
+
+
+def _is_chunk(path: Path) -> bool:
+    return PATTERN.match(path.name) is not None and not path.name.startswith(".")
 
 
 def open_prediction_chunks(
@@ -96,10 +110,16 @@ def open_prediction_chunks(
             different dtypes or channels, overlapping or missing; all at once.
     """
     folder = Path(folder)
-    files = sorted(entry for entry in folder.iterdir() if PATTERN.match(entry.name))
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if _is_chunk(entry)]
     if not files:
         raise InputError(f"{folder}: no prediction chunks (NAME_z0-z1-y0-y1-x0-x1.h5)")
-    faults = _mixed(files)
+    faults = [
+        f"{entry.name}: expected a name that ends in z0-z1-y0-y1-x0-x1"
+        for entry in entries
+        if entry not in files and _NEARLY.search(entry.name)
+    ]
+    faults += _mixed(files)
     found: list[tuple[Chunk, Dataset]] = []
     for file in files:
         try:
@@ -145,7 +165,7 @@ def _mixed(files: list[Path]) -> list[str]:
 
 
 def _inspect(file: Path, dataset: str | None) -> tuple[Chunk, Dataset]:
-    box, stamp = _box(file), file.stat().st_mtime_ns
+    box, state = _box(file), state_of(str(file))
     if box.empty:
         raise InputError(f"the name says box {box}, expected one with voxels")
     try:
@@ -158,7 +178,7 @@ def _inspect(file: Path, dataset: str | None) -> tuple[Chunk, Dataset]:
         raise InputError(f"found shape {found.shape}, expected (c, {expected}) by its name")
     if found.dtype.kind not in "uifb":
         raise InputError(f"found dtype {found.dtype}, expected real numbers")
-    return Chunk(box, file.name, found.name, stamp), found
+    return Chunk(box, file.name, found.name, state), found
 
 
 def _disagreements(found: list[tuple[Chunk, Dataset]]) -> list[str]:
@@ -182,6 +202,8 @@ def _overlaps(boxes: dict[Box, str]) -> list[str]:
         meet = (starts[i + 1 :] < stops[i]) & (stops[i + 1 :] > starts[i])
         for j in np.flatnonzero(meet.all(axis=1)) + i + 1:
             faults.append(f"{boxes[box]} and {boxes[ordered[j]]} overlap in {box.clip(ordered[j])}")
+        if len(faults) > _MOST_OVERLAPS:
+            break
     return faults
 
 
