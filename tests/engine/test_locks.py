@@ -11,7 +11,9 @@ from tests.programs import run, start
 from cristae.engine.files import write_json
 from cristae.engine.ledger import open_ledger
 from cristae.engine.locks import locked_folder, take_lock
-from cristae.errors import BusyError, FileError
+from cristae.errors import BusyError, ConfigError, FileError
+from cristae.pipeline import RunConfig
+from cristae.pipeline import run as run_stages
 
 HOLD = """
 import sys
@@ -147,3 +149,12 @@ def test_a_lock_that_is_a_folder_is_one_message(tmp_path):
     with pytest.raises(FileError, match=r"\.out\.csv\.lock: a folder found, expected a file"):
         take_lock(tmp_path / "out.csv")
     assert (tmp_path / ".out.csv.lock").is_dir()
+
+
+def test_a_second_run_of_one_folder_is_refused_and_leaves_it_as_it_was(tmp_path):
+    config = RunConfig((), str(tmp_path / "run"), model="general")
+    with locked_folder(tmp_path / "run"), pytest.raises(BusyError, match="run: another process"):
+        run_stages(config)
+    with pytest.raises(ConfigError):
+        run_stages(config)
+    assert list(tmp_path.iterdir()) == []

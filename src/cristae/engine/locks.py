@@ -64,12 +64,15 @@ def take_lock(output: Path) -> Release:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder that is never removed against all other processes; it is made where missing.
+    """Hold a folder that is never removed against all other processes.
+
+    It is made where it is missing, and goes again where nothing was put into it.
 
     Raises:
         BusyError: Another process holds it.
         FileError: It cannot be made or locked.
     """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     with translate_os_errors(folder):
         make_folder(folder)
         release = _lock_folder(folder)
@@ -77,6 +80,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         release()
+        with suppress(OSError):  # not empty
+            for each in made:
+                each.rmdir()
 
 
 def _lock_folder(folder: Path) -> Release:

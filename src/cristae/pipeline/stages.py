@@ -9,6 +9,7 @@ import pandas
 
 from cristae.engine.blockwise import Stopwatch
 from cristae.engine.files import read_json
+from cristae.engine.locks import locked_folder
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import ConfigError
@@ -43,10 +44,16 @@ def run(config: RunConfig, running: Running | None = None) -> Path:
     Raises:
         CristaeError: A fault of the configuration, a volume or a stage; all that can be known are
             told at once, before any work.
+        BusyError: Another process runs in the same folder.
     """
-    running = Running() if running is None else running
+    folder = RunFolder(user_path(config.out))
+    with locked_folder(folder.root):
+        return _run(config, Running() if running is None else running, folder)
+
+
+def _run(config: RunConfig, running: Running, folder: RunFolder) -> Path:
     sources = check_run(config, running)
-    watch, folder = Stopwatch(), RunFolder(user_path(config.out))
+    watch = Stopwatch()
     call = begin_call(config, running, folder)
     model = _get_model(config, folder, running)
     for sample in predicted_samples(config):
