@@ -131,7 +131,7 @@ def read_yaml(path: Path) -> Any:
         ConfigError: Not readable as YAML, or something other than keys and values.
     """
     if not path.is_file():
-        raise SourceNotFoundError(f"{str(path)!r}: no such file")
+        raise SourceNotFoundError(f"{path}: no such file".replace("\0", "\\0"))
     with path.open("rb") as file:
         text = file.read(LARGEST_BYTES + 1)
     tree = parse_yaml(text, str(path))
