@@ -125,5 +125,5 @@ def test_the_mean_of_models_is_written_once(tmp_path):
     assert load_model(out).fingerprint == load_model("general").fingerprint
     again = cristae("average", "general", "epfl", "--out", out)
     assert again.returncode == 2
-    assert "exists; --overwrite replaces it" in again.stderr
+    assert "--overwrite replaces it" in again.stderr
     assert load_model(out).fingerprint == load_model("general").fingerprint
