@@ -287,7 +287,7 @@ def predict(
     everywhere = replace(reading, roi=None)
     whole = open_source(source, everywhere)
     of_mask = replace(everywhere, voxel_size=None, index=None, root=None)
-    tissue = None if mask is None else open_source(mask, of_mask)
+    tissue = None if mask is None else open_source(mask, without_fill(of_mask))
     predict_volume(
         in_roi(whole, roi),
         load_models(model, ensemble, pytc_config),
