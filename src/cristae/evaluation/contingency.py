@@ -86,13 +86,14 @@ def overlap_table(
     if by_runs is not None:
         blocks = by_runs.slabs()
         parallel = min(resources.workers, len(blocks))
-        promise_memory("evaluate", parallel * 2 * SLAB_RUNS * RUN_BYTES + TABLE_BYTES, resources)
+        needed = parallel * 2 * SLAB_RUNS * RUN_BYTES + TABLE_BYTES
     else:
         volumes = list(placed.volumes.values())
         whole = Box.of(placed.prediction.shape)
         blocks = tile(whole, block_shape) if block_shape else blocks_of(volumes)
         pieces = [piece for block in blocks for piece in pieces_of(block, volumes)]
-        promise_memory("evaluate", memory_of(pieces, placed.bytes_per_voxel, resources), resources)
+        needed = memory_of(pieces, placed.bytes_per_voxel, resources)
+    promise_memory("evaluate", needed, resources)
     chunks = None if block_shape else _chunks_of(placed)
     tally = tally_blocks(
         by_runs or _Pass(placed, box.start, compared.prediction.shape, chunks),
@@ -100,6 +101,8 @@ def overlap_table(
         description="overlaps",
         resources=resources,
         ledger=ledger,
+        stage="evaluate",
+        block_bytes=needed,
     )
     return overlaps_of_tally(tally, box, compared.prediction.shape, unit)
 

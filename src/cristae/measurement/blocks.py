@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cristae.engine.blockwise import run_blocks
+from cristae.engine.blockwise import promise_memory, run_blocks
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import write_atomic
 from cristae.engine.ledger import Ledger
@@ -77,6 +77,10 @@ def read_block(volume: Volume, block: Box) -> Array:
     return volume.read(block)
 
 
+ROW_BYTES = 640
+"""Memory of a row of the table while it is merged, sorted and written (measured)."""
+
+
 def memory_of(blocks: Sequence[Box], bytes_per_voxel: int, resources: Resources) -> int:
     """Upper bound of the bytes a tally takes: a block a worker, and the table."""
     largest = max((block.size for block in blocks), default=0)
@@ -91,8 +95,13 @@ def tally_blocks(
     description: str,
     resources: Resources,
     ledger: Ledger | None = None,
+    stage: str = "measure",
+    block_bytes: int = 0,
 ) -> Tally:
     """Tally every block and merge.
+
+    How many rows the table has is known block by block, so memory is promised again where they
+    need more than was promised before: of an interrupted run before anything is merged.
 
     Args:
         function: Gives the tally of a block; picklable where the executor is ``processes``.
@@ -100,13 +109,16 @@ def tally_blocks(
         description: What progress says.
         resources: Workers and executor.
         ledger: Where finished blocks are remembered, so that an interrupted run goes on.
+        stage: What promises memory.
+        block_bytes: Of `memory_of`.
 
     Returns:
         The tally of all blocks together, the same for any blocks and workers.
     """
+    promise = _Promise(stage, block_bytes, resources)
     if ledger is None:
-        return merge_tallies(_in_memory(function, blocks, description, resources))
-    run_blocks(
+        return merge_tallies(_in_memory(function, blocks, description, resources, promise))
+    rows = run_blocks(
         "tally",
         blocks,
         _Saved(function, ledger.scratch),
@@ -114,7 +126,24 @@ def tally_blocks(
         resources=resources,
         description=description,
     )
+    promise.add(sum(rows.values()))
     return merge_tallies(_load(ledger.scratch / _file_of(block)) for block in blocks)
+
+
+class _Promise:
+    """Promises memory for a table whose rows become known bit by bit."""
+
+    def __init__(self, stage: str, block_bytes: int, resources: Resources) -> None:
+        self.stage, self.resources = stage, resources
+        self.needed = self.stated = max(block_bytes, TABLE_BYTES)
+        self.needed -= TABLE_BYTES
+
+    def add(self, rows: int) -> None:
+        """Count more rows."""
+        self.needed += ROW_BYTES * rows
+        if self.needed > self.stated:
+            promise_memory(f"{self.stage}, table", self.needed, self.resources)
+            self.stated = self.needed
 
 
 @dataclass(frozen=True)
@@ -133,10 +162,15 @@ class _Saved:
 
 
 def _in_memory(
-    function: Callable[[Box], Tally], blocks: Sequence[Box], description: str, resources: Resources
+    function: Callable[[Box], Tally],
+    blocks: Sequence[Box],
+    description: str,
+    resources: Resources,
+    promise: _Promise,
 ) -> Iterator[Tally]:
     with track(description, sum(block.size for block in blocks), "voxels") as advance:
         for block, tally in run_tasks(function, blocks, resources):
+            promise.add(len(tally.labels))
             yield tally
             advance(block.size)
 

@@ -152,7 +152,12 @@ def _measured(
     needed = memory_of(blocks, instances.dtype.itemsize, resources)
     promise_memory("measure", needed, resources)
     tally = tally_blocks(
-        _Pass(instances), blocks, description="measure", resources=resources, ledger=ledger
+        _Pass(instances),
+        blocks,
+        description="measure",
+        resources=resources,
+        ledger=ledger,
+        block_bytes=needed,
     )
     return measurements_of(tally, instances.shape, voxel_size_nm, instances.origin_nm)
 

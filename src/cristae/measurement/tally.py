@@ -13,7 +13,7 @@ through, so nothing is ever rounded.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -251,6 +251,9 @@ def collapse(tally: Tally, column: int) -> tuple[Labels, Integers]:
 
 
 def _merged(tallies: list[Tally]) -> Tally:
+    filled = [tally for tally in tallies if len(tally.labels)]
+    if len(filled) == 1:  # it is in order already
+        return replace(filled[0], voxels=sum(t.voxels for t in tallies))
     return _reduced(
         np.concatenate([t.labels for t in tallies]),
         np.concatenate([t.facts for t in tallies]),
