@@ -148,7 +148,7 @@ class Written:
 
     def facts(self) -> Facts:
         """Both, whatever the path."""
-        return {"id": self.id}
+        return {"id": self.id, "state": array_state(self.path)}
 
 
 @lru_cache(maxsize=64)
