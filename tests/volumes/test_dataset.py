@@ -1,5 +1,8 @@
 """Samples: every fault is told before work starts, all at once."""
 
+from dataclasses import replace
+
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -221,3 +224,23 @@ def test_planes_are_read_as_they_are_where_the_disk_is_full(slices, tmp_path, mo
 def test_simulated_beside_sources():
     with pytest.raises(ConfigError, match="image given beside `simulate`"):
         open_sample(Sample(name="a", image="x.tif", simulate=SimulationConfig()))
+
+
+def test_axes_and_series_of_sources_are_told_in_the_list(tmp_path):
+    image = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
+    labels = (image > 60).astype(np.uint8)
+    for name, array in (("image", image), ("labels", labels)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["raw"] = array.T
+    sample = Sample(
+        "turned",
+        image=str(tmp_path / "image.h5"),
+        labels=str(tmp_path / "labels.h5"),
+        voxel_size_nm=(30.0, 8.0, 8.0),
+        axes="xyz",
+    )
+    opened = open_sample(sample)
+    assert np.array_equal(opened.image.read(), image)
+    assert np.array_equal(opened.labels.read(), labels)
+    with pytest.raises(InputError, match="series"):
+        open_sample(replace(sample, series="other"))

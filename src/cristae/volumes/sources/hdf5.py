@@ -153,7 +153,7 @@ def open_hdf5(
     others = tuple(file for file in found.files if not os.path.samefile(file, path))
     is_setup = _SETUP.fullmatch(found.name) is not None and found.dtype == np.int16
     dtype = np.dtype(np.uint16) if is_setup else found.dtype  # as BigDataViewer means them
-    contents = Files(options.name, os.path.dirname(main), (os.path.basename(main), *others))
+    contents = Files(options.name, os.path.dirname(main), _names(main, others))
     return Volume(
         name=options.name,
         reader=Hdf5Reader(
@@ -169,6 +169,12 @@ def open_hdf5(
         identity=Identity((contents,)).read_as(found.name, *options.reading),
         found={"axes": axes.told, **place.found},
     )
+
+
+def _names(main: str, others: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of all files from the main one's folder; of those that lie elsewhere, their paths."""
+    folder = os.path.dirname(main) + os.sep
+    return tuple(path.removeprefix(folder) for path in (main, *others))
 
 
 def find_dataset(file: Any, dataset: str | None, path: str, series: str | None = None) -> Dataset:
