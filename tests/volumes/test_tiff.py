@@ -472,3 +472,21 @@ def test_random_reads_of_many_threads(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(16) as pool:
             assert all(pool.map(right, range(16)))
+
+
+@pytest.mark.parametrize("stored", ["plain", "lzw", "tiled_deflate", "imagej"])
+def test_a_flipped_bit_is_one_error_or_what_tifffile_reads(tmp_path: Path, stored: str) -> None:
+    whole, path = STACK[:2, :12, :20], tmp_path / "a.tif"
+    options = {"imagej": True} if stored == "imagej" else STORED[stored]
+    tifffile.imwrite(path, whole, photometric="minisblack", **options)
+    data = path.read_bytes()
+    for at in range(0, min(len(data), 300), 3):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << int(RNG.integers(0, 8))
+        path.write_bytes(damaged)
+        try:
+            found = open_volume(path).read()
+        except InputError:
+            continue
+        expected = np.asarray(tifffile.imread(path)).reshape(found.shape)
+        assert np.array_equal(found, expected) or np.array_equal(255 - found, expected), at

@@ -184,7 +184,7 @@ def _white(stack: Stack, name: str) -> int | None:
     white = None if stack.transform is not None else black_from_white(stack.first)
     if white is not None:
         log.info("%s: 0 is white in this file; its values are turned", name)
-    elif int(stack.first.photometric) == 0:
+    elif stack.first.photometric == 0:
         log.warning("%s: 0 is white, but numbers with a fraction have no black: not turned", name)
     return white
 

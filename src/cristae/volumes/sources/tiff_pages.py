@@ -146,7 +146,9 @@ def black_from_white(page: Any) -> int | None:
 
     Numbers with a fraction have no blackest value and stay as they are.
     """
-    if int(page.photometric) != 0 or page.dtype is None or page.dtype.kind not in "uib":
+    if page.photometric != 0 or page.dtype is None or page.dtype.kind not in "uib":
+        return None
+    if not isinstance(page.bitspersample, int):
         return None
     return -1 if page.dtype.kind == "i" else (1 << int(page.bitspersample)) - 1
 
@@ -203,6 +205,8 @@ def _any_header(descriptor: int, size: int) -> Header:
         raise InputError(fault)
     if dtype is None or dtype.kind not in "uifb" or len(shape) not in (2, 3):
         raise InputError(f"plane of shape {shape} and dtype {dtype}, expected real (y, x)")
+    if min(shape) < 1:
+        raise InputError(f"a plane of {shape} pixels, expected at least one")
     samples = shape[2] if len(shape) == 3 else 1
     return (int(shape[0]), int(shape[1])), int(samples), np.dtype(dtype)
 

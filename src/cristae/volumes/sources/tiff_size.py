@@ -181,13 +181,16 @@ def _tags(stack: Stack) -> dict[str, _Length] | None:
 
 
 def _resolution_unit(stack: Stack) -> int:
-    return int(stack.resolution["ResolutionUnit"] or 1)
+    unit = stack.resolution["ResolutionUnit"]
+    return int(unit) if isinstance(unit, int) else 1
 
 
 def _per_pixel(stack: Stack, tag: str) -> float | None:
     """Length of a pixel by a resolution tag, which holds pixels a unit as a fraction."""
     value = stack.resolution[tag]
-    if not isinstance(value, tuple) or len(value) != 2 or not value[0]:
+    if not isinstance(value, tuple) or len(value) != 2:
+        return None
+    if not all(isinstance(n, int | float) for n in value) or not value[0]:
         return None
     return float(value[1] / value[0])
 

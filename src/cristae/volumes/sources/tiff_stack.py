@@ -199,6 +199,8 @@ def _is(element: ElementTree.Element, name: str) -> bool:
 def _stack(
     path: Path, file: Any, series: Series, ome: ElementTree.Element | None, companion: Path | None
 ) -> Stack:
+    if series.keyframe.dtype is None:
+        raise InputError(f"{path}: found values of a type that cannot be read, expected numbers")
     mapped = series.offset is not None
     pages = () if mapped else tuple(series.pages)
     for keyframe in {id(page.keyframe): page.keyframe for page in pages}.values():
