@@ -9,6 +9,7 @@ import zarr
 
 from cristae.errors import InputError
 from cristae.grid import Box
+from cristae.volumes.convert import convert_volume
 from cristae.volumes.info import describe
 from cristae.volumes.sources import open_volume
 
@@ -345,3 +346,22 @@ def test_metadata_that_is_cut_or_empty_is_one_message(
         file.write_text(text[: int(len(text.rstrip()) * share)])
         with pytest.raises(InputError, match="b"):
             open_volume(whole)
+
+
+def test_what_a_person_gave_and_what_cristae_wrote_is_told(tmp_path: Path) -> None:
+    given = open_volume(write(tmp_path / "a"), voxel_size_nm=(30, 8, 4))
+    assert "30 x 8 x 4 nm (--voxel-size)" in describe(given).text
+    convert_volume(given.with_(origin_nm=(1.0, 2.0, 3.0)), tmp_path / "a.zarr")
+    text = describe(open_volume(tmp_path / "a.zarr")).text
+    assert "30 x 8 x 4 nm (cristae's attributes)" in text
+    assert "1, 2, 3 nm (cristae's attributes)" in text
+    assert "axes" not in text
+
+
+def test_an_offset_without_a_unit_is_told_and_not_used(tmp_path: Path) -> None:
+    attributes = {"resolution": [40, 4, 4], "offset": [1520, 3644, 3644]}
+    volume = open_volume(write(tmp_path / "a", attributes=attributes))
+    assert volume.origin_nm == (0, 0, 0)
+    text = describe(volume).text
+    assert "(attribute resolution says 40, 4, 4: without a unit)" in text
+    assert "0, 0, 0 nm (attribute offset says 1520, 3644, 3644: without a unit)" in text

@@ -66,7 +66,13 @@ class Hdf5Reader:
         if gone:
             raise InputError(f"{self.path}:{self.dataset}, box {box}: {gone[0]} is missing")
         try:
-            dataset = open_file(self.path, self.stamp, os.getpid())[self.dataset]
+            place = (self.path, self.stamp, os.getpid())
+            # what other files hold may change unseen by the stamp: never kept open
+            dataset = (
+                open_file(*place)[self.dataset]
+                if self.others
+                else open_dataset(*place, self.dataset)
+            )
             array = self.axes.turn(np.asarray(dataset[self.axes.select(box)]))
         except (OSError, KeyError, RuntimeError) as error:
             raise InputError(f"{self.path}:{self.dataset}, box {box}: {_reason(error)}") from error
@@ -105,6 +111,17 @@ def open_file(path: str, stamp: int, process: int) -> Any:
         OSError: The file cannot be opened.
     """
     return h5py.File(path, "r", locking="best-effort")
+
+
+@lru_cache(maxsize=64)
+def open_dataset(path: str, stamp: int, process: int, name: str) -> Any:
+    """An open dataset, which keeps the chunks that it has just decoded.
+
+    Raises:
+        OSError: The file cannot be opened.
+        KeyError: There is no such dataset.
+    """
+    return open_file(path, stamp, process)[name]
 
 
 def is_hdf5(path: Path) -> bool:
