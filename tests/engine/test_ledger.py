@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from cristae.engine.files import read_json, write_json
-from cristae.engine.ledger import check_output, is_unfinished, open_ledger
+from cristae.engine.ledger import check_output, open_ledger
+from cristae.engine.records import is_unfinished
 from cristae.errors import BusyError, InputError, OutputExistsError
 
 

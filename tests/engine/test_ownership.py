@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cristae.engine.ledger import is_unfinished, open_ledger
+from cristae.engine.ledger import open_ledger
 from cristae.engine.outputs import write_text_output
+from cristae.engine.records import is_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.sources import open_volume

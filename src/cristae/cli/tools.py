@@ -279,7 +279,7 @@ def tune(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.configuration import load_config
-    from cristae.engine.ledger import changing_output
+    from cristae.engine.records import changing_output
     from cristae.evaluation.tune import TuneConfig
     from cristae.networks.model import load_model, retune_model
     from cristae.presentation.tuning import read_tuned, tune_volume

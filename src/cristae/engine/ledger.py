@@ -17,8 +17,7 @@ before the record is read, and given back when the work folder is gone.
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -27,7 +26,6 @@ from cristae.engine.files import (
     check_writable,
     make_folder,
     merge_attributes,
-    read_json,
     remove_tree,
     sweep_leftovers,
     sweep_unnamed,
@@ -36,7 +34,7 @@ from cristae.engine.files import (
     translate_os_errors,
     write_json,
 )
-from cristae.engine.identity import Identity, Place, compare, fingerprint_of, stable
+from cristae.engine.identity import Identity, Place
 from cristae.engine.locks import Release, take_lock
 from cristae.engine.manifest import write_manifest
 from cristae.engine.ownership import (
@@ -54,13 +52,17 @@ from cristae.engine.ownership import (
 )
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
+from cristae.engine.records import (
+    Input,
+    differences,
+    identity_tree,
+    record_fingerprint,
+    trusted_roles,
+)
 from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import BusyError, FileError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
-
-Input = str | Identity
-"""What an input is, by a text or by what it is at this moment."""
 
 
 class Ledger:
@@ -145,7 +147,7 @@ class Ledger:
         self._release = take_lock(self.output)
         record, finished = find_record(self.output, self._is_folder)
         roles = set(self._identity["inputs"])  # judged before: here only a replaced output counts
-        if not finished or _differences(record or {}, self._identity, roles, True)[0]:
+        if not finished or differences(record or {}, self._identity, roles, True)[0]:
             self.close()
             raise BusyError(f"{self.output}: another process has changed it just now")
         self._begin("resume")
@@ -211,7 +213,7 @@ def open_ledger(
     ledger = Ledger(output, identity_tree(stage, inputs, settings), output.suffix == ".zarr")
     try:
         refused = _hold(ledger)
-        _open(ledger, overwrite, _trusted(inputs), refused, beside)
+        _open(ledger, overwrite, trusted_roles(inputs), refused, beside)
     except BaseException:
         ledger.close()
         raise
@@ -302,7 +304,7 @@ def check_output(
     identity = identity_tree(stage, known, certain)
     later = {role: inputs_there.get(role, "") for role, one in inputs.items() if one is None}
     identity["inputs"] |= later
-    state = _judge(output, identity, overwrite, _trusted(known), beside)[0]
+    state = _judge(output, identity, overwrite, trusted_roles(known), beside)[0]
     if state != "done":
         check_writable(output)
     return state
@@ -316,16 +318,6 @@ def _places(inputs: Mapping[str, Input | None], reads: Iterable[str | Path]) -> 
                 refuse_unfinished(place)
             yield place, is_whole
     yield from ((str(path), False) for path in reads)
-
-
-def finished_summary(output: Path) -> dict[str, Any] | None:
-    """What `Ledger.finish` was told of an output; None where it is not finished."""
-    record, finished = find_record(output, output.suffix == ".zarr")
-    return dict(record.get("summary", {})) if record is not None and finished else None
-
-
-def _trusted(inputs: Mapping[str, Input]) -> set[str]:
-    return {role for role, one in inputs.items() if isinstance(one, Identity) and one.trusted}
 
 
 def _judge(
@@ -349,185 +341,16 @@ def _judge(
     if overwrite:
         refuse_foreign_entries(output, is_folder)
         return "new", record, []
-    differences, notes = _differences(record, identity, trusted, finished)
-    if differences:
+    found, notes = differences(record, identity, trusted, finished)
+    if found:
         raise OutputExistsError(
             f"{output}: exists with other inputs or settings; --overwrite replaces it\n"
-            + "\n".join(f"  - {line}" for line in differences)
+            + "\n".join(f"  - {line}" for line in found)
         )
     return ("done" if finished else "resume"), record, notes
-
-
-@contextmanager
-def changing_output(output: Path) -> Iterator[None]:
-    """Change a finished file in place; its record stays with it, also where that is interrupted."""
-    record, finished = find_record(output, False)
-    if record is None or not finished:
-        yield
-        return
-    any_content = {key: value for key, value in record.items() if key != "content"}
-    write_json(record_file(output), any_content)
-    yield
-    write_json(record_file(output), {**any_content, "content": content_of(output)})
-
-
-def write_record(
-    output: Path, stage: str, inputs: Mapping[str, str], summary: Mapping[str, Any]
-) -> None:
-    """Write the record of a single file that is made at once, before the file itself.
-
-    Args:
-        output: The file.
-        stage: Name of the stage that writes it.
-        inputs: What each input is, by role.
-        summary: Facts to keep with the record, as JSON knows them.
-    """
-    record = {**identity_tree(stage, inputs, {}), "finished": True, "summary": dict(summary)}
-    write_json(record_file(output), record)
-
-
-def read_record(output: Path) -> dict[str, Any] | None:
-    """The record beside a single file; None where there is none."""
-    found = read_json(record_file(output))
-    return found if isinstance(found, dict) else None
-
-
-def settings_recorded(output: str | Path, inputs: Mapping[str, Input]) -> dict[str, Any] | None:
-    """Settings of an output begun or finished with these inputs; None where there is none.
-
-    What was found of the inputs before it was begun need not be looked for again.
-    """
-    output = user_path(output)
-    record, _ = find_record(output, output.suffix == ".zarr")
-    if record is None:
-        return None
-    there, now = record.get("inputs", {}), identity_tree("", inputs, {})["inputs"]
-    if not all(compare(there.get(role, ""), one)[0] for role, one in now.items()):
-        return None
-    return dict(record.get("settings", {}))
-
-
-def adopt_settings(
-    output: Path,
-    *,
-    stage: str,
-    inputs: Mapping[str, Input],
-    settings: Mapping[str, Any],
-    unknown: Sequence[str],
-    before: Callable[[], object],
-) -> bool:
-    """Put what was unknown of an output's settings into its record, where nothing else differs.
-
-    Args:
-        output: A ``.zarr`` folder, begun or finished.
-        stage: See `open_ledger`.
-        inputs: See `open_ledger`.
-        settings: See `open_ledger`.
-        unknown: Settings of which the first is None in the record.
-        before: Changes the output; called before its record is changed, and again by the next call
-            where this one is interrupted.
-
-    Returns:
-        Whether that was so.
-
-    Raises:
-        BusyError: Another process is writing it.
-    """
-    record, finished = find_record(output, is_folder=True)
-    if record is None or record["settings"].get(unknown[0]) is not None:
-        return False
-    identity = identity_tree(stage, inputs, settings)
-    known = {name: identity["settings"][name] for name in unknown}
-    work = work_folder(output, is_folder=True)
-    marks = {} if finished else read_marks(work / "done.jsonl")
-    if known[unknown[0]] is None or any(step.startswith("pyramid") for step in marks):
-        return False  # smaller levels that are not finished follow the settings
-    adopted = {**record, "settings": {**record["settings"], **known}}
-    if _differences(adopted, identity, _trusted(inputs), finished)[0]:
-        return False
-    release = take_lock(output)
-    try:
-        before()
-        if finished:
-            merge_attributes(output, {"record": adopted})
-        else:
-            write_json(work / "identity.json", adopted)
-    finally:
-        release()
-    return True
-
-
-def identity_tree(
-    stage: str, inputs: Mapping[str, Input], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a record keeps of an output's stage, inputs and settings, as JSON knows it."""
-    known = {role: one.tree() if isinstance(one, Identity) else one for role, one in inputs.items()}
-    tree = {"stage": stage, "inputs": known, "settings": dict(settings)}
-    return dict(json.loads(json.dumps(tree)))
-
-
-def record_fingerprint(record: Mapping[str, Any]) -> str:
-    """The id of an output: of its stage, the content of its inputs, and its settings."""
-    if "id" in record:
-        return str(record["id"])
-    inputs = {role: stable(one) for role, one in record["inputs"].items()}
-    return fingerprint_of(
-        {"stage": record["stage"], "inputs": inputs, "settings": record["settings"]}
-    )
-
-
-def is_unfinished(output: Path) -> bool:
-    """Whether an output was begun and not finished."""
-    is_folder = output.suffix == ".zarr"
-    record, finished = find_record(output, is_folder)
-    return record is not None and not finished
 
 
 def _has_record(output: Path, is_folder: bool) -> bool:
     """Whether there is a record, also of an output that is gone."""
     begun = work_folder(output, is_folder) / "identity.json"
     return begun.exists() or (not is_folder and record_file(output).exists())
-
-
-def _differences(
-    there: Mapping[str, Any], now: Mapping[str, Any], trusted: set[str], finished: bool
-) -> tuple[list[str], list[str]]:
-    """What makes an output another one; and what differs but does not count, in words.
-
-    Release 0.1 recorded a fingerprint an input, which nothing can be compared with today, and no
-    version of the predicting code: what it finished is taken as it is.
-    """
-    early = finished and "id" not in there
-    settings = dict(there["settings"])
-    if early and "version" in now["settings"]:
-        settings.setdefault("version", now["settings"]["version"])
-    lines = _setting_differences(
-        {"stage": there["stage"], "settings": settings},
-        {"stage": now["stage"], "settings": now["settings"]},
-    )
-    notes = []
-    for role in dict.fromkeys([*now["inputs"], *there["inputs"]]):
-        before, after = (tree["inputs"].get(role, []) for tree in (there, now))
-        if early and isinstance(before, str) and isinstance(after, list):
-            notes.append(f"finished by release 0.1, its {role} not compared")
-            continue
-        same, note = compare(before, after, role in trusted)
-        if not same:
-            lines.append(f"inputs.{role}: {note}")
-        elif note:
-            notes.append(f"inputs.{role}: {note}")
-    return lines, notes
-
-
-def _setting_differences(
-    there: Mapping[str, Any], now: Mapping[str, Any], where: str = ""
-) -> list[str]:
-    lines = []
-    for key in dict.fromkeys([*now, *(k for k in there if where)]):
-        a, b = there.get(key), now.get(key)
-        name = f"{where}{key}"
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += _setting_differences(a, b, f"{name}.")
-        elif a != b:
-            lines.append(f"{name}: {a!r} there, {b!r} now")
-    return lines

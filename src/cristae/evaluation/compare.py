@@ -14,9 +14,9 @@ from typing import Any, Literal, cast
 
 from cristae.configuration import read_yaml
 from cristae.engine.files import read_json, write_text
-from cristae.engine.ledger import read_record, record_fingerprint, write_record
 from cristae.engine.outputs import write_text_output
 from cristae.engine.paths import user_path
+from cristae.engine.records import read_record, record_fingerprint, write_record
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.evaluation.tune import ERRORS, SCORES, score_of

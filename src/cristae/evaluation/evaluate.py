@@ -13,8 +13,9 @@ from typing import Any
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity, fingerprint_of
-from cristae.engine.ledger import Ledger, check_output, is_unfinished, open_ledger
+from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.progress import log
+from cristae.engine.records import is_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
 from cristae.evaluation.contingency import overlap_table

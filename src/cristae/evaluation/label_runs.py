@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.kernels import njit
-from cristae.engine.ledger import is_unfinished
 from cristae.engine.progress import log
+from cristae.engine.records import is_unfinished
 from cristae.grid import Box
 from cristae.measurement.blocks import blocks_of, read_block
 from cristae.measurement.tally import (

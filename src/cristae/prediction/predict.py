@@ -21,9 +21,10 @@ from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
 from cristae.engine.identity import Identity
-from cristae.engine.ledger import Input, Ledger, identity_tree, open_ledger, record_fingerprint
+from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text
+from cristae.engine.records import Input, identity_tree, record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.device import find_devices, prepare_devices

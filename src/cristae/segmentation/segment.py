@@ -32,9 +32,10 @@ from cristae.engine.blockwise import (
 )
 from cristae.engine.executors import Resources, meanwhile, run_tasks
 from cristae.engine.files import check_disk
-from cristae.engine.ledger import Ledger, open_ledger, settings_recorded
+from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text, track
+from cristae.engine.records import settings_recorded
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.segmentation.agglomerate import agglomerate_step

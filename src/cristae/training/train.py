@@ -20,16 +20,10 @@ from cristae.configuration import to_plain
 from cristae.engine.blockwise import available_memory, promise_memory
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.identity import Identity
-from cristae.engine.ledger import (
-    Ledger,
-    check_output,
-    finished_summary,
-    identity_tree,
-    open_ledger,
-    record_fingerprint,
-)
+from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
+from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.model import Model, fresh_network, load_model

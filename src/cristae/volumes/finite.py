@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.ledger import Input, settings_recorded
 from cristae.engine.progress import log, track
+from cristae.engine.records import Input, settings_recorded
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.volumes.intensity import sample_boxes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import is_unfinished
+from cristae.engine.records import is_unfinished
 from cristae.grid import Box, Triple
 from cristae.volumes.finite import inner_reader, is_checked, voxel_fault
 from cristae.volumes.intensity import IntensityStatistics, sample_intensity

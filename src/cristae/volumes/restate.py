@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cristae.engine.files import read_json, write_json
-from cristae.engine.ledger import Input, adopt_settings
 from cristae.engine.progress import log
+from cristae.engine.records import Input, adopt_settings
 from cristae.volumes.sources.image_metadata import ome_metadata
 from cristae.volumes.volume import Nanometres, Volume
 

@@ -15,10 +15,10 @@ import tensorstore
 
 from cristae.engine.files import merge_attributes, read_json, write_json
 from cristae.engine.identity import Facts, Folder, Identity, Place
-from cristae.engine.ledger import is_unfinished, record_fingerprint
 from cristae.engine.manifest import check_manifest, check_there, manifest_stamp
 from cristae.engine.paths import SINGLE_WRITER, file_store, user_path
 from cristae.engine.progress import log
+from cristae.engine.records import is_unfinished, record_fingerprint
 from cristae.engine.stored import array_state
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box, Triple
