@@ -47,7 +47,6 @@ FOLDERS = {
 }
 QUICK = ("up", "home", "beyond a link", "decomposed", "percent", "brackets", "dash", "backslash")
 CHAIN = ("up", "beyond a link", "percent", "colon of a dataset", "brackets", "dash", "backslash")
-CHAIN += ("no text",)
 SOME = [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in FOLDERS]
 
 

@@ -79,7 +79,7 @@ def _write_atomic(path: Path, write: Callable[[IO[bytes]], object], alone: bool)
 
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, atomically."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, tree: Any) -> None:
