@@ -263,7 +263,9 @@ def score_groups(
                 resources,
             )
         means = {kind: mean_of(sources, kind) for kind in KINDS}
-        results[name] = {"sources": sources, **means, "thresholds": to_plain(thresholds)}
+        given = {k: v for k, v in to_plain(thresholds).items() if v is not None}
+        known = {"model": to_plain(model.thresholds), "replaced": given}
+        results[name] = {"sources": sources, **means, "thresholds": known}
         write_json(out / f"{name}.json", results[name])
     return results
 
