@@ -104,8 +104,12 @@ def test_volumes_that_cannot_be_handed_in(tmp_path):
     assert list(tmp_path.iterdir()) == []
     negative = labels(1, 9, np.int16)
     negative[3, 19, 1] = -4
-    with pytest.raises(InputError, match="label -4"):
-        submit_instances(*volumes(labels(1, 9), negative), tmp_path / "out.zip", resources=SERIAL)
+    for pair in ((labels(1, 9), negative), (negative, labels(1, 9))):
+        with pytest.raises(InputError, match="label -4"):
+            submit_instances(*volumes(*pair), tmp_path / "out.zip", resources=SERIAL)
+        assert list(tmp_path.iterdir()) == []  # not even the volume that is right
+    with pytest.raises(InputError, match=r"(?s)human: human: label -4.*rat: rat: label -4"):
+        submit_instances(*volumes(negative, negative), tmp_path / "out.zip", resources=SERIAL)
 
 
 def pack(path, **files):

@@ -161,3 +161,20 @@ def test_evaluate_takes_masks_channels_parts_and_blocks(pair, tmp_path):
     (tmp_path / "ranks.csv").write_text("instance,score\n1,0.5\n")
     text = cristae("evaluate", found, found, "--scores", tmp_path / "ranks.csv", "-q")
     assert "Ranked by size" not in text
+
+
+@pytest.mark.parametrize("name", ["volume.zarr", "truth.zarr"])
+def test_simulate_checks_both_outputs_before_it_writes_the_first(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.txt").write_text("of a person")
+    with pytest.raises(CristaeError, match=name):
+        cristae("simulate", tmp_path, "--set", "shape=[4,64,64]", "--overwrite", "-q")
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "mine.txt"]
+
+
+def test_a_voxel_size_given_later_is_another_evaluation(pair, tmp_path):
+    out = ("--json", tmp_path / "scores.json", "--set", "bootstrap_samples=0", "-q")
+    cristae("evaluate", pair[1], pair[1], *out)
+    cristae("evaluate", pair[1], pair[1], *out)
+    with pytest.raises(CristaeError, match=r"voxel_size_nm: \[30\.0, 8\.0, 8\.0\] there"):
+        cristae("evaluate", pair[1], pair[1], *out, "--voxel-size", "60,16,16")

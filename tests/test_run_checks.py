@@ -9,15 +9,18 @@ import sys
 import time
 
 import numpy as np
+import pandas
 import pytest
 import tifffile
 import torch
 import yaml
+from tests.programs import start
 
 from cristae.configuration import load_config
 from cristae.engine import files
 from cristae.engine.executors import Resources
 from cristae.errors import (
+    BusyError,
     ConfigError,
     CristaeError,
     DiskSpaceError,
@@ -25,7 +28,7 @@ from cristae.errors import (
     MemoryLimitError,
     OutputExistsError,
 )
-from cristae.evaluation.compare import compare_runs
+from cristae.evaluation.compare import compare_runs, markdown
 from cristae.networks.model import Model, save_model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.pipeline import RunConfig, Running, report_run, run
@@ -256,6 +259,38 @@ def test_the_model_that_made_the_scores_is_credited_after_a_kill(
     assert story["history"][0]["model"].endswith("one.pt")
 
 
+WAITING = """
+import sys
+from cristae.configuration import load_config
+from cristae.engine.executors import Resources
+from cristae.pipeline import RunConfig, Running, run, stages
+def wait(*_, **__):
+    print("at work", flush=True)
+    sys.stdin.read()
+setattr(stages, sys.argv[2], wait)
+run(load_config(RunConfig, sys.argv[1]), Running(Resources(1, "serial"), "predict"))
+"""
+
+
+@pytest.mark.parametrize("at", ["check_run", "predict_volume"])
+def test_two_runs_on_one_folder_are_refused(finished, models, sources, tmp_path, at):
+    """The second one, before it writes; also where the first has not begun to write."""
+    volumes = [sample(sources, "a"), sample(sources, "b")]
+    tree = {"volumes": volumes, "out": str(finished), "model": str(models / "two.pt")}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(tree))
+    first = start(WAITING, tmp_path / "first.yaml", at, stdin=subprocess.PIPE)
+    assert first.stdout.readline() == "at work\n"
+    before = contents(finished)
+    with pytest.raises(BusyError, match="run: another process is writing it"):
+        run(config(models, finished, *volumes), ONE)
+    assert contents(finished) == before
+    first.kill()
+    first.communicate()
+    run(config(models, finished, *volumes), Running(ONE.resources, "predict"))
+    story = json.loads((finished / "provenance.json").read_text())
+    assert len(story["history"]) == (1 if at == "check_run" else 2)
+
+
 def test_scores_of_release_01_are_credited_by_the_last_finished_call(finished, models):
     (finished / "scores.json.cristae.json").unlink()
     assert compare_runs([finished]).rows[0].model == "one"
@@ -318,6 +353,28 @@ def test_a_negative_volume_is_run_and_scored(models, sources, tmp_path):
         assert counts["accuracy"] is None
     pooled = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert pooled["matching"]["0.5"]["all"]["fn"] <= 1
+
+
+def test_a_run_that_finds_nothing_is_scored_reported_and_compared(models, sources, tmp_path):
+    """Truth that is missed, no truth, and a volume that nobody labelled."""
+    volumes = [
+        sample(sources, "a"),
+        sample(sources, "n", labels="none", negative=True),
+        sample(sources, "u", labels=None),
+    ]
+    made = config(models, tmp_path / "run", *volumes, segment={"seed_threshold": 1.0})
+    page = run(made, ONE).read_text()
+    assert all(name in page for name in "anu")
+    for name in "anu":
+        assert len(pandas.read_csv(tmp_path / "run" / name / "instances.csv")) == 0
+    pooled = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert pooled["average_precision_coco"]["75"] == 0.0
+    assert (pooled["matching"]["0.5"]["all"]["fp"], pooled["matching"]["0.5"]["all"]["fn"]) == (
+        0,
+        1,
+    )
+    assert compare_runs([tmp_path / "run"]).rows[0].model == "one"
+    assert markdown(compare_runs([tmp_path / "run"], by="sample"))
 
 
 def test_checks_of_a_finished_run_are_quick(finished, models, sources):

@@ -7,7 +7,7 @@ with one dataset of 500 x 4096 x 4096 voxels. Background is 0 and every other id
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import pandas as pd
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import check_disk, sync_file, temporary_folder, write_atomic
-from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.progress import log, track
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Box, Triple, tile
@@ -99,10 +99,15 @@ def submit_instances(
     resources = resources or Resources()
     volumes = {"human": human, "rat": rat}
     raise_faults("submission", [f for name, v in volumes.items() for f in _faults(name, v)])
-    inputs = {name: volume.identity for name, volume in volumes.items()}
-    with open_ledger(
-        out, stage="submit", inputs=inputs, settings={"version": 1}, overwrite=overwrite
-    ) as ledger:
+    record: dict[str, Any] = {
+        "stage": "submit",
+        "inputs": {name: volume.identity for name, volume in volumes.items()},
+        "settings": {"version": 1},
+        "overwrite": overwrite,
+    }
+    if check_output(out, **record) != "done":
+        _check_signs(volumes, resources)
+    with open_ledger(out, **record) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out)
             return out
@@ -138,6 +143,18 @@ def _faults(name: str, volume: Volume) -> list[str]:
             f"(slices 500-999){hint}"
         )
     return faults
+
+
+def _check_signs(volumes: Mapping[str, Volume], resources: Resources) -> None:
+    """Look for labels below 0 in every volume that can hold them, before the first is written."""
+    faults = []
+    for name, volume in volumes.items():
+        if volume.dtype.kind == "i":
+            try:
+                _largest_id(volume, resources)
+            except InputError as error:
+                faults.append(f"{name}: {error}")
+    raise_faults("submission", faults)
 
 
 def _write_hdf5(volume: Volume, path: Path, resources: Resources) -> None:

@@ -304,6 +304,26 @@ def test_other_inputs_and_settings_are_refused(labels, serial, tmp_path):
     evaluate_volume(other, true, anew, config=QUICK, resources=serial)
 
 
+def test_another_voxel_size_or_place_is_another_evaluation(labels, serial, tmp_path):
+    """They shape categories and the places of the tables; of outputs of release 0.1 unknown."""
+    out = ScoreFiles(tmp_path / "scores.json", tmp_path / "errors")
+    prediction, truth = volumes_of(labels)
+    config = EvaluateConfig(bootstrap_samples=0)
+    sized = [v.with_(voxel_size_nm=(30.0, 8.0, 8.0)) for v in (prediction, truth)]
+    evaluate_volume(*sized, out, config=config, resources=serial)
+    other = [v.with_(voxel_size_nm=(60.0, 16.0, 16.0)) for v in sized]
+    with pytest.raises(OutputExistsError, match=r"places\.prediction\.voxel_size_nm: \[30\.0"):
+        evaluate_volume(*other, out, config=config, resources=serial)
+    moved = [v.with_(origin_nm=(0.0, 8.0, 0.0)) for v in sized]
+    with pytest.raises(OutputExistsError, match=r"places\.truth\.origin_nm"):
+        evaluate_volume(*moved, out, config=config, resources=serial)
+    path = tmp_path / "scores.json.cristae.json"
+    record = json.loads(path.read_text())
+    del record["settings"]["places"], record["id"]
+    path.write_text(json.dumps(record))
+    evaluate_volume(*other, out, config=config, resources=serial)
+
+
 def test_volumes_that_differ_leave_nothing_behind(labels, serial, tmp_path):
     found, true = volumes_of(labels)
     part = true.crop(true.box.grow((0, 0, -1)))

@@ -1,6 +1,7 @@
 """The files of a search for thresholds, and the model file that takes the best."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from tests.segmentation.helpers import noise
 from cristae.configuration import load_config
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity
-from cristae.errors import ConfigError, OutputExistsError
+from cristae.errors import ConfigError, InputError, OutputExistsError
+from cristae.evaluation.evaluate import EvaluateConfig
 from cristae.evaluation.tune import TuneConfig
+from cristae.grid import Box
 from cristae.presentation.tuning import read_tuned, tune_volume
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.volumes.volume import array_volume
@@ -74,6 +77,47 @@ def test_done_before_is_left_alone_and_other_settings_are_refused(pair, tmp_path
     assert tuned.stat().st_mtime_ns == before
     with pytest.raises(OutputExistsError, match="score"):
         tune_volume(unread, truth, tmp_path, config=TuneConfig(CONFIG.segment, CONFIG.grid))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["TUNED.yaml", "settings.csv", "tuning.html"])
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_files_of_others_stay(pair, tmp_path, name, overwrite, with_truth):
+    prediction, truth = pair
+    (tmp_path / name).write_text("of a person")
+    with pytest.raises(OutputExistsError, match=name):
+        tune_volume(
+            *(prediction, truth if with_truth else None, tmp_path),
+            config=CONFIG,
+            resources=SERIAL,
+            overwrite=overwrite,
+        )
+    assert (tmp_path / name).read_text() == "of a person"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_faults_of_a_search_come_before_anything_is_written(pair, tmp_path):
+    prediction, truth = pair
+    short = truth.crop(Box((0, 0, 0), (8, 24, 30)))
+    faults = [
+        (replace(CONFIG, grid={"seed": (0.4,)}), truth, ConfigError, "no parameter 'seed'"),
+        (replace(CONFIG, grid={"seed_threshold": ()}), truth, ConfigError, "has no values"),
+        (replace(CONFIG, grid={"seed_threshold": (1.5,)}), truth, ConfigError, "seed_threshold"),
+        (replace(CONFIG, score="matching/0.5/none"), truth, ConfigError, "'none' found"),
+        (replace(CONFIG, evaluate=EvaluateConfig(crop=True)), truth, ConfigError, "crop"),
+        (CONFIG, short, InputError, "expected the same place"),
+    ]
+    for config, true, error, says in faults:
+        with pytest.raises(error, match=says):
+            tune_volume(prediction, true, tmp_path / "tuned", config=config, resources=SERIAL)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_another_voxel_size_is_another_search(pair, tmp_path):
+    tune_volume(*pair, tmp_path, config=CONFIG, resources=SERIAL)
+    sized = [volume.with_(voxel_size_nm=(30.0, 8.0, 8.0)) for volume in pair]
+    with pytest.raises(OutputExistsError, match=r"places\.prediction\.voxel_size_nm: None there"):
+        tune_volume(*sized, tmp_path, config=CONFIG, resources=SERIAL)
 
 
 def test_without_truth_the_page_shows_where_settings_differ(pair, tmp_path):

@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,8 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.programs import start
 
-from cristae.errors import ConfigError, InputError, OutputExistsError
+from cristae.configuration import to_plain
+from cristae.errors import BusyError, ConfigError, InputError, OutputExistsError
 from cristae.networks.model import load_model, model_network
 from cristae.networks.unet import UNetConfig
 from cristae.pipeline import report_run
@@ -202,6 +206,81 @@ def test_killed_and_resumed_equals_uninterrupted(
     for kind in ("model", "best"):
         first, second = (getattr(Files(path), kind) for path in (uninterrupted, cut))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(samples, tmp_path, monkeypatch):
+    """As a kill leaves it: the record of the new settings, the checkpoint of the old ones."""
+    out, other = tmp_path / "a.pt", config(seed=5)
+    train_killed_at(5, monkeypatch, config(), samples, out)
+    old = Files(out).checkpoint.read_bytes()
+    train_killed_at(1, monkeypatch, other, samples, out, overwrite=True)
+    assert not Files(out).checkpoint.exists()
+    Files(out).checkpoint.write_bytes(old)
+    found = train_model(other, samples, out)
+    expected = train_model(other, samples, tmp_path / "b.pt")
+    for name, tensor in expected.state_dict.items():
+        assert torch.equal(found.state_dict[name], tensor), name
+    assert [row["step"] for row in read_rows(out)] == [
+        row["step"] for row in read_rows(tmp_path / "b.pt")
+    ]
+
+
+BESIDE = ("a.best.pt", "a.training.pt", "a.csv", "a.panels.npz", "a.tensorboard/events.of.mine")
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_beside_a_model_and_not_ours_stays(samples, tmp_path, name, overwrite):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("of a person")
+    with pytest.raises(OutputExistsError, match=re.escape(name.split("/")[0])):
+        train_model(config(), samples, tmp_path / "a.pt", overwrite=overwrite)
+    assert (tmp_path / name).read_text() == "of a person"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+def test_files_of_others_on_a_board_stay(samples, tmp_path):
+    train_model(config(steps=1), samples, tmp_path / "a.pt")
+    board = tmp_path / "a.tensorboard"
+    board.mkdir(exist_ok=True)
+    (board / "mine.txt").write_text("of a person")
+    (board / "events.out.tfevents.1").write_text("of a writer")
+    train_model(config(steps=1, seed=3), samples, tmp_path / "a.pt", overwrite=True)
+    assert (board / "mine.txt").read_text() == "of a person"
+    assert not (board / "events.out.tfevents.1").exists()
+
+
+HELD = """
+import json, sys
+from cristae.configuration import load_config
+from cristae.pipeline import RunConfig
+from cristae.training import loop
+from cristae.training.train import train_model
+def wait(*_):
+    print("at work", flush=True)
+    sys.stdin.read()
+loop.save_state = wait
+made = load_config(RunConfig, json.loads(sys.argv[1]))
+train_model(made.train, made.volumes, sys.argv[2], threads=1)
+"""
+
+
+def test_two_trainings_of_one_model_are_refused(samples, tmp_path):
+    out = tmp_path / "a.pt"
+    tree = {
+        "out": "nowhere",
+        "train": to_plain(config()),
+        "volumes": [to_plain(sample) for sample in samples],
+    }
+    first = start(HELD, json.dumps(tree), out, stdin=subprocess.PIPE)
+    assert first.stdout.readline() == "at work\n"
+    with pytest.raises(BusyError, match=r"a\.pt: another process is writing it"):
+        train_model(config(), samples, out)
+    with pytest.raises(BusyError, match=r"a\.pt: another process is writing it"):
+        train_model(config(seed=3), samples, out, overwrite=True)
+    first.kill()
+    first.communicate()
+    train_model(config(steps=6), samples, out)
 
 
 def test_stopped_by_time_and_continued(samples, tmp_path):

@@ -92,11 +92,13 @@ def simulate(
     """Simulate EM with known instances (`--set shape=[32,512,512] --set seed=7 ...`)."""
     start_logging(quiet, verbose)
     from cristae.configuration import load_config
-    from cristae.volumes.convert import convert_volume
+    from cristae.volumes.convert import check_convert, convert_volume
     from cristae.volumes.simulate import SimulationConfig, simulate_volume
 
     image, truth = simulate_volume(load_config(SimulationConfig, {}, settings or []))
     resources = resources_of(workers, memory)
+    # the second output is checked before the first one is begun, which checks itself
+    check_convert(truth, out / "truth.zarr", resources=resources, overwrite=overwrite)
     convert_volume(image, out / "volume.zarr", resources=resources, overwrite=overwrite)
     convert_volume(truth, out / "truth.zarr", resources=resources, overwrite=overwrite)
 

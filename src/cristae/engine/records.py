@@ -21,6 +21,10 @@ from cristae.engine.paths import user_path
 Input = str | Identity
 """What an input is, by a text or by what it is at this moment."""
 
+RECORDED_LATER = ("version", "places")
+"""Settings that release 0.1 did not record: the version of the predicting code, and where the
+volumes of a comparison lie."""
+
 
 def identity_tree(
     stage: str, inputs: Mapping[str, Input], settings: Mapping[str, Any]
@@ -163,13 +167,14 @@ def differences(
 ) -> tuple[list[str], list[str]]:
     """What makes an output another one; and what differs but does not count, in words.
 
-    Release 0.1 recorded a fingerprint an input, which nothing can be compared with today, and no
-    version of the predicting code: what it finished is taken as it is.
+    Release 0.1 recorded a fingerprint an input, which nothing can be compared with today, and
+    nothing of `RECORDED_LATER`: what it finished is taken as it is.
     """
     early = finished and "id" not in there
     settings = dict(there["settings"])
-    if early and "version" in now["settings"]:
-        settings.setdefault("version", now["settings"]["version"])
+    if early:
+        later = {name: now["settings"][name] for name in RECORDED_LATER if name in now["settings"]}
+        settings = {**later, **settings}
     lines = _setting_differences(
         {"stage": there["stage"], "settings": settings},
         {"stage": now["stage"], "settings": now["settings"]},

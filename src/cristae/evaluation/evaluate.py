@@ -54,6 +54,7 @@ from cristae.evaluation.text import format_scores
 from cristae.grid import Triple
 from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.finite import checked_voxels
+from cristae.volumes.place import recorded_places
 from cristae.volumes.values import settle_mask
 from cristae.volumes.volume import Array, Volume, array_volume, refuse_unfinished_volume
 
@@ -190,7 +191,7 @@ def evaluate_volume(
             volumes.scores, resources, probabilities=True, out=out.json, inputs=inputs
         )
         volumes = replace(volumes, scores=scored)
-    settings = to_plain(config)
+    settings = _settings(volumes, config)
     _check_tables(out)
     with open_ledger(
         out.json, stage="evaluate", inputs=inputs, settings=settings, overwrite=out.overwrite
@@ -236,10 +237,15 @@ def check_evaluate(
         out.json,
         stage="evaluate",
         inputs={role: known_identity(volume) for role, volume in volumes.volumes.items()},
-        settings=to_plain(config),
+        settings=_settings(volumes, config),
         overwrite=out.overwrite,
     )
     return Expected(state)
+
+
+def _settings(volumes: Compared, config: EvaluateConfig) -> dict[str, Any]:
+    """What can change the scores besides the voxels, for the record."""
+    return {**to_plain(config), "places": recorded_places(volumes.volumes)}
 
 
 def _check_tables(out: ScoreFiles) -> None:

@@ -31,7 +31,7 @@ from cristae.presentation.report import templates
 from cristae.presentation.sampling import plane_box, read_at
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.volumes.finite import checked_voxels
-from cristae.volumes.place import lay, spread_over
+from cristae.volumes.place import lay, recorded_places, spread_over
 from cristae.volumes.volume import Volume
 
 TUNED, TABLE, PAGE = "TUNED.yaml", "settings.csv", "tuning.html"
@@ -71,7 +71,8 @@ def tune_volume(
     """
     config = config or TuneConfig()
     volumes = {"prediction": prediction, "truth": truth, "image": image}
-    inputs = {role: v.identity for role, v in volumes.items() if v is not None}
+    given = {role: v for role, v in volumes.items() if v is not None}
+    inputs = {role: v.identity for role, v in given.items()}
     if image is not None:
         overlay = lay(prediction, image, config.evaluate.align, crop=True)
         image = spread_over(prediction, image, overlay)
@@ -84,7 +85,7 @@ def tune_volume(
         named,
         stage="tune",
         inputs=inputs,
-        settings=to_plain(config),
+        settings={**to_plain(config), "places": recorded_places(given)},
         overwrite=overwrite,
         beside=beside,
     ) as ledger:

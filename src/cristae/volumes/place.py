@@ -14,9 +14,9 @@ voxel size is unknown, voxels are compared by their number.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,6 +197,14 @@ def common_part(volumes: Sequence[Volume]) -> list[Volume]:
         laid_on(first, volume, overlay).crop(common.relative_to(overlay.box.start))
         for overlay, volume in zip(overlays, volumes, strict=True)
     ]
+
+
+def recorded_places(volumes: Mapping[str, Volume]) -> dict[str, Any]:
+    """Voxel size and origin of volumes, by role, for the record of what is made of them."""
+    return {
+        role: {"voxel_size_nm": volume.voxel_size_nm, "origin_nm": volume.origin_nm}
+        for role, volume in volumes.items()
+    }
 
 
 def misplaced(base: Volume, other: Volume, reason: str) -> InputError:
