@@ -490,3 +490,15 @@ def test_a_flipped_bit_is_one_error_or_what_tifffile_reads(tmp_path: Path, store
             continue
         expected = np.asarray(tifffile.imread(path)).reshape(found.shape)
         assert np.array_equal(found, expected) or np.array_equal(255 - found, expected), at
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+def test_a_resolution_that_nobody_set_is_no_voxel_size(tmp_path: Path, imagej: bool) -> None:
+    array = np.zeros((3, 8, 8), np.uint8)
+    metadata = {"axes": "ZYX", "unit": "nm", "spacing": 40.0}
+    tifffile.imwrite(
+        tmp_path / "a.tif", array, imagej=imagej, metadata=metadata, photometric="minisblack"
+    )
+    volume = open_volume(tmp_path / "a.tif")
+    assert volume.voxel_size_nm is None
+    assert "default" in volume.found["voxel_size"]

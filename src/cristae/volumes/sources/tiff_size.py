@@ -164,6 +164,9 @@ def _described(stack: Stack) -> dict[str, _Length] | None:
     found = {"z": _length(f"{who} spacing", said["spacing"], said.get("zunit", unit))}
     for axis in "yx":
         where = f"{axis.upper()}Resolution"
+        if _is_default(stack, where):
+            found[axis] = _Length(where, None, f"{where} is the default, 1 pixel per no unit")
+            continue
         found[axis] = _length(where, _per_pixel(stack, where), said.get(f"{axis}unit", unit))
     return found
 
@@ -183,6 +186,11 @@ def _tags(stack: Stack) -> dict[str, _Length] | None:
 def _resolution_unit(stack: Stack) -> int:
     unit = stack.resolution["ResolutionUnit"]
     return int(unit) if isinstance(unit, int) else 1
+
+
+def _is_default(stack: Stack, tag: str) -> bool:
+    """Whether a resolution tag holds what programs write that know no resolution."""
+    return stack.resolution[tag] == (1, 1) and _resolution_unit(stack) == 1
 
 
 def _per_pixel(stack: Stack, tag: str) -> float | None:
