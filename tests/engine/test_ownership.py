@@ -160,3 +160,38 @@ def test_a_text_is_an_output_like_every_other(tmp_path):
     with pytest.raises(OutputExistsError, match="changed since"):
         write_text_output(path, "a: 2\n", "plan", overwrite=True)
     assert not is_unfinished(path)
+
+
+@pytest.mark.parametrize("more", ["overwrite", "reopen"])
+@pytest.mark.parametrize("made", [False, True])
+def test_what_has_come_beside_a_finished_output_stays(tmp_path, made, more):
+    """A file of a person's in the place of one that the stage writes, or would write."""
+    output, beside = tmp_path / "m.pt", [tmp_path / "m.csv", tmp_path / "m.board"]
+
+    def begin(overwrite=False):
+        return open_ledger(
+            output, stage="try", inputs={}, settings={}, overwrite=overwrite, beside=beside
+        )
+
+    with begin() as ledger:
+        output.write_text("ours")
+        if made:
+            beside[0].write_text("ours")
+        ledger.finish()
+    beside[0].write_text("of a person")
+    says = r"m\.csv: not made by cristae, or changed since"
+    with (
+        pytest.raises(OutputExistsError, match=says),
+        begin(overwrite=more == "overwrite") as ledger,
+    ):
+        ledger.reopen()
+    assert beside[0].read_text() == "of a person"
+    assert output.read_text() == "ours"
+    beside[0].unlink()
+    with begin() as ledger:
+        assert ledger.state == "done"
+        ledger.reopen()
+        beside[0].write_text("ours, more of it")
+    with begin(overwrite=True) as ledger:  # begun again, and not finished
+        assert ledger.state == "new"
+        assert not beside[0].exists()

@@ -210,3 +210,22 @@ def test_killed_at_many_moments_and_called_again(inputs, tmp_path, stage):
         differ = [name for name in expected if found[name] != expected[name]]
         assert not differ, f"killed at {at} of {changes}"
     assert (refused > 0) == (next_one is not None)
+
+
+def test_training_made_anew_and_killed_on_the_way_is_not_gone_on_with(inputs, tmp_path):
+    """Other settings with `--overwrite`, killed while the old record and checkpoint go."""
+    torch.set_printoptions(threshold=1 << 30, precision=9)
+    out, old = tmp_path / "out", tmp_path / "old"
+    before = (*commands(inputs, out)["train"][0], *QUIET)
+    other = (*before, "--set", "train.seed=7")
+    undisturbed((*before, "--set", "train.steps=2"), out)
+    shutil.copytree(out, old)
+    again = (*other, "--overwrite")
+    undisturbed(again, out)
+    expected = contents(out)
+    for at in (1, 2, 3, 4, 6, 8, 10, 12, 14):
+        shutil.rmtree(out)
+        shutil.copytree(old, out)
+        killed(again, out, at)
+        undisturbed(again, out)
+        assert contents(out) == expected, f"killed at {at}"

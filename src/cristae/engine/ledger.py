@@ -38,12 +38,14 @@ from cristae.engine.identity import Identity, Place
 from cristae.engine.locks import Release, take_lock
 from cristae.engine.manifest import write_manifest
 from cristae.engine.ownership import (
+    beside_content,
     check_path,
     content_of,
     drop_torn_line,
     find_record,
     read_marks,
     record_file,
+    refuse_changed_beside,
     refuse_foreign,
     refuse_foreign_entries,
     refuse_input,
@@ -86,6 +88,7 @@ class Ledger:
         self._done: dict[str, dict[str, Any]] = {}
         self._log: IO[str] | None = None
         self._release: Release | None = None
+        self._beside: Sequence[Path] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +135,8 @@ class Ledger:
             record["state"] = write_manifest(self.output)
             merge_attributes(self.output, {"record": record})
         else:
+            if self._beside:
+                record["beside"] = beside_content(self._beside)
             write_json(record_file(self.output), {**record, "content": content_of(self.output)})
         self.state, self.summary = "done", summary
         self._close_log()
@@ -150,6 +155,7 @@ class Ledger:
         if not finished or differences(record or {}, self._identity, roles, True)[0]:
             self.close()
             raise BusyError(f"{self.output}: another process has changed it just now")
+        refuse_changed_beside(record or {}, self._beside)
         self._begin("resume")
 
     def close(self) -> None:
@@ -247,6 +253,7 @@ def _open(
     beside: Sequence[Path],
 ) -> None:
     """Find out what is there, and begin where something is to be done."""
+    ledger._beside = beside
     judged = _judge(ledger.output, ledger._identity, overwrite, trusted, beside)
     ledger.state, record, notes = judged
     for note in notes:
@@ -340,6 +347,8 @@ def _judge(
         return "new", None, []
     if overwrite:
         refuse_foreign_entries(output, is_folder)
+        if finished:
+            refuse_changed_beside(record, beside)
         return "new", record, []
     found, notes = differences(record, identity, trusted, finished)
     if found:

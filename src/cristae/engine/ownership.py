@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,33 @@ def refuse_foreign_entries(output: Path, is_folder: bool) -> None:
         raise OutputExistsError(
             f"{output}: is not replaced, as it holds what was not made by cristae: {foreign}; "
             "expected these to be moved away"
+        )
+
+
+def beside_content(beside: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What the files that a stage wrote beside its output are known by, by name."""
+    return {path.name: content_of(path) for path in beside if path.is_file()}
+
+
+def refuse_changed_beside(record: Mapping[str, Any], beside: Sequence[Path]) -> None:
+    """Refuse to replace what has taken the place of files that a finished record knows.
+
+    Release 0.1 recorded none: what stands beside its outputs is taken for theirs.
+
+    Raises:
+        OutputExistsError: The names of such files.
+    """
+    known = record.get("beside")
+    if known is None:
+        return
+    there = beside_content(beside)
+    changed = [
+        path for path in beside if path.name in there and there[path.name] != known.get(path.name)
+    ]
+    if changed:
+        raise OutputExistsError(
+            f"{', '.join(map(str, changed))}: not made by cristae, or changed since, and would be "
+            "written again; expected to have it moved away"
         )
 
 
