@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 import yaml
-from tests.kills.killing import killed, moments, undisturbed
+from tests.kills.killing import command, killed, moments, undisturbed
 from tests.programs import cristae
 
 from cristae.engine.files import read_json
@@ -227,5 +227,8 @@ def test_training_made_anew_and_killed_on_the_way_is_not_gone_on_with(inputs, tm
         shutil.rmtree(out)
         shutil.copytree(old, out)
         killed(again, out, at)
-        undisturbed(again, out)
+        told = command(other, out)
+        if told.returncode == 2:  # the old record is still there
+            assert "seed: " in told.stderr
+            undisturbed(again, out)
         assert contents(out) == expected, f"killed at {at}"
