@@ -4,8 +4,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from cristae.engine.kernels import njit
 
 POLYNOMIAL = 0x82F63B78
 """CRC-32C, its bits reversed."""

@@ -35,8 +35,8 @@ MEMORY_SHARE = 0.5
 MEMORY_MOST = 6 * GIB
 """Without a limit of the user's, a run takes at most this share of what is free, and this much."""
 
-FIXED_BYTES = 92 << 20
-"""Of the promise: what does not grow with the tile (slabs, caches, threads)."""
+FIXED_BYTES = 128 << 20
+"""Of the promise: what does not grow with the tile (slabs, caches, threads, the compiler)."""
 
 
 @dataclass(frozen=True, eq=False)
