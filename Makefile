@@ -15,9 +15,8 @@ check: .venv/.ready-dev
 	$(BIN)/pytest -q -n 2
 
 # What takes long, whole or in parts: make check-long PART=fuzz|kills|oracles
-PART ?= fuzz kills oracles
 check-long: .venv/.ready-dev
-	$(BIN)/pytest -q -n 2 -m long $(addprefix tests/,$(PART))
+	$(BIN)/pytest -q -n 2 -m long tests/$(PART)
 
 bench: .venv/.ready-dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --small || exit 1; done

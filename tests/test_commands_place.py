@@ -268,6 +268,7 @@ def test_align_is_a_key_of_the_volumes_list(store, grey):
 QUICK = ("--set", "evaluate.bootstrap_samples=0", "--set", "evaluate.categories=none")
 
 
+@pytest.mark.long
 def test_run_lays_the_truth_by_place(store, grey, model, tmp_path):
     """A truth at twice the voxel size and half a voxel away: refused, or laid by its voxels."""
     image = store("image.zarr", grey, kind="image")
@@ -286,6 +287,7 @@ def test_run_lays_the_truth_by_place(store, grey, model, tmp_path):
         cristae("run", tmp_path / "run" / "run.yaml", "--align", "voxels")
 
 
+@pytest.mark.long
 def test_run_asks_before_it_scores_a_part(store, grey, model, tmp_path):
     image = store("image.zarr", grey, kind="image")
     part = store("part.zarr", instances()[1:7], origin=(30, 0, 0))

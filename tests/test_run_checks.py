@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas
@@ -204,6 +203,7 @@ def test_a_refused_run_leaves_its_folder_as_it_was(finished, models, sources):
     assert contents(finished) == before
 
 
+@pytest.mark.long
 def test_the_story_is_appended_to(finished, models, sources):
     volumes = [sample(sources, "a"), sample(sources, "b")]
     first = json.loads((finished / "provenance.json").read_text())
@@ -233,6 +233,7 @@ run(load_config(RunConfig, sys.argv[1]), Running(Resources(1, "serial"), "predic
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["predict_volume", "_pool_scores", "finish_call"])
 def test_the_model_that_made_the_scores_is_credited_after_a_kill(
     finished, models, sources, tmp_path, at
@@ -272,6 +273,7 @@ run(load_config(RunConfig, sys.argv[1]), Running(Resources(1, "serial"), "predic
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["check_run", "predict_volume"])
 def test_two_runs_on_one_folder_are_refused(finished, models, sources, tmp_path, at):
     """The second one, before it writes; also where the first has not begun to write."""
@@ -291,6 +293,7 @@ def test_two_runs_on_one_folder_are_refused(finished, models, sources, tmp_path,
     assert len(story["history"]) == (1 if at == "check_run" else 2)
 
 
+@pytest.mark.long
 def test_scores_of_release_01_are_credited_by_the_last_finished_call(finished, models):
     (finished / "scores.json.cristae.json").unlink()
     assert compare_runs([finished]).rows[0].model == "one"
@@ -327,6 +330,7 @@ def test_a_file_of_others_is_never_replaced(models, sources, tmp_path, name):
     assert contents(out) == before
 
 
+@pytest.mark.long
 def test_files_of_others_that_are_not_in_the_way_stay(models, sources, tmp_path):
     out = tmp_path / "run"
     (out / "a" / "errors").mkdir(parents=True)
@@ -338,6 +342,7 @@ def test_files_of_others_that_are_not_in_the_way_stay(models, sources, tmp_path)
         assert (out / name).read_text() == "of a person"
 
 
+@pytest.mark.long
 def test_a_negative_volume_is_run_and_scored(models, sources, tmp_path):
     """All that is found in it is false, with labels of 0 and without labels."""
     volumes = [
@@ -355,6 +360,7 @@ def test_a_negative_volume_is_run_and_scored(models, sources, tmp_path):
     assert pooled["matching"]["0.5"]["all"]["fn"] <= 1
 
 
+@pytest.mark.long
 def test_a_run_that_finds_nothing_is_scored_reported_and_compared(models, sources, tmp_path):
     """Truth that is missed, no truth, and a volume that nobody labelled."""
     volumes = [
@@ -375,10 +381,3 @@ def test_a_run_that_finds_nothing_is_scored_reported_and_compared(models, source
     )
     assert compare_runs([tmp_path / "run"]).rows[0].model == "one"
     assert markdown(compare_runs([tmp_path / "run"], by="sample"))
-
-
-def test_checks_of_a_finished_run_are_quick(finished, models, sources):
-    made = config(models, finished, sample(sources, "a"), sample(sources, "b"))
-    begun = time.perf_counter()
-    run(made, ONE)
-    assert time.perf_counter() - begun < 20

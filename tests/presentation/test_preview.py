@@ -168,6 +168,7 @@ preview.preview_volume(volume, model, sys.argv[3], places=2, resources=Resources
 """
 
 
+@pytest.mark.long
 def test_killed_and_called_again_it_is_the_same_page(volume, model, tmp_path):
     """What the killed call has left of temporary folders goes with the next one."""
     tifffile.imwrite(tmp_path / "v.tif", volume.read(), photometric="minisblack")

@@ -136,7 +136,10 @@ def test_command_writes_what_trains(write, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0
     assert "not carried over: MODEL.NORM_MODE" in done.output
-    assert CliRunner().invoke(app, command).exit_code != 0  # it exists
+    assert CliRunner().invoke(app, command).exit_code == 0  # the same again
+    other = ["import-config", str(paths[0]), "--out", str(out)]
+    assert CliRunner().invoke(app, other).exit_code != 0  # another one is there
+    assert CliRunner().invoke(app, [*other, "--overwrite"]).exit_code == 0
     assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
     shown = CliRunner().invoke(app, ["import-config", *map(str, paths)])
     assert out.read_text() in shown.output
