@@ -441,7 +441,7 @@ def test_the_summary_says_what_bounds_the_run(make_model, texture, tmp_path, cap
         ({"kind": "labels"}, {}, "a volume of labels found, expected an image"),
         ({}, {"working_voxel_size_nm": (None, 8.0, 8.0)}, "voxel size unknown.*--voxel-size"),
         ({"dtype": np.uint16}, {"intensity": "uint8"}, "uint16 voxels found.*expects uint8"),
-        ({"channels": 2}, {}, "channels .*channel_1.* expected an image without"),
+        ({"channels": 2}, {}, "2 channels found, expected an image without: --index c=0"),
         ({"value": 7}, {}, "one grey value"),
     ],
 )

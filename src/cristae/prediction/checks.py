@@ -185,7 +185,10 @@ def _source_faults(source: Volume, model: Model, contract: Contract) -> list[str
     if source.size == 0:
         faults.append(f"shape {source.shape}: expected at least one voxel")
     if source.channels is not None:
-        faults.append(f"channels {source.channels} found, expected an image without channels")
+        faults.append(
+            f"{len(source.channels)} channels found, expected an image without: --index c=0 takes "
+            "one of them, --axes c=z says that they are sections"
+        )
     if contract.in_channels != 1:
         faults.append(f"the model takes {contract.in_channels} channels, expected 1")
     if source.kind in ("labels", "prediction"):
