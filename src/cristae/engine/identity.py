@@ -185,13 +185,6 @@ class Identity:
         return fingerprint_of([_counting(facts) for facts in self.tree()])
 
 
-def file_identity(path: str | os.PathLike[str]) -> Identity:
-    """The identity of a single file."""
-    # not normalised: ".." behind a symbolic link leads elsewhere
-    folder, name = os.path.split(os.path.join(os.getcwd(), path))
-    return Identity((Files(str(path), folder, (name,)),))
-
-
 def fingerprint_of(tree: Any) -> str:
     """A short digest of anything JSON can hold; equal trees give equal digests."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:24]

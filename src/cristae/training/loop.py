@@ -295,19 +295,8 @@ class Run:
         config = self.config
         tensors = (network or self._averaged()).state_dict()
         samples = [source.opened.sample for source in self.train_sources]
-        return Model(
-            network_config=config.network,
-            state_dict={k: v.detach().cpu().clone() for k, v in tensors.items()},
-            channels=config.network.channels,
-            working_voxel_size_nm=config.working_voxel_size_nm,
-            intensity=config.intensity,
-            decoder=config.decoder,
-            thresholds=dict(config.thresholds),
-            windows=windows_of(config),
-            offsets=affinity_offsets(config.network.channels),
-            variants=config.variants,
-            section_spacing_nm=config.section_spacing_nm,
-            scales=config.scales,
+        return replace(
+            model_of(config, {k: v.detach().cpu().clone() for k, v in tensors.items()}),
             card={
                 **config.card,
                 "trained_on": ", ".join(sample.name for sample in samples),
@@ -320,6 +309,24 @@ class Run:
                 **{key: str(value) for key, value in figures.items()},
             },
         )
+
+
+def model_of(config: TrainConfig, state_dict: Mapping[str, torch.Tensor]) -> Model:
+    """The model of a configuration with some weights, its card apart."""
+    return Model(
+        network_config=config.network,
+        state_dict=state_dict,
+        channels=config.network.channels,
+        working_voxel_size_nm=config.working_voxel_size_nm,
+        intensity=config.intensity,
+        decoder=config.decoder,
+        thresholds=dict(config.thresholds),
+        windows=windows_of(config),
+        offsets=affinity_offsets(config.network.channels),
+        variants=config.variants,
+        section_spacing_nm=config.section_spacing_nm,
+        scales=config.scales,
+    )
 
 
 class _Clock:

@@ -25,10 +25,9 @@ from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
 from cristae.errors import ConfigError, InputError, MemoryLimitError
-from cristae.networks.channels import affinity_offsets
 from cristae.networks.model import Model, fresh_network, load_model
-from cristae.training.config import TrainConfig, check_train_config, recorded_settings, windows_of
-from cristae.training.loop import GIB, Run, too_far
+from cristae.training.config import TrainConfig, check_train_config, recorded_settings
+from cristae.training.loop import GIB, Run, model_of, too_far
 from cristae.training.memory import fitting_text, step_bytes, training_bytes
 from cristae.training.replay import replayed_samples
 from cristae.training.state import Files
@@ -230,20 +229,7 @@ def _work(
 
 def untrained_model(config: TrainConfig) -> Model:
     """A model as a training will leave it, its weights and card apart."""
-    return Model(
-        network_config=config.network,
-        state_dict=fresh_network(config.network).state_dict(),
-        channels=config.network.channels,
-        working_voxel_size_nm=config.working_voxel_size_nm,
-        intensity=config.intensity,
-        decoder=config.decoder,
-        thresholds=dict(config.thresholds),
-        windows=windows_of(config),
-        offsets=affinity_offsets(config.network.channels),
-        variants=config.variants,
-        section_spacing_nm=config.section_spacing_nm,
-        scales=config.scales,
-    )
+    return model_of(config, fresh_network(config.network).state_dict())
 
 
 def _check(config: TrainConfig) -> None:
