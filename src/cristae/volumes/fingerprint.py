@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from cristae.grid import Box, Triple, spread_starts
 from cristae.volumes.dataset import OpenedSample, compact_ids, voxel_size_of
@@ -141,7 +141,7 @@ def _measured(labels: Array) -> Array:
     compact = compact_ids(labels)
     voxels = np.bincount(compact.reshape(-1))
     rows = []
-    for one, place in enumerate(ndimage.find_objects(compact), start=1):
+    for one, place in enumerate(scipy.ndimage.find_objects(compact), start=1):
         if place is not None:
             ends = [s.start > 0 and s.stop < n for s, n in zip(place, labels.shape, strict=True)]
             extents = [s.stop - s.start for s in place]

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, spread_starts
@@ -267,8 +267,8 @@ def _padding(window: np.ndarray) -> np.ndarray:
         return zero
     square = tuple(min(_PADDING_VX, n) for n in window.shape[-2:])
     footprint = (1,) * (window.ndim - 2) + square
-    eroded = ndimage.minimum_filter(zero, size=footprint, mode="nearest")
-    opened: np.ndarray = zero & ndimage.maximum_filter(eroded, size=footprint, mode="nearest")
+    eroded = scipy.ndimage.minimum_filter(zero, size=footprint, mode="nearest")
+    opened: np.ndarray = zero & scipy.ndimage.maximum_filter(eroded, size=footprint, mode="nearest")
     return opened
 
 
@@ -282,11 +282,11 @@ def _sampled_contrast(windows: list[np.ndarray]) -> float:
 
 
 def _line_strengths(plane: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    smooth = ndimage.gaussian_filter(plane, sigma)
-    yy = ndimage.correlate1d(smooth, (1, -2, 1), axis=0)
-    xx = ndimage.correlate1d(smooth, (1, -2, 1), axis=1)
-    slope = ndimage.correlate1d(smooth, (-0.5, 0, 0.5), axis=0)
-    xy = ndimage.correlate1d(slope, (-0.5, 0, 0.5), axis=1)
+    smooth = scipy.ndimage.gaussian_filter(plane, sigma)
+    yy = scipy.ndimage.correlate1d(smooth, (1, -2, 1), axis=0)
+    xx = scipy.ndimage.correlate1d(smooth, (1, -2, 1), axis=1)
+    slope = scipy.ndimage.correlate1d(smooth, (-0.5, 0, 0.5), axis=0)
+    xy = scipy.ndimage.correlate1d(slope, (-0.5, 0, 0.5), axis=1)
     mean, spread = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
     larger, smaller = mean + spread, mean - spread
     dark = np.maximum(larger - np.abs(smaller), 0)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from cristae.engine.identity import Facts, Identity, Named, Place, file_facts
 from cristae.errors import InputError
@@ -47,7 +47,7 @@ from cristae.volumes.sources.tile_paths import at_home, fill, fill_all, is_patte
 from cristae.volumes.volume import Array, Kind, Volume
 
 _MOST_TILES = 1 << 24
-_ALL_HEADERS = 1 << 14
+_ALL_HEADERS = 1 << 13
 """Tiles of which every header is looked at; of more, those of a part."""
 
 _SAMPLED_HEADERS = 1 << 11
@@ -154,7 +154,7 @@ class TileIndexReader:
         if self.ratio == 1:
             return plane
         if not self.labels:
-            return np.asarray(ndimage.zoom(plane, self.ratio, order=1, mode="nearest"))
+            return np.asarray(scipy.ndimage.zoom(plane, self.ratio, order=1, mode="nearest"))
         rows, columns = (nearest_indices(n, self.ratio) for n in plane.shape)
         return np.asarray(plane[np.ix_(rows, columns)])
 
@@ -191,7 +191,7 @@ class Tiles:
 @lru_cache(maxsize=64)
 def nearest_indices(length: int, ratio: float) -> Array:
     """Which element each one of an axis zoomed with nearest neighbours is, as SciPy has it."""
-    zoomed = ndimage.zoom(np.arange(length, dtype=np.float64), ratio, order=0, mode="nearest")
+    zoomed = scipy.ndimage.zoom(np.arange(length, dtype=np.float64), ratio, order=0, mode="nearest")
     return np.asarray(zoomed.astype(np.intp))
 
 

@@ -51,16 +51,15 @@ def fill_all(path: str, rows: range, columns: range) -> list[str]:
         return [fill(path, row, column) for row in rows for column in columns]
     column_field = fields.pop()
     numbers = [_filled([column_field], 0, column) for column in columns]
+    between: list[list[Part]] = [[]]  # the parts around the column's number
+    for part in parts:
+        if part == column_field:
+            between.append([])
+        else:
+            between[-1].append(part)
     filled: list[str] = []
     for row in rows:
-        pieces, piece = [], ""
-        for part in parts:
-            if part == column_field:
-                pieces.append(piece)
-                piece = ""
-            else:
-                piece += _filled([part], row, 0)
-        pieces.append(piece)
+        pieces = [_filled(piece, row, 0) for piece in between]
         filled += [number.join(pieces) for number in numbers]
     return filled
 
@@ -129,12 +128,12 @@ def _unescaped(text: str) -> str:
 
 
 def _filled(parts: Sequence[Part], row: int, column: int) -> str:
-    texts = []
+    text = ""
     for part in parts:
         if isinstance(part, str):
-            texts.append(part)
-            continue
-        name, zeros, width = part
-        number = str(row if name == "row" else column)
-        texts.append(number.zfill(width) if zeros else number.rjust(width))
-    return "".join(texts)
+            text += part
+        else:
+            name, zeros, width = part
+            number = str(row if name == "row" else column)
+            text += number.zfill(width) if zeros else number.rjust(width)
+    return text
