@@ -11,12 +11,21 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Box": "cristae.grid",
+    "EvaluateConfig": "cristae.evaluation.scoring",
+    "Model": "cristae.networks.model",
+    "PredictConfig": "cristae.prediction.checks",
     "Resources": "cristae.engine.executors",
     "RunConfig": "cristae.pipeline",
     "Sample": "cristae.volumes.dataset",
+    "SegmentConfig": "cristae.segmentation.decoders",
     "SimulationConfig": "cristae.volumes.simulate",
+    "TrainConfig": "cristae.training.config",
+    "TuneConfig": "cristae.evaluation.tune",
     "Volume": "cristae.volumes.volume",
+    "array_volume": "cristae.volumes.volume",
     "convert_volume": "cristae.volumes.convert",
+    "decode": "cristae.segmentation.decode",
+    "evaluate_volume": "cristae.evaluation.evaluate",
     "load_model": "cristae.networks.model",
     "measure_instances": "cristae.measurement.measure",
     "open_volume": "cristae.volumes.sources",
@@ -26,6 +35,7 @@ _HOMES = {
     "segment_volume": "cristae.segmentation.segment",
     "simulate_volume": "cristae.volumes.simulate",
     "train_model": "cristae.training.train",
+    "tune_decoder": "cristae.evaluation.tune",
     "write_report": "cristae.presentation.report",
 }
 

@@ -24,7 +24,7 @@ from cristae.networks.model import Model, load_model
 from cristae.pipeline import RunConfig
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.segmentation.decoders import resolve
-from cristae.segmentation.scratch import Job
+from cristae.segmentation.scratch import Job, MemoryScratch
 from cristae.segmentation.segment import labelling_bytes, sampled_density, segment_volume
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.memory import step_bytes, training_bytes
@@ -234,9 +234,11 @@ def _segment_bytes(standing: Volume, image: Volume, config: RunConfig, resources
     """What labelling and writing the image's instances promise, as dense as the stand-in's."""
     decoding = resolve(config.segment, standing)
     shape = Layout().fitted(image.shape).shard
-    density = sampled_density(Job(standing, decoding, shape, Path()))
+    density = sampled_density(Job(standing, decoding, shape, MemoryScratch()))
     whole = standing.with_(shape=image.shape)
-    return labelling_bytes(Job(whole, decoding, shape, Path()), density, True, resources.workers)
+    return labelling_bytes(
+        Job(whole, decoding, shape, MemoryScratch()), density, True, resources.workers
+    )
 
 
 def _paths(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:

@@ -25,12 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from cristae.engine.files import temporary_folder
 from cristae.errors import InputError, raise_faults
+from cristae.segmentation.decode import decode
 from cristae.segmentation.decoders import SegmentConfig
-from cristae.segmentation.segment import segment_volume
 from cristae.volumes.sources import open_volume
-from cristae.volumes.volume import Array, array_volume
+from cristae.volumes.volume import Array
 
 UNSCALED = (1.0, 1.0, 1.0)
 REMOVE_SMALL = ("background", "neighbor", "none")
@@ -292,7 +291,5 @@ def _small(thres_small: int, remove_small_mode: str) -> dict[str, Any]:
 def _decode(volume: Array, config: SegmentConfig) -> Array:
     if volume.ndim != 4:
         raise InputError(f"{config.decoder}: array of shape {volume.shape}, expected (c, z, y, x)")
-    with temporary_folder() as folder:
-        out = folder / "labels.zarr"
-        labels = segment_volume(array_volume(volume), out, config=config, pyramid=False).read()
+    labels = decode(volume, config)
     return labels.astype(np.min_scalar_type(int(labels.max())))

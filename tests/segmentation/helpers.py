@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
+from cristae.segmentation import decode as in_memory
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.volume import array_volume
@@ -20,17 +21,23 @@ EXECUTORS = st.sampled_from(
 
 
 def decode(prediction, *, block_shape=None, resources=SERIAL, attributes=None, **parameters):
-    """Labels of an array, through the whole out-of-core machinery."""
+    """Labels of an array, through the whole out-of-core machinery; in memory they are the same."""
+    volume = array_volume(prediction).with_(attributes=attributes or {})
+    config = SegmentConfig(**parameters)
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
         labels = segment_volume(
-            array_volume(prediction).with_(attributes=attributes or {}),
+            volume,
             Path(folder) / "labels.zarr",
-            config=SegmentConfig(**parameters),
+            config=config,
             block_shape=block_shape,
             pyramid=False,
             resources=resources,
-        )
-        return labels.read()
+        ).read()
+    if not config.allow_approximate:
+        whole = in_memory.decode(volume, config, resources=SERIAL)
+        assert whole.dtype == labels.dtype
+        np.testing.assert_array_equal(whole, labels)
+    return labels
 
 
 def noise(shape, seed, levels=12, smooth=True):

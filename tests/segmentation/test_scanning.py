@@ -12,7 +12,7 @@ from cristae.segmentation.components import label_block
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.runs import Raster, Runs, intersect
 from cristae.segmentation.scanning import is_within, scan, scan_rule, scan_within, select_values
-from cristae.segmentation.scratch import Job, load_arrays, load_rows, save_arrays, shapes_of
+from cristae.segmentation.scratch import FolderScratch, Job, MemoryScratch
 from cristae.segmentation.writing import SHORT, sort_by_row
 from cristae.volumes.volume import array_volume
 
@@ -21,11 +21,11 @@ SEEDS = st.integers(0, 10**6)
 
 
 @pytest.mark.parametrize("decoder", ["bcd_watershed", "binary_connected"])
-def test_layers_of_a_block_give_the_table_of_the_block(decoder, tmp_path, monkeypatch):
+def test_layers_of_a_block_give_the_table_of_the_block(decoder, monkeypatch):
     monkeypatch.setattr(steps, "LAYER", 2)
     volume = array_volume(noise((11, 9, 13), 3)).with_(chunk_shape=(3, 4, 4))
     decoding = resolve(SegmentConfig(decoder=decoder, foreground_threshold=0.4), volume)
-    job = Job(volume, decoding, (10, 9, 13), tmp_path)
+    job = Job(volume, decoding, (10, 9, 13), MemoryScratch())
     box = Box((1, 0, 0), (11, 9, 13))
     layers = list(steps.read_layers(job, box))
     assert [(layer.start[0], layer.stop[0]) for layer, _ in layers] == [
@@ -77,19 +77,30 @@ def test_runs_of_blocks_in_raster_order():
     np.testing.assert_array_equal(mixed.start[order], runs.start)
 
 
-def test_parts_of_a_scratch_file(tmp_path):
+@pytest.mark.parametrize("kind", ["files", "memory"])
+def test_parts_of_a_scratch_table(kind, tmp_path):
+    scratch = FolderScratch(tmp_path) if kind == "files" else MemoryScratch()
     table = np.arange(12).reshape(6, 2)
-    save_arrays(tmp_path / "a", {"flat": np.ones(3, np.uint8), "table": table})
-    assert shapes_of(tmp_path / "a", "table", "flat") == [[6, 2], [3]]
-    np.testing.assert_array_equal(load_rows(tmp_path / "a", "table", 2, 5), table[2:5])
-    assert load_rows(tmp_path / "a", "table", 4, 4).shape == (0, 2)
+    assert not scratch.holds("a")
+    scratch.save("a", {"flat": np.ones(3, np.uint8), "table": table})
+    assert scratch.holds("a")
+    assert scratch.shapes("a", "table", "flat") == [[6, 2], [3]]
+    np.testing.assert_array_equal(scratch.load("a", "table")[0], table)
+    np.testing.assert_array_equal(scratch.rows("a", "table", 2, 5), table[2:5])
+    assert scratch.rows("a", "table", 4, 4).shape == (0, 2)
+
+
+def test_a_scratch_file_that_is_cut_off(tmp_path):
+    scratch = FolderScratch(tmp_path)
+    scratch.save("a", {"table": np.arange(12)})
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-70])
+    assert not scratch.holds("a")
     with pytest.raises(ValueError, match=r"a: \d+ bytes found, expected \d+"):
-        load_arrays(tmp_path / "a", "table")
+        scratch.load("a", "table")
 
 
-def test_a_block_by_its_index(tmp_path):
+def test_a_block_by_its_index():
     volume = array_volume(np.zeros((7, 10, 9), np.uint8))
     decoding = resolve(SegmentConfig(decoder="binary_connected"), volume)
-    job = Job(volume, decoding, (3, 4, 9), tmp_path)
+    job = Job(volume, decoding, (3, 4, 9), MemoryScratch())
     assert [job.block(i) for i in range(9)] == job.blocks

@@ -10,7 +10,7 @@ from cristae.engine.ledger import check_output
 from cristae.engine.paths import user_path
 from cristae.segmentation.asked import check_name, segment_settings
 from cristae.segmentation.decoders import SegmentConfig, resolve
-from cristae.segmentation.scratch import Job
+from cristae.segmentation.scratch import Job, MemoryScratch
 from cristae.segmentation.segment import labelling_bytes
 from cristae.volumes.expected import Expected, expected_volume, known_identity
 from cristae.volumes.sources.ome_zarr import Layout, open_ome_zarr
@@ -50,7 +50,7 @@ def check_segment(
     if state == "done":
         return Expected(state, open_ome_zarr(out))
     layout = Layout().fitted(prediction.shape)
-    job = Job(prediction, decoding, layout.shard, out)
+    job = Job(prediction, decoding, layout.shard, MemoryScratch())
     check_memory("segment", labelling_bytes(job, (0, 0), True, resources.workers), resources)
     labels = expected_volume(
         prediction,

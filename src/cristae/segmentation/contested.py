@@ -12,7 +12,7 @@ from cristae.segmentation.flood import flood, labelled_runs
 from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.runs import Ints, Raster, Runs, join_owners, number_roots
 from cristae.segmentation.scanning import copy_values
-from cristae.segmentation.scratch import Job, load_table, save_arrays, targets_of
+from cristae.segmentation.scratch import Job, load_table, targets_of
 from cristae.segmentation.statistics import mass_of, measure_runs
 
 
@@ -100,7 +100,7 @@ def save_decoded(
     found_there = {"blocks": np.array(batch.blocks), "row": first, "rows": rows}
     known = {"instances": instances, "removed": np.array([removed])}
     arrays = {**found_there, **known, **statistics._asdict()}
-    save_arrays(job.path(f"flood-{k}"), arrays)
+    job.scratch.save(f"flood-{k}", arrays)
 
 
 def _contested_in(job: Job, index: int, batch: Batch) -> Contested:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cristae.engine.progress import log
 from cristae.segmentation.resolve import NOBODY, Plan
 from cristae.segmentation.runs import Ints
-from cristae.segmentation.scratch import Job, load_arrays, save_arrays
+from cristae.segmentation.scratch import Job
 from cristae.segmentation.small import contact_step, give_away
 from cristae.segmentation.stacking import join_slices, overlap_step
 from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
@@ -54,7 +54,7 @@ def decide_instances(
     promise(runs, held)
     if job.decoding.reach != (0, 0):
         parts = leave("wide", job.blocks, widen_step)
-        runs = np.array([load_arrays(job.path(name), "start")[0].size for name in parts])
+        runs = np.array([job.scratch.load(name, "start")[0].size for name in parts])
         promise(runs, held)
     totals = _totals(job, plan, parts, fresh)
     approximate = _from_cuts(job, plan, fresh)
@@ -79,14 +79,14 @@ def _leave_spans(job: Job, plan: Plan, floods: Sequence[str]) -> tuple[Ints, int
     spans = [np.zeros((0, 4), np.int64)]
     fresh, removed = [plan.instances], 0
     for k, name in enumerate(floods):
-        blocks, row, instances, gone = load_arrays(job.path(name), *SPAN_FIELDS)
+        blocks, row, instances, gone = job.scratch.load(name, *SPAN_FIELDS)
         spans.append(np.stack([blocks, np.full_like(blocks, k), row[:-1], row[1:]], axis=1))
         removed += int(gone[0])
         fresh.append(fresh[-1] + int((instances < 0).sum()))
     together = np.concatenate(spans)
     together = together[np.argsort(together[:, 0], kind="stable")]
     numbers = np.array(fresh, np.int64)
-    save_arrays(job.path("spans"), {"spans": together, "fresh": numbers})
+    job.scratch.save("spans", {"spans": together, "fresh": numbers})
     return numbers, removed
 
 
@@ -108,7 +108,7 @@ def _from_cuts(job: Job, plan: Plan, fresh: Ints) -> NDArray[np.bool_]:
     found = np.zeros(int(fresh[-1]), bool)
     cuts = [k for k, batch in enumerate(plan.batches) if batch.cut]
     for k in cuts:
-        (instances,) = load_arrays(job.path(f"flood-{k}"), "instances")
+        (instances,) = job.scratch.load(f"flood-{k}", "instances")
         found[np.where(instances < 0, fresh[k] + ~instances, instances)] = True
     if cuts:
         log.warning(
@@ -123,7 +123,7 @@ def _from_cuts(job: Job, plan: Plan, fresh: Ints) -> NDArray[np.bool_]:
 def _join_slices(job: Job, totals: Statistics, leave: Leave) -> tuple[Ints, Statistics]:
     """Join instances of slices; what each becomes, and the statistics of what they become."""
     files = leave("overlap", job.blocks, overlap_step)
-    tables = [load_arrays(job.path(file), "pairs", "count") for file in files]
+    tables = [job.scratch.load(file, "pairs", "count") for file in files]
     pairs, count = (np.concatenate(field) for field in zip(*tables, strict=True))
     least = job.decoding.parameters["slice_overlap"]
     goes = join_slices(pairs, count, totals.voxels, least)
@@ -152,9 +152,9 @@ def _join_neighbors(
         order = np.argsort(totals.first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
-    save_arrays(job.path("groups"), {"rank": rank[goes], "small": small[order]})
+    job.scratch.save("groups", {"rank": rank[goes], "small": small[order]})
     files = leave("contact", job.blocks, contact_step)
-    tables = [load_arrays(job.path(file), "contacts", "count") for file in files]
+    tables = [job.scratch.load(file, "contacts", "count") for file in files]
     promise(sum(count.size for _, count in tables))
     contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
     size = job.decoding.min_size
@@ -174,7 +174,7 @@ def _number(
     order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
     number = np.full(goes.size + 1, NOBODY, np.int64)  # the last stands for nobody
     number[order] = np.arange(1, order.size + 1)
-    save_arrays(job.path("number"), {"number": number[goes]})
+    job.scratch.save("number", {"number": number[goes]})
     kept = Statistics(*(field[order] for field in totals))
     dtype = np.uint32 if order.size < 1 << 32 else np.uint64
     cut = (kept.low == 0).any(axis=1) | (kept.high == job.prediction.shape).any(axis=1)

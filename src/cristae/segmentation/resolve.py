@@ -14,7 +14,7 @@ from cristae.segmentation.affinity import join_by_edges
 from cristae.segmentation.batches import Batch, Packer, Parts
 from cristae.segmentation.components import join
 from cristae.segmentation.runs import Ints, Runs
-from cristae.segmentation.scratch import Job, load_table, save_arrays, shapes_of
+from cristae.segmentation.scratch import Job, load_table
 from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 
 NOBODY = -1
@@ -56,7 +56,7 @@ def joining_bytes(job: Job) -> int:
     needed = 0
     for i in range(len(job.blocks)):
         sizes = ("voxels", "seed_voxels", "face", "seed_face", "cross")
-        shapes = shapes_of(job.path(f"label-{i}"), *sizes)
+        shapes = job.scratch.shapes(f"label-{i}", *sizes)
         piece, seed, face, seed_face, cross = (shape[-1] for shape in shapes)
         needed += PIECE_BYTES * piece + SEED_BYTES * seed
         needed += FACE_BYTES * (face + seed_face) + CROSS_BYTES * cross
@@ -76,7 +76,7 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
     count = len(job.blocks)
     names = (*Statistics._fields, "removed", "contacts")
     tables = [load_table(job, i, *names) for i in range(count)]
-    sizes = [shapes_of(job.path(f"label-{i}"), "start", "share_piece") for i in range(count)]
+    sizes = [job.scratch.shapes(f"label-{i}", "start", "share_piece") for i in range(count)]
     runs, shares = np.array(sizes, np.int64)[..., 0].T
     piece_base = _bases([len(table[0]) for table in tables])
     piece, n_pieces = _join_pieces(job, piece_base)
@@ -94,7 +94,7 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
     else:
         target, instances, seed, seed_base = _seed_targets(job, piece, n_pieces, piece_base)
     base = np.stack([piece_base, seed_base], axis=1)
-    save_arrays(job.path("plan"), {"target": target[piece], "seed": seed, "base": base})
+    job.scratch.save("plan", {"target": target[piece], "seed": seed, "base": base})
     owned = np.flatnonzero(target >= 0)
     totals = no_statistics(instances)
     add_statistics(totals, Statistics(*(field[owned] for field in statistics)), target[owned])

@@ -1,4 +1,4 @@
-"""Scratch: what the steps of a segmentation leave for one another, as files of plain arrays.
+"""Scratch: what the steps of a segmentation leave for one another, tables of plain arrays.
 
 ::
 
@@ -15,6 +15,7 @@
                        number     final number of each instance
                        runs-0     final runs of the first layer of blocks
 
+They lie in memory (`MemoryScratch`) or in files (`FolderScratch`).
 The folder is named by the block shape: a segmentation resumed with other blocks starts its
 tables anew, while the shards it has written stay. A file that is there and whole is done.
 """
@@ -25,9 +26,10 @@ import os
 import uuid
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -48,13 +50,13 @@ class Job:
         prediction: What is segmented.
         decoding: The decoder.
         block_shape: Extent (z, y, x) of the blocks.
-        folder: Where the steps leave their files.
+        scratch: Where the steps leave their tables.
     """
 
     prediction: Volume
     decoding: Decoding
     block_shape: Triple
-    folder: Path
+    scratch: "Scratch"
 
     @property
     def raster(self) -> Raster:
@@ -102,89 +104,135 @@ class Job:
         clipped = [block.clip(self.prediction.box) for block in found]
         return [(self.index_of(block), block) for block in clipped]
 
-    def path(self, name: str) -> Path:
-        """Place of a scratch file."""
-        return self.folder / name
-
 
 def shape_name(shape: Triple) -> str:
     """``64x512x512``."""
     return "x".join(map(str, shape))
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays into one file, which gets its name when it is complete.
+class Scratch(Protocol):
+    """Tables by name, each of named arrays."""
 
-    Nothing waits for the disk: after a power cut a file may be torn, and `is_whole` tells.
-    """
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    entries, offset, check = [], 0, 0
-    for name, array in whole.items():
-        entries.append([name, array.dtype.str, array.shape, offset])
-        offset += -(-array.nbytes // ALIGN) * ALIGN
-        check = zlib.crc32(_bytes(array), check)
-    header = json.dumps({"arrays": entries, "check": check}).encode()
-    header += b" " * (-len(header) % ALIGN)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(header).to_bytes(ALIGN, "little") + header)
-            for array in whole.values():
-                file.write(_bytes(array))
-                file.write(b"\0" * (-array.nbytes % ALIGN))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def save(self, table: str, arrays: Mapping[str, Array]) -> None:
+        """Leave a table."""
+
+    def load(self, table: str, *names: str) -> list[Array]:
+        """Some arrays of a table; nobody changes them."""
+
+    def rows(self, table: str, name: str, first: int, stop: int) -> Array:
+        """Rows first..stop-1 of an array of a table."""
+
+    def shapes(self, table: str, *names: str) -> list[list[int]]:
+        """Shapes of some arrays of a table; none is read."""
+
+    def holds(self, table: str) -> bool:
+        """Whether a table is there, and whole."""
 
 
-def load_arrays(path: Path, *names: str) -> list[Array]:
-    """Some of the arrays of a file, read into memory."""
-    with path.open("rb") as file:
-        entries, _, begin = _read_header(file)
-        return [_read(file, begin, *entries[name]) for name in names]
+@dataclass(frozen=True)
+class MemoryScratch:
+    """Tables in memory."""
+
+    tables: dict[str, Mapping[str, Array]] = field(default_factory=dict)
+
+    def save(self, table: str, arrays: Mapping[str, Array]) -> None:
+        """See `Scratch`."""
+        self.tables[table] = arrays
+
+    def load(self, table: str, *names: str) -> list[Array]:
+        """See `Scratch`."""
+        return [self.tables[table][name] for name in names]
+
+    def rows(self, table: str, name: str, first: int, stop: int) -> Array:
+        """See `Scratch`."""
+        return self.tables[table][name][first:stop]
+
+    def shapes(self, table: str, *names: str) -> list[list[int]]:
+        """See `Scratch`."""
+        return [list(self.tables[table][name].shape) for name in names]
+
+    def holds(self, table: str) -> bool:
+        """See `Scratch`."""
+        return table in self.tables
 
 
-def load_rows(path: Path, name: str, first: int, stop: int) -> Array:
-    """Rows first..stop-1 of an array of a file."""
-    with path.open("rb") as file:
-        entries, _, begin = _read_header(file)
-        dtype, (_, *rest), offset = entries[name]
-        offset += first * math.prod(rest) * np.dtype(dtype).itemsize
-        return _read(file, begin, dtype, [stop - first, *rest], offset)
+@dataclass(frozen=True)
+class FolderScratch:
+    """Tables as files of a folder."""
 
+    folder: Path
 
-def shapes_of(path: Path, *names: str) -> list[list[int]]:
-    """Shapes of some of the arrays of a file; none is read."""
-    with path.open("rb") as file:
-        entries, _, _ = _read_header(file)
-    return [entries[name][1] for name in names]
+    def save(self, table: str, arrays: Mapping[str, Array]) -> None:
+        """Write a file, which gets its name when it is complete.
+
+        Nothing waits for the disk: after a power cut a file may be torn, and `holds` tells.
+        """
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        entries, offset, check = [], 0, 0
+        for name, array in whole.items():
+            entries.append([name, array.dtype.str, array.shape, offset])
+            offset += -(-array.nbytes // ALIGN) * ALIGN
+            check = zlib.crc32(_bytes(array), check)
+        header = json.dumps({"arrays": entries, "check": check}).encode()
+        header += b" " * (-len(header) % ALIGN)
+        temporary = self.folder / f".{table}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                file.write(len(header).to_bytes(ALIGN, "little") + header)
+                for array in whole.values():
+                    file.write(_bytes(array))
+                    file.write(b"\0" * (-array.nbytes % ALIGN))
+            temporary.replace(self.folder / table)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self, table: str, *names: str) -> list[Array]:
+        """See `Scratch`."""
+        with (self.folder / table).open("rb") as file:
+            entries, _, begin = _read_header(file)
+            return [_read(file, begin, *entries[name]) for name in names]
+
+    def rows(self, table: str, name: str, first: int, stop: int) -> Array:
+        """See `Scratch`."""
+        with (self.folder / table).open("rb") as file:
+            entries, _, begin = _read_header(file)
+            dtype, (_, *rest), offset = entries[name]
+            offset += first * math.prod(rest) * np.dtype(dtype).itemsize
+            return _read(file, begin, dtype, [stop - first, *rest], offset)
+
+    def shapes(self, table: str, *names: str) -> list[list[int]]:
+        """See `Scratch`."""
+        with (self.folder / table).open("rb") as file:
+            entries, _, _ = _read_header(file)
+        return [entries[name][1] for name in names]
+
+    def holds(self, table: str) -> bool:
+        """See `Scratch`."""
+        path = self.folder / table
+        if not path.is_file() or path.stat().st_size < ALIGN:
+            return False
+        found = 0
+        try:
+            with path.open("rb") as file:
+                entries, check, begin = _read_header(file)
+                for entry in entries.values():
+                    found = zlib.crc32(_bytes(_read(file, begin, *entry)), found)
+        except ValueError:  # a torn header, or less than it names
+            return False
+        return found == check
 
 
 def load_table(job: Job, index: int, *names: str) -> list[Array]:
     """Some fields of the table of a block (`BlockTable`)."""
-    return load_arrays(job.path(f"label-{index}"), *names)
+    return job.scratch.load(f"label-{index}", *names)
 
 
 def targets_of(job: Job, index: int) -> tuple[Ints, Ints]:
     """What each piece, and what each seed of a block becomes (`Plan`)."""
-    plan = job.path("plan")
-    base = load_rows(plan, "base", index, index + 2)
-    return load_rows(plan, "target", *base[:, 0]), load_rows(plan, "seed", *base[:, 1])
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file is there and holds what was written."""
-    if not path.is_file() or path.stat().st_size < ALIGN:
-        return False
-    found = 0
-    try:
-        with path.open("rb") as file:
-            entries, check, begin = _read_header(file)
-            for entry in entries.values():
-                found = zlib.crc32(_bytes(_read(file, begin, *entry)), found)
-    except ValueError:  # a torn header, or less than it names
-        return False
-    return found == check
+    base = job.scratch.rows("plan", "base", index, index + 2)
+    return job.scratch.rows("plan", "target", *base[:, 0]), job.scratch.rows(
+        "plan", "seed", *base[:, 1]
+    )
 
 
 def _read_header(file: BufferedReader) -> tuple[dict[str, tuple[str, list[int], int]], int, int]:

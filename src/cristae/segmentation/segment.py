@@ -47,10 +47,8 @@ from cristae.segmentation.instances import decide_instances
 from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
+    FolderScratch,
     Job,
-    is_whole,
-    load_arrays,
-    save_arrays,
     shape_name,
 )
 from cristae.segmentation.steps import label_step, layer_depth, sample_density
@@ -157,7 +155,9 @@ def segment_volume(
             follow_size(open_ome_zarr(out), out, prediction)
             return open_ome_zarr(out)
         check_disk(out, prediction.size // 16)
-        job = Job(prediction, decoding, shape, ledger.scratch / shape_name(shape))
+        folder = ledger.scratch / shape_name(shape)
+        folder.mkdir(parents=True, exist_ok=True)
+        job = Job(prediction, decoding, shape, FolderScratch(folder))
         promise = _promising(resources)
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
         summary = _segment(job, out, ledger, resources, promise)
@@ -171,7 +171,6 @@ def _segment(
     job: Job, out: Path, ledger: Ledger, resources: Resources, promise: Promise
 ) -> dict[str, Any]:
     watch = Stopwatch()
-    job.folder.mkdir(parents=True, exist_ok=True)
     leave = partial(_leave_files, job, ledger.state == "resume", resources)
     leave("label", job.blocks, label_step)
     promise("segment, joining", FIXED_BYTES + joining_bytes(job))
@@ -263,7 +262,7 @@ def _leave_files(
     names = [f"{name}-{i}" for i in range(len(items))]
     todo: list[tuple[int, Box | Batch]] = list(enumerate(items))
     if resumed:
-        todo = [(i, item) for i, item in todo if not is_whole(job.path(names[i]))]
+        todo = [(i, item) for i, item in todo if not job.scratch.holds(names[i])]
     if name == "flood":  # the largest first, so that no worker is left with one at the end
         todo.sort(key=lambda pair: -pair[1].size)
     total = sum(item.size for item in items)
@@ -334,10 +333,10 @@ def _budget(job: Job, resources: Resources) -> int | None:
     """Memory over which a component is cut, the same for an interrupted run and the next."""
     if not job.decoding.approximate:
         return None
-    if not is_whole(job.path("budget")):
+    if not job.scratch.holds("budget"):
         budget = int(BUDGET_SHARE * memory_limit(resources)) - FIXED_BYTES
-        save_arrays(job.path("budget"), {"bytes": np.array([budget])})
-    return int(load_arrays(job.path("budget"), "bytes")[0][0])
+        job.scratch.save("budget", {"bytes": np.array([budget])})
+    return int(job.scratch.load("budget", "bytes")[0][0])
 
 
 def sampled_density(job: Job) -> tuple[float, float]:
@@ -376,8 +375,8 @@ def _quantisation(prediction: Volume) -> str:
 
 
 def _write_tables(job: Job, out: Path, columns: Mapping[str, Any]) -> None:
-    files = [job.path(f"runs-{i}") for i in range(len(layers(job)))]
-    count = np.concatenate([load_arrays(file, "count")[0] for file in files])
+    files = [f"runs-{i}" for i in range(len(layers(job)))]
+    count = np.concatenate([job.scratch.load(file, "count")[0] for file in files])
     starts = np.append(0, np.cumsum(count))
     write_runs_table(out, _layer_columns(job), starts, columns["id"].dtype)
     write_instances_table(out, columns)
@@ -385,7 +384,7 @@ def _write_tables(job: Job, out: Path, columns: Mapping[str, Any]) -> None:
 
 def _layer_columns(job: Job) -> Iterator[dict[str, Any]]:
     for i in range(len(layers(job))):
-        yield dict(zip(RUN_COLUMNS, load_arrays(job.path(f"runs-{i}"), *RUN_COLUMNS), strict=True))
+        yield dict(zip(RUN_COLUMNS, job.scratch.load(f"runs-{i}", *RUN_COLUMNS), strict=True))
 
 
 def _log_summary(job: Job, summary: Mapping[str, Any], seconds: float) -> None:

@@ -22,7 +22,7 @@ from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.runs import Ints
-from cristae.segmentation.scratch import Job, load_arrays, save_arrays
+from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import runs_around
 
 AROUND = 8
@@ -35,7 +35,7 @@ def contact_step(job: Job, index: int, box: Box) -> None:
     Leaves ``contacts`` (n, 9): an instance, and in ascending order the small ones its voxels touch,
     each plus 1, filled with 0; and ``count`` (n,), the number of those voxels.
     """
-    rank, small = load_arrays(job.path("groups"), "rank", "small")
+    rank, small = job.scratch.load("groups", "rank", "small")
     runs, instance = runs_around(job, box.grow((0, 1, 1)).clip(job.prediction.box))
     name = rank[instance]
     plane = job.raster.plane
@@ -56,7 +56,7 @@ def contact_step(job: Job, index: int, box: Box) -> None:
             rows.append(found[0])
             counts.append(found[1])
     contacts = {"contacts": np.concatenate(rows), "count": np.concatenate(counts)}
-    save_arrays(job.path(f"contact-{index}"), contacts)
+    job.scratch.save(f"contact-{index}", contacts)
 
 
 @njit(nogil=True, cache=True)

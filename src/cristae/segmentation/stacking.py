@@ -13,7 +13,7 @@ import numpy as np
 
 from cristae.grid import Box
 from cristae.segmentation.runs import Ints, Runs, intersect
-from cristae.segmentation.scratch import Job, save_arrays
+from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import runs_around
 
 
@@ -33,7 +33,7 @@ def overlap_step(job: Job, index: int, box: Box) -> None:
     pairs, which = np.unique(both, axis=0, return_inverse=True)
     count = np.zeros(len(pairs), np.int64)
     np.add.at(count, which.reshape(-1), common.length)
-    save_arrays(job.path(f"overlap-{index}"), {"pairs": pairs, "count": count})
+    job.scratch.save(f"overlap-{index}", {"pairs": pairs, "count": count})
 
 
 def join_slices(pairs: Ints, count: Ints, voxels: Ints, least: float) -> Ints:

@@ -19,10 +19,7 @@ from cristae.segmentation.runs import Ints, Runs, no_runs, runs_meet, runs_of_pl
 from cristae.segmentation.scanning import scan_rule
 from cristae.segmentation.scratch import (
     Job,
-    load_arrays,
-    load_rows,
     load_table,
-    save_arrays,
     targets_of,
 )
 from cristae.segmentation.statistics import Statistics, mass_in, measure_runs
@@ -68,7 +65,7 @@ def label_step(job: Job, index: int, box: Box) -> None:
         table = label_affinities(read_edges(job, box), box, job.raster, job.decoding)
     else:
         table = label_block(read_layers(job, box), box, job.raster, job.decoding)
-    save_arrays(job.path(f"label-{index}"), table._asdict())
+    job.scratch.save(f"label-{index}", table._asdict())
 
 
 def read_edges(job: Job, box: Box) -> NDArray[np.uint8]:
@@ -121,7 +118,7 @@ def widen_step(job: Job, index: int, box: Box) -> None:
     mass = mass_in(wide, read_channels(job, box)[0], box, raster)
     statistics = measure_runs(wide, label, instances.size, mass, raster)
     rows = {**wide._asdict(), "label": label, "instances": instances}
-    save_arrays(job.path(f"wide-{index}"), {**rows, **statistics._asdict()})
+    job.scratch.save(f"wide-{index}", {**rows, **statistics._asdict()})
 
 
 def _own_runs(job: Job, box: Box, number: Ints | None) -> tuple[Runs, Ints]:
@@ -183,15 +180,15 @@ def instance_runs(job: Job, index: int, number: Ints | None = None) -> tuple[Run
     With the number of each instance that number instead, and no runs of instances below 0.
     """
     if job.decoding.reach != (0, 0):
-        wide = load_arrays(job.path(f"wide-{index}"), "start", "length", "label", "instances")
+        wide = job.scratch.load(f"wide-{index}", "start", "length", "label", "instances")
         runs, name = Runs(wide[0], wide[1]), renamed(wide[3], number)[wide[2]]
         return (runs, name) if number is None else (runs.take(name >= 0), name[name >= 0])
     runs, instance = _own_runs(job, job.block(index), number)
     starts, lengths, names = [runs.start], [runs.length], [instance]
-    spans, fresh = load_arrays(job.path("spans"), "spans", "fresh")
+    spans, fresh = job.scratch.load("spans", "spans", "fresh")
     low, high = np.searchsorted(spans[:, 0], [index, index + 1])
     for _, k, first, last in spans[low:high].tolist():
-        rows = load_rows(job.path(f"flood-{k}"), "rows", first, last)
+        rows = job.scratch.rows(f"flood-{k}", "rows", first, last)
         name = np.where(rows[:, 2] < 0, fresh[k] + ~rows[:, 2], rows[:, 2])
         if number is not None:
             name = number[name]
@@ -217,5 +214,5 @@ def runs_around(job: Job, box: Box) -> tuple[Runs, Ints]:
 
 def statistics_of(job: Job, file: str) -> tuple[Ints, Statistics]:
     """Instances of a flood's or a widening's file, and their statistics."""
-    instances, *fields = load_arrays(job.path(file), "instances", *Statistics._fields)
+    instances, *fields = job.scratch.load(file, "instances", *Statistics._fields)
     return instances, Statistics(*fields)

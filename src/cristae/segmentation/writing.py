@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.segmentation.runs import Ints, Raster, Runs, locate
-from cristae.segmentation.scratch import Job, load_arrays, save_arrays
+from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import instance_runs
 from cristae.volumes.sources.ome_zarr import Layout
 from cristae.volumes.sources.shards import encode_chunk, write_shard
@@ -20,7 +20,7 @@ SHORT = 64
 
 def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
     """Runs of a block after everything, in any order, and the final number of each."""
-    return instance_runs(job, index, load_arrays(job.path("number"), "number")[0])
+    return instance_runs(job, index, job.scratch.load("number", "number")[0])
 
 
 def write_step(job: Job, labels: Volume, box: Box) -> int:
@@ -167,7 +167,7 @@ def slab_step(job: Job, layer: int, slab: Box) -> None:
     place, name = _columns(start, length, name, order, raster.plane, raster.row)
     count = np.bincount(place[0] - slab.start[0], minlength=slab.shape[0])
     columns = dict(zip(("z", "y", "x0", "x1"), place, strict=True))
-    save_arrays(job.path(f"runs-{layer}"), {**columns, "id": name, "count": count})
+    job.scratch.save(f"runs-{layer}", {**columns, "id": name, "count": count})
 
 
 @njit(nogil=True, cache=True)

@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from cristae.engine.executors import Resources
-from cristae.engine.files import temporary_folder
 from cristae.engine.progress import hushed
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
 from cristae.evaluation.tune import TuneConfig, tune_decoder, tuned_config
 from cristae.networks.channels import affinity_offsets
+from cristae.segmentation.decode import decode
 from cristae.segmentation.decoders import SegmentConfig, resolve
-from cristae.segmentation.segment import segment_volume
 from cristae.training.batches import stack_patches
 from cristae.training.boxes import make_levels
 from cristae.training.config import TrainConfig, validated_patch
@@ -155,14 +154,8 @@ def decode_levels(levels: Array, config: TrainConfig) -> Array:
     Raises:
         ConfigError: A decoder or thresholds that cannot be used with these channels.
     """
-    resources = Resources(torch.get_num_threads())
-    with temporary_folder() as folder, hushed():
-        return segment_volume(
-            _prediction(levels, config),
-            folder / "labels.zarr",
-            pyramid=False,
-            resources=resources,
-        ).read()
+    with hushed():
+        return decode(_prediction(levels, config), resources=Resources(torch.get_num_threads()))
 
 
 def check_decoder(config: TrainConfig) -> None:

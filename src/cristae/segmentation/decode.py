@@ -1,0 +1,145 @@
+"""Decode: a prediction in memory becomes instances, by the steps of `cristae.segmentation.segment`.
+
+The tables between the steps stay in memory, and the labels are painted into one array.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cristae.engine.blockwise import memory_limit
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.files import temporary_folder
+from cristae.engine.kernels import njit
+from cristae.grid import Triple
+from cristae.segmentation.agglomerate import agglomerate_step
+from cristae.segmentation.contested import flood_step
+from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.instances import decide_instances
+from cristae.segmentation.resolve import resolve_pieces
+from cristae.segmentation.runs import locate
+from cristae.segmentation.scratch import Job, MemoryScratch
+from cristae.segmentation.segment import labelling_bytes, sampled_density, segment_volume
+from cristae.segmentation.steps import label_step
+from cristae.segmentation.writing import final_runs
+from cristae.volumes.finite import checked_voxels
+from cristae.volumes.sources import Source, open_volume
+from cristae.volumes.values import settle_prediction
+from cristae.volumes.volume import Array, ArrayReader, Volume
+
+ROWS = 64
+"""Least extent along y of what a thread labels at a time."""
+
+SMALL = 1 << 21
+"""Voxels of a volume that is labelled at once: threads would cost more than they save."""
+
+LABEL_BYTES = 4
+"""Of a voxel of the labels."""
+
+
+def decode(
+    prediction: Source,
+    config: SegmentConfig | None = None,
+    *,
+    resources: Resources | None = None,
+) -> Array:
+    """Decode a prediction into instances in memory.
+
+    The labels are those of `cristae.segmentation.segment.segment_volume`, to the byte. Where its
+    tables do not fit beside the labels, they go through temporary files, as there.
+
+    Args:
+        prediction: (c, z, y, x) probabilities, or (z, y, x), as `segment_volume` takes them: an
+            array, a volume, or the path of one.
+        config: Decoder and parameters; ``bc_watershed`` with its own by default.
+        resources: Workers and memory; threads, or none.
+
+    Returns:
+        Labels (z, y, x), uint32 (uint64 beyond 2**32 - 1 instances), 0 background, 1..n in order
+        of the first voxel.
+
+    Raises:
+        ConfigError: A decoder or parameter that cannot be used with this prediction.
+        InputError: Probabilities outside [0, 1], or not a number.
+        MemoryLimitError: A piece that has to be flooded whole does not fit.
+    """
+    volume = open_volume(prediction, kind="prediction")
+    if isinstance(volume.reader, ArrayReader):  # may be read in layers as thin as one likes
+        volume = volume.with_(chunk_shape=(1, *volume.shape[1:]))
+    resources = replace(resources or Resources(), executor="threads")
+    if volume.box.size <= SMALL:
+        resources = replace(resources, executor="serial")
+    decoding = resolve(config or SegmentConfig(), volume)
+    volume = settle_prediction(volume, resources)
+    volume = checked_voxels(volume, resources, probabilities=True)
+    job = Job(volume, decoding, volume.shape, MemoryScratch())
+    if volume.box.size > SMALL:
+        if not _fits(job, resources):
+            return _through_files(volume, config, resources)
+        job = replace(job, block_shape=_slabs(volume.shape, resources.workers))
+    leave = partial(_leave, job, resources)
+    leave("label", job.blocks, label_step)
+    plan = resolve_pieces(job)
+    step = flood_step if decoding.affinity is None else agglomerate_step
+    floods = leave("flood", plan.batches, step)
+    columns, _ = decide_instances(job, plan, floods, leave, _promise_nothing)
+    labels = np.zeros(volume.shape, columns["id"].dtype)
+    paint = partial(_paint_block, job, labels)
+    for _ in run_tasks(paint, range(len(job.blocks)), resources):
+        pass
+    return labels
+
+
+def _slabs(shape: Triple, workers: int) -> Triple:
+    """Blocks over the whole of z and x, one a thread."""
+    z, y, x = shape
+    return z, max(ROWS, -(-y // workers)), x
+
+
+def _fits(job: Job, resources: Resources) -> bool:
+    """Whether the tables of all blocks, and the labels, fit in memory."""
+    tables = labelling_bytes(job, sampled_density(job), False, 1)
+    return tables + LABEL_BYTES * job.prediction.box.size <= memory_limit(resources)
+
+
+def _through_files(volume: Volume, config: SegmentConfig | None, resources: Resources) -> Array:
+    with temporary_folder() as folder:
+        labels = segment_volume(
+            volume, folder / "labels.zarr", config=config, pyramid=False, resources=resources
+        )
+        return labels.read()
+
+
+def _leave(
+    job: Job, resources: Resources, name: str, items: Sequence[Any], step: Callable[..., None]
+) -> list[str]:
+    """Run a step that leaves a table for each item; gives the names of the tables."""
+    for _ in run_tasks(partial(_call, job, step), enumerate(items), resources):
+        pass
+    return [f"{name}-{i}" for i in range(len(items))]
+
+
+def _call(job: Job, step: Callable[..., None], numbered: tuple[int, Any]) -> None:
+    step(job, *numbered)
+
+
+def _promise_nothing(*_: object) -> None:
+    """What is in memory already needs no promise."""
+
+
+def _paint_block(job: Job, labels: Array, index: int) -> None:
+    """Paint the instances of a block."""
+    runs, name = final_runs(job, index)
+    raster = job.raster
+    _paint(runs.start, runs.length, name, raster.plane, raster.row, labels)
+
+
+@njit(nogil=True, cache=True)
+def _paint(start, length, name, plane, row, labels):  # type: ignore[no-untyped-def]
+    for i in range(start.size):
+        z, y, x = locate(start[i], plane, row)
+        for u in range(x, x + length[i]):
+            labels[z, y, u] = name[i]
