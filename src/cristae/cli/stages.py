@@ -459,9 +459,9 @@ def measure(
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
-    from cristae.measurement.measure import measure_instances
+    from cristae.measurement.measure import write_measurements
 
-    measure_instances(
+    write_measurements(
         open_labels(instances, reading),
         out,
         resources=resources_of(workers, memory),

@@ -6,9 +6,9 @@ blocks or workers.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
@@ -18,7 +18,7 @@ from cristae.engine.progress import log
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
 from cristae.measurement.blocks import blocks_of, memory_of, read_block, tally_blocks
-from cristae.measurement.table import read_table, write_table
+from cristae.measurement.table import Table, read_table, write_table
 from cristae.measurement.tally import (
     START,
     STOP,
@@ -33,6 +33,9 @@ from cristae.measurement.tally import (
 from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.volume import Nanometres, Volume, refuse_unfinished_volume
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 NM3_PER_UM3 = 1e9
 _AXES = ("z", "y", "x")
 
@@ -43,7 +46,7 @@ def measure_instances(
     *,
     resources: Resources | None = None,
     overwrite: bool = False,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Measure every instance.
 
     Args:
@@ -70,11 +73,26 @@ def measure_instances(
         OutputExistsError: The table exists and was made of other instances.
         MemoryLimitError: A block does not fit.
     """
-    resources = Resources() if resources is None else resources
+    import pandas as pd  # it takes a third of a second
+
+    resources = resources or Resources()
+    if out_csv is None:
+        refuse_unfinished_volume(instances)
+        return pd.DataFrame(_measured(instances, _check(instances), resources, None))
+    table = write_measurements(instances, out_csv, resources=resources, overwrite=overwrite)
+    return read_measurements(user_path(out_csv)) if table is None else pd.DataFrame(table)
+
+
+def write_measurements(
+    instances: Volume, out_csv: str | Path, *, resources: Resources, overwrite: bool = False
+) -> Table | None:
+    """What `measure_instances` does where there is a table to write.
+
+    Returns:
+        Its columns; None where it was finished before.
+    """
     refuse_unfinished_volume(instances)
     voxel_size_nm = _check(instances)
-    if out_csv is None:
-        return _measured(instances, voxel_size_nm, resources, None)
     inputs = {"instances": instances.identity}
     settings = {"voxel_size_nm": voxel_size_nm, "origin_nm": instances.origin_nm}
     with open_ledger(
@@ -82,10 +100,10 @@ def measure_instances(
     ) as ledger:
         if ledger.state == "done":
             log.info("%s: already done", out_csv)
-            return read_measurements(user_path(out_csv))
+            return None
         table = _measured(instances, voxel_size_nm, resources, ledger)
         write_table(out_csv, table)
-        ledger.finish(instances=len(table))
+        ledger.finish(instances=len(table["instance"]))
     return table
 
 
@@ -107,15 +125,17 @@ def check_measure(instances: Volume, out_csv: str | Path, *, overwrite: bool = F
     return Expected(state)
 
 
-def read_measurements(path: Path) -> pd.DataFrame:
+def read_measurements(path: Path) -> "pd.DataFrame":
     """The table that `measure_instances` wrote."""
+    import pandas as pd  # it takes a third of a second
+
     return pd.DataFrame(read_table(path))
 
 
 def measurements_of(
     tally: Tally, shape: Triple, voxel_size_nm: Nanometres, origin_nm: Nanometres
-) -> pd.DataFrame:
-    """The table from the facts of every instance, wherever they come from.
+) -> Table:
+    """The columns of the table from the facts of every instance, wherever they come from.
 
     Args:
         tally: Labels tallied against themselves.
@@ -142,12 +162,12 @@ def measurements_of(
         columns[f"box_{axis}1_vx"] = stop[:, i]
     columns |= {f"extent_{a}_nm": ((stop - start) * size)[:, i] for i, a in enumerate(_AXES)}
     columns["cut_by_border"] = ((start == 0) | (stop == np.array(shape))).any(axis=1)
-    return pd.DataFrame(columns)
+    return columns
 
 
 def _measured(
     instances: Volume, voxel_size_nm: Nanometres, resources: Resources, ledger: Ledger | None
-) -> pd.DataFrame:
+) -> Table:
     blocks = blocks_of([instances])
     needed = memory_of(blocks, instances.dtype.itemsize, resources)
     promise_memory("measure", needed, resources)

@@ -14,15 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cristae.engine.files import write_atomic
 from cristae.engine.paths import user_path
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Table = Mapping[str, NDArray[Any]]
 
@@ -39,8 +41,10 @@ _EXACT = 1 << 53
 """Up to here every whole number is one as a float, too."""
 
 
-def write_table(path: str | Path, table: Table | pd.DataFrame) -> None:
+def write_table(path: str | Path, table: "Table | pd.DataFrame") -> None:
     """Write a table as CSV, at once; floats with as many digits as it takes to read them back."""
+    import pandas as pd  # it takes a third of a second
+
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table))
     text = frame.to_csv(index=False, lineterminator="\n").encode()
     write_atomic(user_path(path), lambda file: file.write(text))
