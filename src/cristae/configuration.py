@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from cristae.errors import ConfigError, SourceNotFoundError, raise_faults
+from cristae.settings import nearest
 
 C = TypeVar("C")
 
@@ -90,7 +91,7 @@ def from_plain(cls: type[C], tree: Any, name: str) -> C:
         # JSON mode: strict, yet a list may stand for a tuple
         return TypeAdapter(cls).validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        raise_faults(name, [_describe(e) for e in error.errors()], ConfigError)
+        raise_faults(name, [_describe(e, cls) for e in error.errors()], ConfigError)
         raise
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: {error}") from error
@@ -229,9 +230,11 @@ def _index(node: Any, part: str, key: str) -> int:
     return int(part)
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Any, cls: Any) -> str:
     # a part in angle brackets names which of several classes a value was read as, not a key
     where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("<"))
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        return f"{where}: no such key (found value {error['input']!r})"
+        meant = nearest(where, cls)
+        end = f"; the nearest is {meant}" if meant else ""
+        return f"{where}: no such key (found value {error['input']!r}){end}"
     return f"{where}: {error['msg']} (found {error['input']!r})"

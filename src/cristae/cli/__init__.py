@@ -12,15 +12,18 @@ import typer
 from typer.core import TyperCommand
 
 from cristae.cli import stages, tools
+from cristae.cli.settings import STAGES, settings, settings_text
 from cristae.engine.paths import user_path
 from cristae.errors import CristaeError
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Find every mitochondrion in electron-microscopy volumes, and measure each.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=HELP,
 )
 
 INTERRUPTED = 130
@@ -46,6 +49,7 @@ COMMANDS = (  # as `--help` lists them
     stages.report,
     tools.compare,
     tools.submit,
+    settings,
 )
 
 
@@ -59,6 +63,13 @@ class _Command(TyperCommand):
         ctx.params = {name: _at_home(value) for name, value in ctx.params.items()}
         return super().invoke(ctx)
 
+    def get_help(self, ctx: Any) -> str:
+        """The options, and after them the settings."""
+        text = super().get_help(ctx)
+        if self.name not in STAGES:
+            return text
+        return f"{text}\n\nSettings (--set KEY=VALUE):\n{settings_text(self.name)}"
+
 
 def _at_home(value: Any) -> Any:
     if isinstance(value, list | tuple):
@@ -67,7 +78,7 @@ def _at_home(value: Any) -> Any:
 
 
 for command in COMMANDS:
-    app.command(cls=_Command)(command)
+    app.command(cls=_Command, context_settings=HELP)(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -51,6 +51,7 @@ from cristae.cli.options import (
     under_roi,
     without_fill,
 )
+from cristae.cli.settings import ConfigFile, stage_config
 from cristae.errors import ConfigError
 
 
@@ -250,6 +251,7 @@ def predict(
     chunks: Annotated[
         Path | None, typer.Option(metavar="DIR", help="write PyTC's result_*.h5 files as well")
     ] = None,
+    config: ConfigFile = None,
     settings: Set = None,
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels a pass; not for PyTC checkpoints")
@@ -273,7 +275,6 @@ def predict(
         series=series,
         same_source=same_source,
     )
-    from cristae.configuration import load_config
     from cristae.prediction.predict import PredictConfig, predict_volume
 
     given = settings_given(
@@ -292,7 +293,7 @@ def predict(
         in_roi(whole, roi),
         load_models(model, ensemble, pytc_config),
         out,
-        config=load_config(PredictConfig, given, settings or []),
+        config=stage_config(PredictConfig, "predict", config, given, settings),
         mask=None if tissue is None else under_roi(whole, tissue, roi, align),
         align=align,
         block_shape=integers("--block-shape", block_shape),
@@ -313,6 +314,7 @@ def segment(
     nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
+    config: ConfigFile = None,
     settings: Set = None,
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time")
@@ -336,14 +338,13 @@ def segment(
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
-    from cristae.configuration import load_config
     from cristae.segmentation.segment import SegmentConfig, segment_volume
 
     given = settings_given(decoder=decoder, allow_approximate=allow_approximate)
     segment_volume(
         open_source(prediction, without_fill(reading)),
         out,
-        config=load_config(SegmentConfig, given, settings or []),
+        config=stage_config(SegmentConfig, "segment", config, given, settings),
         block_shape=integers("--block-shape", block_shape),
         pyramid=not no_pyramid,
         resources=resources_of(workers, memory),
@@ -382,6 +383,7 @@ def evaluate(
     nan: NanOption = None,
     axes: AxesOption = None,
     series: Series = None,
+    config: ConfigFile = None,
     settings: Set = None,
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time, not run tables")
@@ -398,7 +400,6 @@ def evaluate(
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
-    from cristae.configuration import load_config
     from cristae.evaluation.evaluate import (
         EvaluateConfig,
         ScoreFiles,
@@ -410,12 +411,16 @@ def evaluate(
     )
 
     given = settings_given(
-        score_channel=scores_channel, categories=categories, relabel=relabel, crop=crop
+        score_channel=scores_channel,
+        categories=categories,
+        relabel=relabel,
+        crop=crop,
+        align=None if align == "origin" else align,
     )
-    config = load_config(EvaluateConfig, {**given, "align": align}, settings or [])
+    scoring = stage_config(EvaluateConfig, "evaluate", config, given, settings)
     everywhere = replace(reading, roi=None)
     whole = open_labels(instances, everywhere)
-    under = partial(under_roi, whole, roi=roi, align=config.align, crop=True)
+    under = partial(under_roi, whole, roi=roi, align=scoring.align, crop=True)
     true = under(open_labels(truth, everywhere))
     found, ranking = in_roi(whole, roi), None
     if scores:
@@ -425,7 +430,7 @@ def evaluate(
     options: dict[str, Any] = {
         "scores": ranking,
         "mask": under(open_source(mask, without_fill(everywhere))) if mask else None,
-        "config": config,
+        "config": scoring,
         "block_shape": integers("--block-shape", block_shape),
         "resources": resources_of(workers, memory),
     }

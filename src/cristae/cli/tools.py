@@ -44,6 +44,7 @@ from cristae.cli.options import (
     under_roi,
     without_fill,
 )
+from cristae.cli.settings import ConfigFile, stage_config
 from cristae.errors import ConfigError
 
 
@@ -82,6 +83,7 @@ def info(
 
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="for volume.zarr and truth.zarr")],
+    config: ConfigFile = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -91,11 +93,10 @@ def simulate(
 ) -> None:
     """Simulate EM with known instances (`--set shape=[32,512,512] --set seed=7 ...`)."""
     start_logging(quiet, verbose)
-    from cristae.configuration import load_config
     from cristae.volumes.convert import check_convert, convert_volume
     from cristae.volumes.simulate import SimulationConfig, simulate_volume
 
-    image, truth = simulate_volume(load_config(SimulationConfig, {}, settings or []))
+    image, truth = simulate_volume(stage_config(SimulationConfig, "simulate", config, {}, settings))
     resources = resources_of(workers, memory)
     # the second output is checked before the first one is begun, which checks itself
     check_convert(truth, out / "truth.zarr", resources=resources, overwrite=overwrite)
@@ -210,6 +211,7 @@ def preview(
     series: Series = None,
     invert: Invert = False,
     device: Device = None,
+    config: ConfigFile = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -230,7 +232,6 @@ def preview(
         series=series,
         same_source=same_source,
     )
-    from cristae.configuration import load_config
     from cristae.prediction.predict import PredictConfig
     from cristae.presentation.preview import preview_volume
 
@@ -240,7 +241,7 @@ def preview(
         load_models(model, ensemble, pytc_config),
         out,
         places=n,
-        config=load_config(PredictConfig, given, settings or []),
+        config=stage_config(PredictConfig, "predict", config, given, settings),
         resources=resources_of(workers, memory),
         overwrite=overwrite,
     )
@@ -267,6 +268,7 @@ def tune(
     axes: AxesOption = None,
     series: Series = None,
     align: AlignOption = "origin",
+    config: ConfigFile = None,
     settings: Set = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -280,7 +282,6 @@ def tune(
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
-    from cristae.configuration import load_config
     from cristae.engine.records import changing_output
     from cristae.evaluation.tune import TuneConfig
     from cristae.networks.model import load_model, retune_model
@@ -291,19 +292,19 @@ def tune(
             raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
         load_model(write)  # found unfit now rather than after the search
     given = settings_given(score=score, segment=settings_given(decoder=decoder) or None)
-    config = load_config(TuneConfig, given, settings or [])
+    tuning = stage_config(TuneConfig, "tune", config, given, settings)
     if align != "origin":
-        config = replace(config, evaluate=replace(config.evaluate, align=align))
+        tuning = replace(tuning, evaluate=replace(tuning.evaluate, align=align))
     everywhere = replace(reading, roi=None)
     whole = open_source(prediction, without_fill(everywhere))
-    under = partial(under_roi, whole, roi=roi, align=config.evaluate.align, crop=True)
+    under = partial(under_roi, whole, roi=roi, align=tuning.evaluate.align, crop=True)
     volume = in_roi(whole, roi)
     tuned = tune_volume(
         volume,
         under(open_labels(truth, everywhere)) if truth else None,
         out,
         image=under(open_source(image, everywhere)) if image else None,
-        config=config,
+        config=tuning,
         resources=resources_of(workers, memory),
         overwrite=overwrite,
     )

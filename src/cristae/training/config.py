@@ -135,6 +135,7 @@ class TrainConfig:
             that it does not forget them; of a fine-tuning only.
         tune: At the end, search the decoder's thresholds on the boxes that ``validate_ap_box`` and
             ``validate_ap_boxes`` say, and store the best ones in the model.
+        windows: Windows that a network of PyTorch Connectomics is validated and predicted in.
         variants: Test-time augmentation that the model is validated and, unless told otherwise,
             predicted with (`cristae.prediction.predict.PredictConfig`); not for ``windows``.
         section_spacing_nm: Distance between the sections that the model, unless told otherwise,
