@@ -16,8 +16,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from cristae.engine.blockwise import promise_memory
+from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import check_disk, sync_file, temporary_folder, write_atomic
 from cristae.engine.ledger import Ledger, check_output, open_ledger
@@ -35,6 +36,9 @@ NAMES = {"human": "0_human_instance_seg_pred.h5", "rat": "1_rat_instance_seg_pre
 DATASET = "main"
 CHUNK: Triple = (32, 256, 256)
 BLOCK: Triple = (32, 512, 512)
+BLOCK_COPIES, ID_BYTES, FIXED_BYTES = 2, 56, 24 << 20
+"""Copies of a block that is read, memory of an id that is counted, and of HDF5 (measured)."""
+
 LEVEL = 1
 """Of zlib: labels are mostly long stretches of one value."""
 
@@ -111,19 +115,28 @@ def submit_instances(
         if ledger.state == "done":
             log.info("%s: already done", out)
             return out
-        widest = max(volume.dtype.itemsize for volume in volumes.values())
-        promise_memory("submit", 6 * resources.workers * math.prod(BLOCK) * widest, resources)
+        promise = _promised(list(volumes.values()), resources)
         check_disk(out, sum(volume.size // 16 for volume in volumes.values()))
         for name, volume in volumes.items():
             if NAMES[name] not in ledger.done("file"):
                 file = ledger.scratch / NAMES[name]
-                _write_hdf5(volume, file, resources)
+                _write_hdf5(volume, file, promise)
                 sync_file(file)
                 ledger.mark("file", NAMES[name])
         check_disk(out, sum((ledger.scratch / name).stat().st_size for name in NAMES.values()))
         _write_zip(out, ledger)
         ledger.finish()
     return out
+
+
+def _promised(volumes: list[Volume], resources: Resources, masks: int = 0) -> Promise:
+    """Promises the blocks that are read; what else is found in them is promised as it is known."""
+    promise = Promise(resources)
+    widest = max(volume.dtype.itemsize for volume in volumes)
+    blocks = max(1, resources.workers) * math.prod(BLOCK) * (BLOCK_COPIES * widest + masks)
+    promise.held = FIXED_BYTES + blocks
+    promise("submit", 0)
+    return promise
 
 
 def _faults(name: str, volume: Volume) -> list[str]:
@@ -157,14 +170,14 @@ def _check_signs(volumes: Mapping[str, Volume], resources: Resources) -> None:
     raise_faults("submission", faults)
 
 
-def _write_hdf5(volume: Volume, path: Path, resources: Resources) -> None:
-    dtype = np.min_scalar_type(_largest_id(volume, resources))
+def _write_hdf5(volume: Volume, path: Path, promise: Promise) -> None:
+    dtype = np.min_scalar_type(_largest_id(volume, promise.resources))
     blocks = tile(volume.box, BLOCK)
     with h5py.File(path, "w") as file, track(path.name, volume.size, "voxels") as advance:
         dataset = file.create_dataset(
             DATASET, volume.shape, dtype, chunks=CHUNK, compression=LEVEL, shuffle=True
         )
-        for block, chunks in _in_order(partial(_encode_block, volume, dtype), blocks, resources):
+        for block, chunks in _in_order(partial(_encode_block, volume, dtype), blocks, promise):
             for corner, data in chunks:
                 dataset.id.write_direct_chunk(corner, data)
             advance(block.size)
@@ -204,14 +217,17 @@ def _encode_block(volume: Volume, dtype: np.dtype[Any], block: Box) -> list[tupl
 
 
 def _in_order(
-    task: partial[list[tuple[Triple, bytes]]], blocks: list[Box], resources: Resources
+    task: partial[list[tuple[Triple, bytes]]], blocks: list[Box], promise: Promise
 ) -> Iterator[tuple[Box, list[tuple[Triple, bytes]]]]:
     """Results in the order of the blocks, so that the file does not depend on the workers."""
     waiting: dict[Box, list[tuple[Triple, bytes]]] = {}
-    todo = iter(blocks)
-    wanted = next(todo, None)
+    todo, resources = iter(blocks), promise.resources
+    wanted, largest = next(todo, None), 0
     for block, result in run_tasks(task, blocks, resources):
         waiting[block] = result
+        sizes = [sum(len(data) for _, data in chunks) for chunks in waiting.values()]
+        largest = max(largest, *sizes)
+        promise("submit, encoded", sum(sizes) + 2 * max(1, resources.workers) * largest)
         while wanted is not None and wanted in waiting:
             yield wanted, waiting.pop(wanted)
             wanted = next(todo, None)
@@ -278,26 +294,32 @@ def _checked(path: Path, resources: Resources) -> Handed:
         raise InputError(f"{path.name}: datasets {', '.join(keys) or 'none'}, expected exactly one")
     volume = open_hdf5(path)
     raise_faults(path.name, _faults("the file", volume.with_(name=keys[0])))
-    ids: set[int] = set()
-    voxels = 0
+    promise = _promised([volume], resources, masks=2)
+    ids, fresh = np.zeros(0, np.uint64), [np.zeros(0, np.uint64)]
+    voxels = waiting = 0
     with track(path.name, volume.size, "voxels") as advance:
         for block, (here, count) in run_tasks(
             partial(_ids_in, volume), tile(volume.box, BLOCK), resources
         ):
-            ids.update(here)
-            voxels += count
+            fresh.append(here)
+            waiting, voxels = waiting + here.size, voxels + count
+            promise("submit, ids", ID_BYTES * (ids.size + waiting))
+            if waiting > ids.size:
+                ids = np.unique(np.concatenate([ids, *fresh]))
+                fresh, waiting = [], 0
             advance(block.size)
-    if not ids:
+    ids = np.unique(np.concatenate([ids, *fresh]))
+    if not ids.size:
         raise InputError(f"{path.name}: every voxel is 0, expected instances")
-    return Handed(path.name, keys[0], volume.dtype.name, len(ids), voxels)
+    return Handed(path.name, keys[0], volume.dtype.name, ids.size, voxels)
 
 
-def _ids_in(volume: Volume, block: Box) -> tuple[list[int], int]:
+def _ids_in(volume: Volume, block: Box) -> tuple[NDArray[np.uint64], int]:
     array: Array = volume.read(block)
     inside = array[array != 0]
     if array.dtype.kind == "i" and inside.size and int(inside.min()) < 0:
         raise InputError(f"{volume.name}: label {inside.min()} in box {block}, expected none < 0")
-    return [int(i) for i in pd.unique(inside)], int(inside.size)
+    return pd.unique(inside).astype(np.uint64), int(inside.size)
 
 
 def submission_text(found: list[Handed]) -> str:

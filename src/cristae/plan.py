@@ -24,8 +24,9 @@ from cristae.networks.model import Model, load_model
 from cristae.pipeline import RunConfig
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
 from cristae.segmentation.decoders import resolve
+from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.scratch import Job, MemoryScratch
-from cristae.segmentation.segment import labelling_bytes, sampled_density, segment_volume
+from cristae.segmentation.segment import segment_volume
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.memory import step_bytes, training_bytes
 from cristae.training.proposal import Choice, Device, propose

@@ -91,5 +91,5 @@ def test_what_it_does_not_know_is_left_to_the_pipeline():
 def test_a_foreground_that_does_not_fit_is_refused():
     volume = array_volume(np.full((2, 64, 512, 512), 255, np.uint8))
     decoding = resolve(SegmentConfig(decoder="bc_watershed"), volume)
-    with pytest.raises(MemoryLimitError, match=r"tune: needs .* 0\.10 GiB are allowed"):
+    with pytest.raises(MemoryLimitError, match=r"tune, reading: needs .* 0\.10 GiB are allowed"):
         list(sweep(volume, [decoding], Resources(1, "serial", memory_gib=0.1)))

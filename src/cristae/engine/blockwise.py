@@ -75,6 +75,27 @@ def promise_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
     check_memory(stage, bytes_needed, resources)
 
 
+class Promise:
+    """Promises of a stage that comes to know on its way how much memory it needs.
+
+    Args:
+        resources: Holds the limit, if the user gave one.
+        most: Bytes that have been promised before.
+
+    Attributes:
+        held: Bytes that are held beside what a part needs.
+    """
+
+    def __init__(self, resources: Resources, most: int = 0) -> None:
+        self.resources, self.most, self.held = resources, most, 0
+
+    def __call__(self, part: str, bytes_needed: int) -> None:
+        """Promise memory where a part of the stage needs more than was promised before."""
+        if self.held + bytes_needed > self.most:
+            self.most = self.held + bytes_needed
+            promise_memory(part, self.most, self.resources)
+
+
 def check_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
     """Refuse what cannot fit; arguments and errors are those of `promise_memory`."""
     limit = memory_limit(resources)

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import memory_limit, promise_memory
+from cristae.engine.blockwise import Promise, memory_limit
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
@@ -41,8 +41,12 @@ TIMISE, PHYSICAL, GRID = "cable_length_timise_nm", "skeleton_length_nm", "traced
 TRACED_VOXELS = 2_000_000
 """Most voxels of an instance that are traced as they are."""
 
-GATHERED_RUNS, GATHERED_VOXELS, RUN_BYTES = 1 << 21, 1 << 24, 90
-"""Runs held at a time, the voxels they are expected to have, and the memory counted for each."""
+GATHERED_RUNS, GATHERED_VOXELS = 1 << 21, 1 << 24
+"""Runs held at a time, and the voxels they are expected to have."""
+
+SCANNED_BYTES, RUN_BYTES, GATHERED_BYTES, FOUND_BYTES = 60, 90, 600, 300
+"""Memory for each run of a block, run gathered, instance gathered and instance measured
+(measured)."""
 
 _CELL_VX = (128, 1024, 1024)
 _STEP = "cable lengths"
@@ -77,6 +81,7 @@ def truth_lengths(
     voxel_size_nm: Nanometres,
     resources: Resources,
     ledger: Ledger | None = None,
+    held: int = 0,
 ) -> Mapping[str, Floats]:
     """Cable lengths of true instances.
 
@@ -87,6 +92,7 @@ def truth_lengths(
         voxel_size_nm: Voxel size (z, y, x).
         resources: Workers, executor and memory.
         ledger: Remembers the instances that are measured.
+        held: Bytes that the caller holds meanwhile.
 
     Returns:
         (truths,) ``cable_length_timise_nm`` and ``skeleton_length_nm`` in nm, and
@@ -95,7 +101,7 @@ def truth_lengths(
     Raises:
         MemoryLimitError: Not even one instance at a time fits.
     """
-    resources = _fitting(truth, resources)
+    promise = _promised(truth, resources, held)
     source = _Source(placed.truth, placed.mask, voxel_size_nm)
     known = {} if ledger is None else ledger.done(_STEP)
     start, stop = truth.start - np.array(box.start), truth.stop - np.array(box.start)
@@ -105,8 +111,9 @@ def truth_lengths(
             lengths = known.get(key)
             if lengths is None:
                 lengths = []
-                for part in _gathered(source, truth.labels, (start, stop), rows, resources):
-                    for _, measured in run_tasks(partial(_measure, source), part, resources):
+                for part in _gathered(source, truth.labels, (start, stop), rows, promise):
+                    tasks = run_tasks(partial(_measure, source), part, promise.resources)
+                    for _, measured in tasks:
                         lengths.append(measured)
                         advance(1)
                 if ledger is not None:
@@ -131,17 +138,22 @@ def length_codes(lengths: Mapping[str, Floats]) -> NDArray[np.int64]:
     return np.searchsorted(LIMITS_NM, lengths[TIMISE], side="right").astype(np.int64)
 
 
-def _fitting(truth: Instances, resources: Resources) -> Resources:
-    """As many workers as memory allows for the largest instances at once."""
-    limit = memory_limit(resources)
+def _promised(truth: Instances, resources: Resources, held: int) -> Promise:
+    """Promises tracing the largest instances with as many workers as memory allows.
+
+    What is gathered for that is promised as it is found (`_scan`).
+    """
+    held += FOUND_BYTES * len(truth)
+    limit = memory_limit(resources) - held
     largest = np.sort(np.minimum(truth.voxels, TRACED_VOXELS))[::-1]
-    runs = min(GATHERED_RUNS, int(truth.voxels.sum())) * RUN_BYTES
+    runs = min(GATHERED_RUNS, int(truth.voxels.sum())) * (RUN_BYTES + GATHERED_BYTES)
     workers = max(1, resources.workers)
     while workers > 1 and runs + int(largest[:workers].sum()) * BYTES_PER_VOXEL > limit:
         workers -= 1
-    needed = runs + int(largest[:workers].sum()) * BYTES_PER_VOXEL
-    promise_memory(f"evaluate, {_STEP}", needed, resources)
-    return replace(resources, workers=workers)
+    promise = Promise(replace(resources, workers=workers))
+    promise.held = held + int(largest[:workers].sum()) * BYTES_PER_VOXEL
+    promise(f"evaluate, {_STEP}", 0)
+    return promise
 
 
 def _batches(
@@ -159,11 +171,11 @@ def _gathered(
     labels: NDArray[np.uint64],
     boxes: tuple[NDArray[np.int64], NDArray[np.int64]],
     rows: NDArray[np.intp],
-    resources: Resources,
+    promise: Promise,
     grid: int = 1,
 ) -> Iterator[list[_Instance]]:
     """The instances of some rows, largest first; in parts where they have too many runs."""
-    found = _scan(source, labels[rows], (boxes[0][rows], boxes[1][rows]), resources, grid)
+    found = _scan(source, labels[rows], (boxes[0][rows], boxes[1][rows]), promise, grid)
     if found is not None:
         runs, which = found
         limits = np.searchsorted(which, np.arange(len(rows) + 1))
@@ -174,16 +186,16 @@ def _gathered(
         yield sorted(instances, key=lambda each: -len(each.runs.start))
     elif len(rows) > 1:
         for half in np.array_split(rows, 2):
-            yield from _gathered(source, labels, boxes, half, resources)
+            yield from _gathered(source, labels, boxes, half, promise)
     else:
-        yield from _gathered(source, labels, boxes, rows, resources, 2 * grid)
+        yield from _gathered(source, labels, boxes, rows, promise, 2 * grid)
 
 
 def _scan(
     source: _Source,
     labels: NDArray[np.uint64],
     boxes: tuple[NDArray[np.int64], NDArray[np.int64]],
-    resources: Resources,
+    promise: Promise,
     grid: int,
 ) -> tuple[Runs, NDArray[np.int64]] | None:
     """Runs of some instances, and the instance of each, ascending; None where they are too many."""
@@ -195,9 +207,12 @@ def _scan(
         if ((start < np.array(block.stop)) & (stop > np.array(block.start))).all(axis=1).any()
     ]
     order = np.argsort(labels)
-    parts, count = [], 0
-    for _, part in run_tasks(partial(_scan_block, source, labels[order], grid), blocks, resources):
-        count += len(part[1])
+    parts, count, most = [], 0, 0
+    scan, resources = partial(_scan_block, source, labels[order], grid), promise.resources
+    for _, (scanned, part) in run_tasks(scan, blocks, resources):
+        count, most = count + len(part[1]), max(most, scanned)
+        needed = SCANNED_BYTES * resources.workers * most + RUN_BYTES * count
+        promise(f"evaluate, {_STEP}", needed + GATHERED_BYTES * len(labels))
         if count > GATHERED_RUNS:
             return None
         parts.append(part)
@@ -210,16 +225,16 @@ def _scan(
 
 def _scan_block(
     source: _Source, labels: NDArray[np.uint64], grid: int, block: Box
-) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int32]]:
-    """Index of the label, place and length of the runs of one block that have one of the labels."""
+) -> tuple[int, tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int32]]]:
+    """How many runs a block has; of those with one of the labels its index, place and length."""
     place, length, name = block_runs(source.truth, block, source.mask)
     which = np.minimum(np.searchsorted(labels, name), len(labels) - 1)
     mine = labels[which] == name
     runs = Runs(place[mine], length[mine])
     if grid > 1:  # one instance alone
         runs, _ = coarsened(runs, Raster(source.truth.shape), grid)
-        return np.zeros(len(runs.start), np.intp), *runs
-    return which[mine], *runs
+        return len(name), (np.zeros(len(runs.start), np.intp), *runs)
+    return len(name), (which[mine], *runs)
 
 
 def _measure(source: _Source, instance: _Instance) -> Found:

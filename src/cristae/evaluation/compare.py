@@ -18,8 +18,8 @@ from cristae.engine.outputs import write_text_output
 from cristae.engine.paths import user_path
 from cristae.engine.records import read_record, record_fingerprint, write_record
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
+from cristae.evaluation.judge import ERRORS, SCORES, score_of
 from cristae.evaluation.scores import Scores, load_scores
-from cristae.evaluation.tune import ERRORS, SCORES, score_of
 from cristae.runfolder import RunFolder, SampleFolder
 from cristae.volumes.place import lay, misplaced
 from cristae.volumes.sources import open_volume

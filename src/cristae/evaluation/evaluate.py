@@ -340,7 +340,7 @@ def _table(
         return table, None
     box, placed = place_volumes(volumes, config.crop, config.align)
     counted = time.perf_counter()
-    lengths = truth_lengths(placed, box, table.truth, size, resources, ledger)
+    lengths = truth_lengths(placed, box, table.truth, size, resources, ledger, table.nbytes)
     traced = time.perf_counter()
     if traced - counted > max(counted - begin, SLOW_S):
         log.info(

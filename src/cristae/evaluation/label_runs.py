@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import promise_memory
+from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.kernels import njit
 from cristae.engine.progress import log
@@ -42,8 +42,8 @@ from cristae.segmentation.tables import runs_of_planes
 from cristae.volumes.sources.ome_zarr import ZarrReader, is_current
 from cristae.volumes.volume import Array, Volume
 
-RELABEL_BYTES = 120
-"""Memory of labelling components, for each run (measured)."""
+RELABEL_BYTES, READ_RUN_BYTES = 120, 110
+"""Memory of labelling components and of reading them, for each run (measured)."""
 
 
 class Labelled(NamedTuple):
@@ -96,25 +96,30 @@ def runs_volume(found: Labelled, like: Volume, name: str) -> Volume:
     )
 
 
-def volume_runs(volume: Volume, resources: Resources) -> Labelled:
+def volume_runs(volume: Volume, resources: Resources, promise: Promise | None = None) -> Labelled:
     """All runs of a label volume: from its run table, else from its voxels.
 
     Args:
         volume: Labels (z, y, x).
         resources: Workers and executor, for reading voxels.
+        promise: Told of the memory as runs are found.
 
     Raises:
         InputError: Labels that are negative or fractional.
     """
-    raster = Raster(volume.shape)
+    raster, promise = Raster(volume.shape), promise or Promise(resources)
     folder = run_table_of(volume)
     if folder is not None:
         rows = table_rows(folder, volume, (0, volume.shape[0]))
+        promise(f"runs of {volume.name}", READ_RUN_BYTES * len(rows.row))
         z, y = np.divmod(rows.row, volume.shape[1])
         start = z * raster.plane + y * raster.row + rows.start
         return Labelled(Runs(start, rows.stop - rows.start), rows.label)
-    scan = partial(block_runs, volume)
-    parts = [part for _, part in run_tasks(scan, blocks_of([volume]), resources) if len(part[1])]
+    scan, parts, count = partial(block_runs, volume), [], 0
+    for _, part in run_tasks(scan, blocks_of([volume]), resources):
+        parts.append(part)
+        count += len(part[1])
+        promise(f"runs of {volume.name}", READ_RUN_BYTES * count)
     if not parts:
         return Labelled(no_runs(), np.zeros(0, np.uint64))
     start, length, label = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -219,8 +224,9 @@ def relabelled(volume: Volume, resources: Resources) -> Volume:
         InputError: Labels that are negative or fractional.
         MemoryLimitError: Its runs do not fit.
     """
-    found = volume_runs(volume, resources)
-    promise_memory("evaluate, relabel", RELABEL_BYTES * len(found.label), resources)
+    promise = Promise(resources)
+    found = volume_runs(volume, resources, promise)
+    promise("evaluate, relabel", RELABEL_BYTES * len(found.label))
     return runs_volume(connected_labels(found, Raster(volume.shape)), volume, volume.name)
 
 

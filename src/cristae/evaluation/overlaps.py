@@ -57,6 +57,11 @@ class Instances:
         return len(self.labels)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(column.nbytes for column in vars(self).values())
+
+    @property
     def centroids(self) -> Floats:
         """(n, 3) mean voxel coordinates (z, y, x)."""
         return self.sums / self.voxels[:, None]
@@ -94,6 +99,12 @@ class Overlaps:
     true: NDArray[np.intp]
     voxels: Integers
     score_unit: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        pairs = self.predicted.nbytes + self.true.nbytes + self.voxels.nbytes
+        return self.prediction.nbytes + self.truth.nbytes + pairs
 
     @property
     def iou(self) -> Floats:

@@ -1,6 +1,7 @@
 """From the overlap table to every score: settings and arithmetic; nothing is read."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ def check_evaluate_config(config: EvaluateConfig) -> None:
 
 def scores_of_table(
     table: Overlaps,
-    place: Place,
+    place: Place | None,
     config: EvaluateConfig,
     ranking: Floats | None = None,
     codes: NDArray[np.int64] | None = None,
@@ -78,7 +79,7 @@ def scores_of_table(
 
     Args:
         table: The overlap table.
-        place: Of the predicted array, for the match tables.
+        place: Of the predicted array, for the match tables; None for scores without tables.
         config: How to score.
         ranking: (predictions,) scores that rank them; voxel counts by default.
         codes: (truths,) index into `matching.CATEGORIES`; by default as ``config`` says.
@@ -89,13 +90,14 @@ def scores_of_table(
         codes = np.searchsorted(config.size_thresholds_vx, voxels, side="left").astype(np.int64)
     elif codes is None and lengths is not None:
         codes = length_codes(lengths)
+    ranked_by: Ranking = "size" if ranking is None else "score"
+    scores = Scores(**_all_blocks(table, ranking, codes, config), ranked_by=ranked_by)
+    if place is None:
+        return scores
     matches = match(table, ranking, config.size_thresholds_vx)
     named = None if codes is None else (codes, CATEGORIES)
-    return Scores(
-        **_all_blocks(table, ranking, codes, config),
-        ranked_by="size" if ranking is None else "score",
-        tables=match_tables(matches, associate(matches), place, named, lengths),
-    )
+    tables = match_tables(matches, associate(matches), place, named, lengths)
+    return replace(scores, tables=tables)
 
 
 def pool_scores(tables: Sequence[MatchTables], config: EvaluateConfig | None = None) -> Scores:

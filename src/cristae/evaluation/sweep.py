@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import promise_memory
+from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.kernels import njit
 from cristae.engine.progress import track
@@ -56,8 +56,9 @@ KNOWN = {
 }
 """Parameters whose meaning `decode` knows."""
 
-RUN_BYTES = 120
-"""Memory of decoding, for each run of the loosest foreground."""
+READ_RUN_BYTES, SHARED_RUN_BYTES, OWN_RUN_BYTES = 90, 60, 180
+"""Memory for each run of the loosest foreground: to read it, of what all settings share, and to
+decode one (measured)."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def sweep(
     prediction: Volume,
     decodings: Sequence[Decoding],
     resources: Resources,
+    promise: Promise | None = None,
     *,
     first_alone: bool = False,
 ) -> Iterator[tuple[int, Labelled]]:
@@ -140,6 +142,7 @@ def sweep(
         prediction: What `segment_volume` takes.
         decodings: The settings; `can_sweep` holds for each.
         resources: Workers and executor.
+        promise: Told of the memory, which counts as held until all settings are done.
         first_alone: The first setting comes before any other, which then wait for it.
 
     Yields:
@@ -151,12 +154,11 @@ def sweep(
         MemoryLimitError: The foreground does not fit.
     """
     above = min(min(d.foreground[0], (d.seed or d.foreground)[0]) for d in decodings)
-    packed = pack(prediction, above, max(d.channels for d in decodings), resources)
-    voxels, runs = packed.values[0].size, packed.start.size
-    shared, own = flood_bytes(voxels)
-    needed = sum(v.nbytes for v in packed.values) + shared
-    needed += resources.workers * (own + RUN_BYTES * runs)
-    promise_memory("tune", needed, resources)
+    promise = promise or Promise(resources)
+    packed = pack(prediction, above, max(d.channels for d in decodings), resources, promise)
+    needed = _decoding_bytes(packed, any(d.seed for d in decodings), resources)
+    promise("tune", needed)
+    promise.held += needed
     groups: dict[tuple[Triple, bool], list[int]] = {}
     for i, decoding in enumerate(decodings):
         groups.setdefault((decoding.foreground, decoding.seed is None), []).append(i)
@@ -171,6 +173,16 @@ def sweep(
             for i, found in run_tasks(task, members, resources):
                 yield i, found
                 advance(1)
+            del foreground, task  # before the next is made
+    promise.held -= needed
+
+
+def _decoding_bytes(packed: Packed, floods: bool, resources: Resources) -> int:
+    """Memory of all that is packed, of one foreground and of as many settings as workers."""
+    voxels, runs = packed.values[0].size, packed.start.size
+    shared, own = flood_bytes(voxels) if floods else (0, 0)
+    needed = sum(v.nbytes for v in packed.values) + shared + SHARED_RUN_BYTES * runs
+    return needed + max(1, resources.workers) * (own + OWN_RUN_BYTES * runs)
 
 
 def _decode_one(
@@ -179,7 +191,9 @@ def _decode_one(
     return decode(packed, foreground, decodings[index])
 
 
-def pack(prediction: Volume, above: int, channels: int, resources: Resources) -> Packed:
+def pack(
+    prediction: Volume, above: int, channels: int, resources: Resources, promise: Promise
+) -> Packed:
     """Read a prediction once and keep its voxels above a mask value.
 
     Args:
@@ -187,12 +201,18 @@ def pack(prediction: Volume, above: int, channels: int, resources: Resources) ->
         above: Of 256 levels.
         channels: Number of channels kept, from the first on.
         resources: Workers and executor.
+        promise: Told of the memory as blocks are read.
     """
     blocks, parts = blocks_of([prediction]), []
+    width = prediction.dtype.itemsize + 1
+    needed = max(1, resources.workers) * channels * width * max(block.size for block in blocks)
+    promise("tune, reading", needed)
     task = partial(_pack_block, prediction, above, channels)
     with track("reading", prediction.size, "voxels") as advance:
         for block, part in run_tasks(task, blocks, resources):
             parts.append(part)
+            needed += READ_RUN_BYTES * part[0].start.size + (2 * channels + 1) * part[1][0].size
+            promise("tune, reading", needed)
             advance(block.size)
     start = np.concatenate([runs.start for runs, _ in parts])
     length = np.concatenate([runs.length for runs, _ in parts])

@@ -13,49 +13,29 @@ from typing import Any
 import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
+from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources
 from cristae.engine.files import temporary_folder
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
-    Scores,
     check_evaluate_config,
     scores_of_table,
 )
+from cristae.evaluation.judge import ERRORS, SCORES, Judge, Setting, Value, bytes_of, score_of
 from cristae.evaluation.label_runs import Labelled, volume_runs
-from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
+from cristae.evaluation.overlaps import overlaps_of_tally
 from cristae.evaluation.placement import Compared, place_volumes
 from cristae.evaluation.sweep import can_sweep, sweep
-from cristae.evaluation.tables import Place
 from cristae.grid import Box
 from cristae.measurement.table import Table
-from cristae.measurement.tally import LabelRuns, tally_runs
+from cristae.measurement.tally import tally_runs
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.runs import Raster, no_runs
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.values import settle_prediction
 from cristae.volumes.volume import Volume
-
-Value = int | float
-
-SCORES = {
-    "ap_75": "average_precision_coco/75",
-    "ap_50": "average_precision_coco/50",
-    "accuracy_75": "matching/0.75/all/accuracy",
-    "accuracy_50": "matching/0.5/all/accuracy",
-    "f1_50": "matching/0.5/all/f1",
-    "panoptic_quality_50": "matching/0.5/all/panoptic_quality",
-    "foreground_iou": "voxel/foreground_iou",
-    "adapted_rand_error": "voxel/adapted_rand_error",
-}
-"""Short names of scores; any other number of ``scores.json`` is named by its keys, ``a/b/c``."""
-
-ERRORS = (
-    *("adapted_rand_error", "voi_split", "voi_merge", "fp", "fn", "missing", "background"),
-    *("over_segmentation", "under_segmentation", "many_to_many"),
-)
-"""Scores that are better when they are lower."""
 
 GRID: dict[str, tuple[Value, ...]] = {
     "seed_threshold": (0.85, 0.9, 0.95),
@@ -100,34 +80,6 @@ class TuneConfig:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One combination of the grid, and what it gives.
-
-    Attributes:
-        values: What was tried, by parameter.
-        decoder: Name of the decoder.
-        parameters: Every parameter of the decoder.
-        instances: How many it finds.
-        voxels: How many voxels they have together.
-        median_voxels: Of an instance; 0 where there is none.
-        scores: Against the truth; None without.
-        value: The score asked for; None without truth, or where it is not defined.
-        against_base: How its instances overlap those of the base setting (the truth of the
-            table); of the base itself None. Only without truth.
-    """
-
-    values: Mapping[str, Value]
-    decoder: str
-    parameters: Mapping[str, Any]
-    instances: int
-    voxels: int
-    median_voxels: float
-    scores: Scores | None = None
-    value: float | None = None
-    against_base: Overlaps | None = None
-
-
-@dataclass(frozen=True)
 class Tuning:
     """The outcome of a search.
 
@@ -161,7 +113,7 @@ class Tuning:
             for name in names:
                 columns[name] = [score_of(setting.scores, name) for setting in self.settings]
         else:
-            columns["iou_with_base"] = [_likeness(setting) for setting in self.settings]
+            columns["iou_with_base"] = [setting.iou_with_base for setting in self.settings]
         return {name: np.array(column, dtype=object) for name, column in columns.items()}
 
 
@@ -195,18 +147,23 @@ def tune_decoder(
     grid = config.grid or _default_grid(config.segment, prediction)
     decodings = _decodings(prediction, config, grid)
     base = _nearest(decodings, resolve(config.segment, prediction))
-    judge = _Judge(prediction, truth, config, resources)
+    promise = Promise(resources)
+    placed = None if truth is None else _place_truth(prediction, truth, config)
+    judge = Judge(prediction.shape, placed, config.evaluate, config.score, promise)
     prediction = settle_prediction(prediction, resources)
     prediction = checked_voxels(prediction, resources, probabilities=True)
     tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
     settings: dict[int, Setting] = {}
     kept: dict[int, Labelled] = {}
     first = base if truth is None else None  # which the others are then compared with
-    for i, found in _all_found(prediction, decodings, config.segment, first, resources):
+    for i, found in _all_found(prediction, decodings, config.segment, first, promise):
         settings[i] = replace(judge(decodings[i], found), values=tried[i])
         if truth is None:
             kept[i] = found
-            kept = {j: kept[j] for j in _most_different(settings, kept, base)}
+            promise.held += bytes_of(found, settings[i])
+            for j in sorted(set(kept) - set(_most_different(settings, kept, base))):
+                promise.held -= bytes_of(kept.pop(j), settings[j])
+                settings[j] = replace(settings[j], against_base=None)
     ordered = tuple(settings[i] for i in range(len(decodings)))
     best = None if truth is None else _best(ordered, decodings, judge.score, base)
     return Tuning(grid, ordered, judge.score, base, best, kept)
@@ -229,8 +186,7 @@ def _place_truth(prediction: Volume, truth: Volume, config: TuneConfig) -> Volum
     table = overlaps_of_tally(
         tally_runs(empty, empty, raster.shape), Box.of(raster.shape), raster.shape
     )
-    place = Place(prediction.voxel_size_nm, prediction.origin_nm)
-    nothing = scores_of_table(table, place, config.evaluate)
+    nothing = scores_of_table(table, None, config.evaluate)
     score_of(nothing, SCORES.get(config.score, config.score))  # refuses a name that is none
     return placed.truth
 
@@ -239,7 +195,7 @@ def _most_different(
     settings: Mapping[int, Setting], kept: Mapping[int, Labelled], base: int
 ) -> list[int]:
     """The base, and of the others the few that overlap it least."""
-    others = sorted((i for i in kept if i != base), key=lambda i: (_likeness(settings[i]), i))
+    others = sorted((i for i in kept if i != base), key=lambda i: (settings[i].iou_with_base, i))
     return [base, *others[:KEPT]]
 
 
@@ -293,70 +249,26 @@ def _decodings(
     return decodings
 
 
-class _Judge:
-    """Scores instances against the truth, or compares them with the base setting's."""
-
-    def __init__(
-        self, prediction: Volume, truth: Volume | None, config: TuneConfig, resources: Resources
-    ) -> None:
-        self.score = SCORES.get(config.score, config.score)
-        self.config = config.evaluate
-        self.shape, self.raster = prediction.shape, Raster(prediction.shape)
-        self.place = Place(prediction.voxel_size_nm, prediction.origin_nm)
-        self.other: LabelRuns | None = None
-        self.scored = truth is not None
-        if truth is not None:
-            placed = _place_truth(prediction, truth, config)
-            self.other = volume_runs(placed, resources).rows(self.raster)
-
-    def __call__(self, decoding: Decoding, found: Labelled) -> Setting:
-        rows = found.rows(self.raster)
-        voxels = np.bincount(found.label.astype(np.int64), found.runs.length)[1:].astype(np.int64)
-        setting = Setting(
-            {},
-            decoding.decoder,
-            decoding.parameters,
-            len(voxels),
-            int(voxels.sum()),
-            float(np.median(voxels)) if len(voxels) else 0.0,
-        )
-        if self.other is None:  # the first one, which the others are compared with
-            self.other = rows
-            return setting
-        if not self.scored:
-            return replace(setting, against_base=self._overlaps(rows, self.other))
-        scores = self._scores(rows, self.other)
-        return replace(setting, scores=scores, value=score_of(scores, self.score))
-
-    def _overlaps(self, found: LabelRuns, other: LabelRuns) -> Overlaps:
-        box = self.raster.shape
-        tally = tally_runs(found, other, box)
-        return overlaps_of_tally(tally, Box.of(box), box)
-
-    def _scores(self, found: LabelRuns, other: LabelRuns) -> Scores:
-        return scores_of_table(self._overlaps(found, other), self.place, self.config)
-
-
 def _all_found(
     prediction: Volume,
     decodings: Sequence[Decoding],
     segment: SegmentConfig,
     first: int | None,
-    resources: Resources,
+    promise: Promise,
 ) -> Iterator[tuple[int, Labelled]]:
     """(index, instances) of every setting, one of them first where that is asked for."""
-    order = sorted(range(len(decodings)), key=lambda i: i != first)
+    order, resources = sorted(range(len(decodings)), key=lambda i: i != first), promise.resources
     if all(can_sweep(decoding) for decoding in decodings):
         tried = [decodings[i] for i in order]
-        for k, found in sweep(prediction, tried, resources, first_alone=first is not None):
+        for k, found in sweep(prediction, tried, resources, promise, first_alone=first is not None):
             yield order[k], found
         return
     for i in order:
-        yield i, _segmented(prediction, decodings[i], segment, resources)
+        yield i, _segmented(prediction, decodings[i], segment, promise)
 
 
 def _segmented(
-    prediction: Volume, decoding: Decoding, segment: SegmentConfig, resources: Resources
+    prediction: Volume, decoding: Decoding, segment: SegmentConfig, promise: Promise
 ) -> Labelled:
     with temporary_folder() as folder:
         fixed: dict[str, Any] = {"decoder": decoding.decoder, **decoding.parameters}
@@ -366,33 +278,9 @@ def _segmented(
             folder / "labels.zarr",
             config=config,
             pyramid=False,
-            resources=resources,
+            resources=promise.resources,
         )
-        return volume_runs(labels, resources)
-
-
-def score_of(scores: Scores | None, name: str) -> float | None:
-    """A number of the scores by its keys, ``a/b/c``; None where it is not defined.
-
-    Raises:
-        ConfigError: No such number; what could stand there is listed.
-    """
-    node: Any = None if scores is None else scores.to_dict()
-    if node is None:
-        return None
-    for key in name.split("/"):
-        if not isinstance(node, dict) or key not in node:
-            there = ", ".join(node) if isinstance(node, dict) else "a number"
-            raise ConfigError(
-                f"score {name!r}: {key!r} found, expected one of {there}; short names are "
-                f"{', '.join(SCORES)}"
-            )
-        node = node[key]
-    if isinstance(node, dict | list):
-        raise ConfigError(
-            f"score {name!r}: expected one of the numbers below it: {', '.join(map(str, node))}"
-        )
-    return None if node is None else float(node)
+        return volume_runs(labels, promise.resources, promise)
 
 
 def _best(settings: Sequence[Setting], decodings: Sequence[Decoding], score: str, base: int) -> int:
@@ -416,16 +304,6 @@ def _distance(one: Decoding, other: Decoding) -> float:
             scale = max(abs(value), abs(there), 1.0)
             total += abs(value - there) / scale
     return total
-
-
-def _likeness(setting: Setting) -> float:
-    """Foreground IoU of a setting with the base."""
-    table = setting.against_base
-    if table is None:
-        return 1.0
-    shared = int(table.voxels.sum())
-    union = int(table.prediction.voxels.sum()) + int(table.truth.voxels.sum()) - shared
-    return shared / union if union else 1.0
 
 
 def tuned_config(setting: Setting) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cristae.engine.blockwise import promise_memory, run_blocks
+from cristae.engine.blockwise import Promise, run_blocks
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import write_atomic
 from cristae.engine.ledger import Ledger
@@ -77,7 +77,7 @@ def read_block(volume: Volume, block: Box) -> Array:
     return volume.read(block)
 
 
-ROW_BYTES = 640
+ROW_BYTES = 780
 """Memory of a row of the table while it is merged, sorted and written (measured)."""
 
 
@@ -97,6 +97,7 @@ def tally_blocks(
     ledger: Ledger | None = None,
     stage: str = "measure",
     block_bytes: int = 0,
+    promise: Promise | None = None,
 ) -> Tally:
     """Tally every block and merge.
 
@@ -111,13 +112,15 @@ def tally_blocks(
         ledger: Where finished blocks are remembered, so that an interrupted run goes on.
         stage: What promises memory.
         block_bytes: Of `memory_of`.
+        promise: That of the stage; by default ``block_bytes`` has been promised.
 
     Returns:
         The tally of all blocks together, the same for any blocks and workers.
     """
-    promise = _Promise(stage, block_bytes, resources)
+    promise = promise or Promise(resources, max(block_bytes, TABLE_BYTES))
+    table = TablePromise(stage, block_bytes, promise)
     if ledger is None:
-        return merge_tallies(_in_memory(function, blocks, description, resources, promise))
+        return merge_tallies(_in_memory(function, blocks, description, resources), table)
     rows = run_blocks(
         "tally",
         blocks,
@@ -126,24 +129,26 @@ def tally_blocks(
         resources=resources,
         description=description,
     )
-    promise.add(sum(rows.values()))
+    table(sum(rows.values()))
     return merge_tallies(_load(ledger.scratch / _file_of(block)) for block in blocks)
 
 
-class _Promise:
-    """Promises memory for a table whose rows become known bit by bit."""
+class TablePromise:
+    """Promises memory for a table whose rows become known bit by bit.
 
-    def __init__(self, stage: str, block_bytes: int, resources: Resources) -> None:
-        self.stage, self.resources = stage, resources
-        self.needed = self.stated = max(block_bytes, TABLE_BYTES)
-        self.needed -= TABLE_BYTES
+    Args:
+        stage: What promises memory.
+        block_bytes: Of `memory_of`.
+        promise: That of the stage.
+    """
 
-    def add(self, rows: int) -> None:
-        """Count more rows."""
-        self.needed += ROW_BYTES * rows
-        if self.needed > self.stated:
-            promise_memory(f"{self.stage}, table", self.needed, self.resources)
-            self.stated = self.needed
+    def __init__(self, stage: str, block_bytes: int, promise: Promise) -> None:
+        self.part, self.promise = f"{stage}, table", promise
+        self.needed = max(block_bytes - TABLE_BYTES, 0)
+
+    def __call__(self, rows: int) -> None:
+        """Promise so many rows."""
+        self.promise(self.part, self.needed + ROW_BYTES * rows)
 
 
 @dataclass(frozen=True)
@@ -166,11 +171,9 @@ def _in_memory(
     blocks: Sequence[Box],
     description: str,
     resources: Resources,
-    promise: _Promise,
 ) -> Iterator[Tally]:
     with track(description, sum(block.size for block in blocks), "voxels") as advance:
         for block, tally in run_tasks(function, blocks, resources):
-            promise.add(len(tally.labels))
             yield tally
             advance(block.size)
 

@@ -12,7 +12,7 @@ array is tallied against itself. Sums stay below 2**63 for every volume that `ch
 through, so nothing is ever rounded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -220,17 +220,23 @@ def _shape(array: NDArray[Any]) -> Triple:
     return array.shape[0], array.shape[1], array.shape[2]
 
 
-def merge_tallies(tallies: Iterable[Tally]) -> Tally:
+def merge_tallies(tallies: Iterable[Tally], note: Callable[[int], None] | None = None) -> Tally:
     """The tally of several parts together; their order does not matter.
 
     Waiting rows are merged as soon as there are more of them than the table has, 65,536 at least,
     so memory follows the table, not the number of parts.
+
+    Args:
+        tallies: The parts.
+        note: Called with the rows held after each part.
     """
     waiting: list[Tally] = [Tally.empty()]
     rows = 0
     for tally in tallies:
         waiting.append(tally)
         rows += len(tally.labels)
+        if note is not None:
+            note(len(waiting[0].labels) + rows)
         if rows > max(_MERGE_ROWS, len(waiting[0].labels)):
             waiting, rows = [_merged(waiting)], 0
     return _merged(waiting)

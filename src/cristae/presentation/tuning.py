@@ -14,9 +14,9 @@ from cristae.engine.files import write_text
 from cristae.engine.ledger import open_ledger
 from cristae.engine.progress import log
 from cristae.errors import ConfigError
+from cristae.evaluation.judge import Setting
 from cristae.evaluation.label_runs import runs_volume
 from cristae.evaluation.tune import (
-    Setting,
     TuneConfig,
     Tuning,
     check_tune,

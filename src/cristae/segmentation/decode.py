@@ -19,10 +19,11 @@ from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.contested import flood_step
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.instances import decide_instances
+from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.resolve import resolve_pieces
 from cristae.segmentation.runs import locate
 from cristae.segmentation.scratch import Job, MemoryScratch
-from cristae.segmentation.segment import labelling_bytes, sampled_density, segment_volume
+from cristae.segmentation.segment import segment_volume
 from cristae.segmentation.steps import label_step
 from cristae.segmentation.writing import final_runs
 from cristae.volumes.finite import checked_voxels

@@ -6,6 +6,7 @@ others, and what number each has in the end. No voxel is read again.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,10 @@ from cristae.segmentation.stacking import join_slices, overlap_step
 from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.steps import statistics_of, widen_step
 
-INSTANCE_BYTES = 300
-"""Memory for each instance as decoded: its sums, what it becomes, its row (measured)."""
-
-CONTACT_BYTES = 250
-"""Memory for each contact of small instances, while they are given away (measured)."""
-
 SPAN_FIELDS = ("blocks", "row", "instances", "removed")
 
 Leave = Callable[..., list[str]]
-Promise = Callable[[Ints, int], None]
+Promise = Callable[..., None]
 
 
 def decide_instances(
@@ -42,29 +37,26 @@ def decide_instances(
         plan: What every piece becomes.
         floods: Files of the floods.
         leave: Runs a step over all blocks.
-        promise: Called with the runs of each block and the bytes that instances take: says what
-            is needed, and refuses what cannot fit.
+        promise: Called with the runs of each block, the number of instances and, where there are
+            any, of contacts: says what is needed, and refuses what cannot fit.
 
     Returns:
         Columns of the table of instances, and how many small ones were removed.
     """
     fresh, removed = _leave_spans(job, plan, floods)
-    held = INSTANCE_BYTES * int(fresh[-1])
-    parts, runs = floods, plan.runs
-    promise(runs, held)
+    parts, runs, count = floods, plan.runs, int(fresh[-1])
+    promise(runs, count)
     if job.decoding.reach != (0, 0):
         parts = leave("wide", job.blocks, widen_step)
         runs = np.array([job.scratch.load(name, "start")[0].size for name in parts])
-        promise(runs, held)
+        promise(runs, count)
     totals = _totals(job, plan, parts, fresh)
     approximate = _from_cuts(job, plan, fresh)
     goes = np.arange(totals.voxels.size)
     if job.decoding.planar:
         goes, totals = _join_slices(job, totals, leave)
     if job.decoding.to_neighbor:
-        goes = _join_neighbors(
-            job, totals, goes, leave, lambda rows: promise(runs, held + CONTACT_BYTES * rows)
-        )
+        goes = _join_neighbors(job, totals, goes, leave, partial(promise, runs, count))
     columns, went = _number(job, totals, goes, approximate)
     return columns, plan.removed + removed + went
 
@@ -133,7 +125,11 @@ def _join_slices(job: Job, totals: Statistics, leave: Leave) -> tuple[Ints, Stat
 
 
 def _join_neighbors(
-    job: Job, totals: Statistics, goes: Ints, leave: Leave, promise: Callable[[int], None]
+    job: Job,
+    totals: Statistics,
+    goes: Ints,
+    leave: Leave,
+    promise: Callable[[tuple[int, int]], None],
 ) -> Ints:
     """Give small instances to their neighbours; what each becomes, or `NOBODY`.
 
@@ -142,7 +138,7 @@ def _join_neighbors(
         totals: Statistics of the instances.
         goes: The instance that each instance is part of by now.
         leave: Runs a step.
-        promise: Says that so many contacts are held.
+        promise: Says that so many contacts, which touch so many instances, are held.
     """
     small = (totals.first != NOWHERE) & (totals.voxels < job.decoding.min_size)
     if not small.any():
@@ -153,9 +149,11 @@ def _join_neighbors(
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
     job.scratch.save("groups", {"rank": rank[goes], "small": small[order]})
+    promise((0, 0))
     files = leave("contact", job.blocks, contact_step)
     tables = [job.scratch.load(file, "contacts", "count") for file in files]
-    promise(sum(count.size for _, count in tables))
+    touched = sum(int(np.count_nonzero(contacts)) - len(contacts) for contacts, _ in tables)
+    promise((sum(count.size for _, count in tables), touched))
     contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
     size = job.decoding.min_size
     given = give_away(contacts, count, totals.voxels[order], small[order], size)

@@ -18,7 +18,7 @@ from cristae.segmentation.scratch import Job, load_table
 from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 
 NOBODY = -1
-PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 250, 50, 130, 120
+PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 300, 50, 130, 120
 """Memory of resolving for each piece, seed, run on a face and edge between blocks (measured)."""
 
 SEED_FIELDS = ("seed_voxels", "seed_face", "pairs", "seed_first")

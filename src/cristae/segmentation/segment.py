@@ -24,10 +24,10 @@ import numpy as np
 from cristae import __version__
 from cristae.configuration import to_plain
 from cristae.engine.blockwise import (
+    Promise,
     Stopwatch,
     memory_limit,
     peak_memory,
-    promise_memory,
     run_blocks,
 )
 from cristae.engine.executors import Resources, meanwhile, run_tasks
@@ -44,6 +44,14 @@ from cristae.segmentation.batches import Batch
 from cristae.segmentation.contested import flood_step
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.instances import decide_instances
+from cristae.segmentation.memory import (
+    FIXED_BYTES,
+    PLAN_BYTES,
+    flood_workers,
+    labelling_bytes,
+    sampled_density,
+    writing_bytes,
+)
 from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
 from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
@@ -51,7 +59,7 @@ from cristae.segmentation.scratch import (
     Job,
     shape_name,
 )
-from cristae.segmentation.steps import label_step, layer_depth, sample_density
+from cristae.segmentation.steps import label_step
 from cristae.segmentation.tables import (
     RUN_COLUMNS,
     read_instances_table,
@@ -59,37 +67,18 @@ from cristae.segmentation.tables import (
     write_instances_table,
     write_runs_table,
 )
-from cristae.segmentation.writing import band_bytes, layers, slab_step, write_step
+from cristae.segmentation.writing import layers, slab_step, write_step
 from cristae.volumes.finite import checked_voxels
-from cristae.volumes.pyramid import build_pyramid, pyramid_memory
+from cristae.volumes.pyramid import build_pyramid
 from cristae.volumes.restate import follow_size
-from cristae.volumes.sources.ome_zarr import CHUNK, Layout, create_ome_zarr, open_ome_zarr
+from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.values import MASK_SETTING, settle_prediction
 from cristae.volumes.volume import Volume
-
-LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 90, 3
-"""Memory of labelling, for each run and each foreground voxel of a block (measured)."""
-
-EDGE_BYTES = 4
-"""Memory of labelling by affinities, for each voxel of a block: its edges and their mean."""
-
-LAYER_RUN_BYTES, TABLE_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 75, 65, 60, 100
-"""Memory for each run gathered, put into its table, painted, or moved or counted (measured; of
-tables the columns of one layer, their copies, and what is left of the layer before)."""
-
-SAMPLES = 8
-"""Chunks read before the start to see how many runs a voxel makes."""
 
 BUDGET_SHARE = 0.9
 """Share of the memory allowed that a component may take before it is cut."""
 
-FIXED_BYTES = 32 << 20
-"""Memory that no size changes."""
-
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]
-
-Promise = Callable[[str, int], None]
-"""Called with a part of the stage and the bytes it needs."""
 
 
 def segment_volume(
@@ -158,7 +147,7 @@ def segment_volume(
         folder = ledger.scratch / shape_name(shape)
         folder.mkdir(parents=True, exist_ok=True)
         job = Job(prediction, decoding, shape, FolderScratch(folder))
-        promise = _promising(resources)
+        promise = Promise(resources)
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
         summary = _segment(job, out, ledger, resources, promise)
         if pyramid:
@@ -177,10 +166,10 @@ def _segment(
     plan = resolve_pieces(job, _budget(job, resources))
     check_disk(out, 96 * int(plan.runs.sum()))
     _promise_floods(plan, resources, promise)
-    promise_rest = partial(_promise_writing, job, resources.workers, promise)
-    promise_rest(plan.runs, 0, 1 + job.decoding.reach[0])
+    promise_rest = partial(_promise_rest, job, resources.workers, promise)
+    promise_rest(plan.runs, plan.instances, None, 1 + job.decoding.reach[0])
     decode = flood_step if job.decoding.affinity is None else agglomerate_step
-    several = replace(resources, workers=_workers_that_fit(plan, resources))
+    several = replace(resources, workers=flood_workers(plan, resources))
     floods = _leave_files(job, ledger.state == "resume", several, "flood", plan.batches, decode)
     columns, removed = decide_instances(job, plan, floods, leave, promise_rest)
     count = columns["id"].size
@@ -202,52 +191,6 @@ def _segment(
     }
     _log_summary(job, summary, watch.seconds)
     return summary
-
-
-def _promising(resources: Resources) -> Promise:
-    """Promises memory, and says so where it is more than was promised before."""
-    most = 0
-
-    def promise(part: str, needed: int) -> None:
-        nonlocal most
-        if needed > most:
-            promise_memory(part, needed, resources)
-            most = needed
-
-    return promise
-
-
-def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, workers: int) -> int:
-    """Memory of a segmentation as far as it is known before its components are, imports apart.
-
-    Args:
-        job: The segmentation.
-        density: Most runs and most foreground a voxel, `sampled_density`.
-        pyramid: Whether smaller levels are written.
-        workers: Blocks at a time.
-    """
-    volume, layout = job.prediction, Layout().fitted(job.prediction.shape)
-    block = Box.of(job.block_shape).clip(volume.box).size
-    channels = len(volume.channels or ("mask",))
-    itemsize = volume.dtype.itemsize
-    runs, foreground = density
-    tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
-    edges = EDGE_BYTES if job.decoding.affinity else 0
-    if job.decoding.affinity or job.decoding.reach != (0, 0):  # whole blocks are read
-        read = block
-    else:
-        z, y, x = Box.of(job.block_shape).clip(volume.box).shape
-        read = min(z, layer_depth(volume)) * y * x
-    reading, kept = read * channels * (itemsize + (itemsize > 1)), block * (edges + tables)
-    # channels become edges before there are runs
-    labelling = int(max(reading + block * edges, kept) if edges else reading + kept)
-    shard = Box.of(layout.shard).clip(volume.box).size
-    writing = band_bytes(layout) + int(shard * SHARD_RUN_BYTES * runs)
-    needed = workers * max(labelling, writing)
-    if pyramid:
-        labels = volume.with_(dtype=np.dtype(np.uint32), channels=None, shard_shape=layout.shard)
-        needed = max(needed, pyramid_memory(labels, workers))
-    return FIXED_BYTES + needed
 
 
 def _leave_files(
@@ -277,31 +220,9 @@ def _call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int,
     step(job, *item)
 
 
-def _promise_writing(
-    job: Job, workers: int, promise: Promise, runs: Ints, held: int, growth: int = 1
-) -> None:
-    """Promise what comes after the floods.
-
-    Args:
-        job: The segmentation.
-        workers: Tasks at a time.
-        promise: Says and checks it.
-        runs: Runs of each block.
-        held: Bytes that instances take all the while.
-        growth: How many runs a run may become on the way.
-    """
-    layout = Layout().fitted(job.prediction.shape)
-    layer = sorted(sum(runs[i] for i, _ in job.blocks_in(box)) for box in layers(job))
-    shards = tile(job.prediction.box, layout.shard)
-    painted = max(sum(runs[i] for i, _ in job.blocks_in(shard)) for shard in shards)
-    shard = band_bytes(layout) + SHARD_RUN_BYTES * int(painted)
-    decoding = job.decoding
-    moves = decoding.planar or decoding.to_neighbor or growth > 1
-    moving = MOVED_RUN_BYTES * growth * int(runs.max()) if moves else 0
-    gathering = LAYER_RUN_BYTES * int(sum(layer[-workers:]))
-    table = TABLE_RUN_BYTES * int(layer[-1])
-    most = max(gathering, table + workers * shard, workers * moving)
-    promise("segment, writing", FIXED_BYTES + most + held)
+def _promise_rest(job: Job, workers: int, promise: Promise, runs: Ints, *counts: Any) -> None:
+    """Promise what comes after the floods; counts are those of `writing_bytes`."""
+    promise("segment, writing", writing_bytes(job, workers, runs, *counts))
 
 
 def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
@@ -309,7 +230,8 @@ def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
         return
     worst = max(plan.batches, key=lambda batch: batch.bytes)
     floods = sorted(batch.bytes for batch in plan.batches)
-    needed = FIXED_BYTES + sum(floods[-_workers_that_fit(plan, resources) :])
+    needed = FIXED_BYTES + PLAN_BYTES * plan.instances
+    needed += sum(floods[-flood_workers(plan, resources) :])
     try:
         promise("segment, floods", needed)
     except MemoryLimitError as error:
@@ -322,13 +244,6 @@ def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
         ) from error
 
 
-def _workers_that_fit(plan: Plan, resources: Resources) -> int:
-    """How many of the largest batches fit at once; at least one is tried."""
-    largest = sorted((batch.bytes for batch in plan.batches), reverse=True)[: resources.workers]
-    free = memory_limit(resources) - FIXED_BYTES
-    return max(1, int((np.cumsum(largest) <= free).sum()))
-
-
 def _budget(job: Job, resources: Resources) -> int | None:
     """Memory over which a component is cut, the same for an interrupted run and the next."""
     if not job.decoding.approximate:
@@ -337,16 +252,6 @@ def _budget(job: Job, resources: Resources) -> int | None:
         budget = int(BUDGET_SHARE * memory_limit(resources)) - FIXED_BYTES
         job.scratch.save("budget", {"bytes": np.array([budget])})
     return int(job.scratch.load("budget", "bytes")[0][0])
-
-
-def sampled_density(job: Job) -> tuple[float, float]:
-    """Most runs and most foreground a voxel in a few chunks spread over the volume."""
-    chunks = tile(job.prediction.box, CHUNK)
-    runs = foreground = 0.0
-    for i in np.unique(np.linspace(0, len(chunks) - 1, SAMPLES).astype(int)):
-        found = sample_density(job, chunks[i])
-        runs, foreground = max(runs, found[0]), max(foreground, found[1])
-    return runs, foreground
 
 
 def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:

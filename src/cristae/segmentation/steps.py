@@ -84,9 +84,20 @@ def sample_density(job: Job, box: Box) -> tuple[float, float]:
         return pieces.start.size / box.size, float(pieces.length.sum()) / box.size
     planes = tuple(read_channels(job, box))
     pieces = scan_rule(planes, box, job.raster, job.decoding.foreground)
-    seeds = scan_rule(planes, box, job.raster, job.decoding.seed or job.decoding.foreground)
-    count = pieces.start.size + seeds.start.size
+    seed = job.decoding.seed
+    seeds = no_runs() if seed is None else scan_rule(planes, box, job.raster, seed)
+    # long ones at a side go on in the boxes beside this one
+    share = box.shape[2] / min(job.block_shape[2], job.prediction.shape[2])
+    beyond = sum(_count_beyond(runs, box, job) for runs in (pieces, seeds))
+    count = pieces.start.size + seeds.start.size - (1 - share) * beyond
     return count / box.size, float(pieces.length.sum()) / box.size
+
+
+def _count_beyond(runs: Runs, box: Box, job: Job) -> int:
+    """How many runs of a box reach a side along x and are longer than half of it."""
+    _, _, x = job.raster.locate(runs.start)
+    at_side = (x == box.start[2]) | (x + runs.length == box.stop[2])
+    return int(np.count_nonzero(at_side & (2 * runs.length > box.shape[2])))
 
 
 def widen_step(job: Job, index: int, box: Box) -> None:
