@@ -11,6 +11,7 @@ from cristae.figures.canvas import ScaleBar, scale_bar
 from cristae.figures.charts import precision_recall_chart, size_histogram
 from cristae.figures.colours import instance_colours, oklch_to_rgb
 from cristae.figures.crops import Place, place_picture
+from cristae.figures.projection import GROUND, project
 from cristae.figures.raster import (
     contrast_window,
     data_uri,
@@ -30,7 +31,6 @@ from cristae.figures.sections import (
     instance_overlay,
     overlay_png,
 )
-from cristae.figures.solid import build_scene, render
 
 
 def test_an_id_has_one_colour_wherever_it_is_asked_for():
@@ -175,67 +175,51 @@ def test_encoded_pictures_read_back_at_their_size():
 def test_a_ball_looks_like_a_disc_of_its_own_colour_and_size():
     z, y, x = np.indices((48, 48, 48)) - 23.5
     labels = ((z**2 + y**2 + x**2) < 15**2).astype(np.uint32) * 3
-    picture, scale = render(build_scene(labels, (10, 10, 10)), azimuth=30, elevation=40, width=160)
-    colour = picture[..., :3].astype(float)
-    # The box is grey: its three channels differ by little.
-    disc = (picture[..., 3] == 255) & (np.ptp(colour, axis=2) > 16)
-    diameter = 2 * np.sqrt(disc.sum() / np.pi) * scale
-    assert diameter == pytest.approx(300, rel=0.06)
-    rows, columns = np.nonzero(disc)
-    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=3)
-    mean = colour[disc].mean(axis=0)
-    expected = instance_colours(3).astype(float)
-    cosine = mean @ expected / np.linalg.norm(mean) / np.linalg.norm(expected)
-    assert cosine > 0.99
+    picture, scale = project(labels, (10, 10, 10), 0, 160)
+    disc = (picture != GROUND).any(axis=2)
+    assert 2 * np.sqrt(disc.sum() / np.pi) * scale == pytest.approx(300, rel=0.04)
+    colour = picture.astype(float)
+    mean, expected = colour[disc].mean(axis=0), instance_colours(3).astype(float)
+    assert mean @ expected / np.linalg.norm(mean) / np.linalg.norm(expected) > 0.99
     # Lit from the upper left.
-    top, bottom = colour[disc & _upper(disc)].mean(), colour[disc & ~_upper(disc)].mean()
-    assert top > 1.15 * bottom
+    rows, columns = np.indices(disc.shape) - 79.5
+    assert (
+        colour[disc & (rows + columns < 0)].mean()
+        > 1.1 * colour[disc & (rows + columns > 0)].mean()
+    )
 
 
-def _upper(disc):
-    rows, columns = np.indices(disc.shape)
-    inside = np.nonzero(disc)
-    return rows - inside[0].mean() + columns - inside[1].mean() < 0
-
-
-def test_what_is_in_front_hides_what_is_behind():
-    labels = np.zeros((20, 60, 30), np.uint16)
-    labels[4:16, 40:52, 4:26] = 1  # in front: a ray at azimuth 0 runs towards smaller y
-    labels[4:16, 8:20, 4:26] = 2
-    front, _ = render(build_scene(labels, (8, 8, 8)), azimuth=0, elevation=0, width=90)
-    back, _ = render(build_scene(labels, (8, 8, 8)), azimuth=180, elevation=0, width=90)
-    for picture, label in ((front, 1), (back, 2)):
-        middle = picture[picture.shape[0] // 2, 45, :3].astype(float)
-        near, far = (instance_colours(i).astype(float) for i in (label, 3 - label))
-        assert middle @ near / np.linalg.norm(near) > middle @ far / np.linalg.norm(far)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_what_is_in_front_hides_what_is_behind(axis):
+    labels = np.zeros((20, 20, 20), np.uint16)
+    labels[2:8, 2:8, 2:8], labels[12:18, 12:18, 12:18] = 1, 2
+    near = tuple(slice(2, 8) if i == axis else slice(9, 11) for i in range(3))
+    far = tuple(slice(12, 18) if i == axis else slice(9, 11) for i in range(3))
+    labels[near], labels[far] = 3, 4
+    picture, _ = project(labels, (8, 8, 8), axis, 80)
+    colours = [picture[at, at].astype(float) for at in (20, 40, 60)]
+    for colour, label in zip(colours, (1, 3, 2), strict=True):
+        expected = instance_colours(label).astype(float)
+        cosine = colour @ expected / np.linalg.norm(colour) / np.linalg.norm(expected)
+        assert cosine > 0.999
+    assert (
+        colours[0].sum() / instance_colours(1).sum() > colours[2].sum() / instance_colours(2).sum()
+    )
 
 
 def test_thick_sections_keep_their_proportions():
     labels = np.zeros((12, 64, 64), np.uint8)
     labels[3:9, 16:48, 16:48] = 1  # 6 x 40 = 240 nm high, 32 x 8 = 256 nm wide
-    scene = build_scene(labels, (40, 8, 8))
-    picture, scale = render(scene, azimuth=0, elevation=0, width=128)
-    body = np.ptp(picture[..., :3].astype(int), axis=2) > 30
-    rows, columns = np.nonzero(body)
-    assert (np.ptp(columns) + 1) * scale == pytest.approx(256, rel=0.06)
-    assert (np.ptp(rows) + 1) * scale == pytest.approx(240, rel=0.2)
+    picture, scale = project(labels, (40, 8, 8), 1, 128)
+    rows, columns = np.nonzero((picture != GROUND).any(axis=2))
+    assert (np.ptp(columns) + 1) * scale == pytest.approx(256, rel=0.02)
+    assert (np.ptp(rows) + 1) * scale == pytest.approx(240, rel=0.02)
 
 
-def test_no_instances_give_a_picture_of_the_box_alone():
-    picture, _ = render(
-        build_scene(np.zeros((5, 9, 9), np.uint8), (1, 1, 1)), azimuth=20, elevation=30
-    )
-    assert picture.shape[1] == 760
-    assert 0 < (picture[..., 3] > 0).mean() < 0.1
-
-
-def test_the_picture_in_space_is_the_same_every_time():
-    labels = np.random.default_rng(0).integers(0, 2, (10, 20, 20)).astype(np.uint32)
-    one, two = (
-        render(build_scene(labels, (30, 8, 8)), azimuth=20, elevation=30, width=80)[0]
-        for _ in range(2)
-    )
-    assert (one == two).all()
+def test_no_instances_give_the_ground_alone():
+    picture, _ = project(np.zeros((5, 9, 9), np.uint8), (1, 1, 1), 0, 90)
+    assert picture.shape == (90, 90, 3)
+    assert (picture == GROUND).all()
 
 
 # --- close-ups

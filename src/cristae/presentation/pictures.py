@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.figures.canvas import ScaleBar, scale_bar
+from cristae.figures.projection import project
 from cristae.figures.raster import contrast_window, data_uri, jpeg, png
 from cristae.figures.sections import (
     annotate,
@@ -17,7 +18,6 @@ from cristae.figures.sections import (
     instance_overlay,
     overlay_png,
 )
-from cristae.figures.solid import build_scene, render
 from cristae.grid import Box, Triple
 from cristae.presentation.sampling import Thinned, plane_box, read_at, voxel_size_of
 from cristae.volumes.volume import Volume
@@ -26,8 +26,8 @@ from cristae.volumes.volume import Volume
 _LARGE, _SMALL = 1100, 760
 _VIEW_WIDTH = 760
 _QUALITY = 76
-#: Azimuth and elevation of the views (degrees).
-_ANGLES = ((-32.0, 42.0), (148.0, 42.0))
+#: Axis that the views in space look along, and in words.
+_LOOKING = {0: "from above, along z", 1: "from the front, along y"}
 _WHITE = (255, 255, 255)
 #: Axis cut, and axes (0 z, 1 y, 2 x) along rows and columns.
 _PLANES = {"xy": (0, 1, 2), "yz": (2, 1, 0), "xz": (1, 0, 2)}
@@ -183,19 +183,11 @@ def _flat(volume: Volume, stack: Stack, box: Box, name: str) -> NDArray[Any]:
 
 
 def views(thinned: Thinned, unit: str) -> Sequence[View]:
-    """Two pictures of the instances in space."""
-    scene = build_scene(thinned.array, thinned.voxel_size)
+    """The instances along z, and along y."""
     shown = []
-    for azimuth, elevation in _ANGLES:
-        picture, scale = render(scene, azimuth=azimuth, elevation=elevation, width=_VIEW_WIDTH)
+    for axis, looking in _LOOKING.items():
+        picture, scale = project(thinned.array, thinned.voxel_size, axis, _VIEW_WIDTH)
         rows, columns = picture.shape[:2]
-        shown.append(
-            View(
-                image=data_uri(png(picture)),
-                width=columns,
-                height=rows,
-                bar=scale_bar(columns, scale, 0.2, unit),
-                looking=f"seen from {elevation:g}° above, turned by {azimuth:g}°".replace("-", "−"),
-            )
-        )
+        bar = scale_bar(columns, scale, 0.2, unit)
+        shown.append(View(data_uri(png(picture)), columns, rows, bar, looking))
     return shown
