@@ -5,7 +5,7 @@ from it (`scoring`).
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,9 @@ from cristae.grid import Triple
 from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.place import recorded_places
+from cristae.volumes.sources import Source, open_labels, open_volume
 from cristae.volumes.values import settle_mask
-from cristae.volumes.volume import Array, Volume, array_volume, refuse_unfinished_volume
+from cristae.volumes.volume import Volume, array_volume, refuse_unfinished_volume
 
 __all__ = [
     "EvaluateConfig",
@@ -82,11 +83,11 @@ SLOW_S = 5.0
 
 
 def score_instances(
-    instances: Volume | Array,
-    truth: Volume | Array,
+    instances: Source,
+    truth: Source,
     *,
-    scores: Volume | Array | Mapping[int, float] | None = None,
-    mask: Volume | Array | None = None,
+    scores: Source | Mapping[int, float] | None = None,
+    mask: Source | None = None,
     categories: Mapping[int, str] | None = None,
     config: EvaluateConfig | None = None,
     block_shape: Triple | None = None,
@@ -138,12 +139,12 @@ def score_instances(
 
 
 def evaluate_volume(
-    instances: Volume,
-    truth: Volume,
-    out: Path | ScoreFiles,
+    instances: Source,
+    truth: Source,
+    out: str | Path | ScoreFiles,
     *,
-    scores: Volume | Mapping[int, float] | None = None,
-    mask: Volume | None = None,
+    scores: Source | Mapping[int, float] | None = None,
+    mask: Source | None = None,
     config: EvaluateConfig | None = None,
     block_shape: Triple | None = None,
     resources: Resources | None = None,
@@ -175,7 +176,7 @@ def evaluate_volume(
     """
     config = EvaluateConfig() if config is None else config
     check_evaluate_config(config)
-    out = ScoreFiles(out) if isinstance(out, Path) else out
+    out = out if isinstance(out, ScoreFiles) else ScoreFiles(Path(out))
     resources = Resources() if resources is None else resources
     given = scores if isinstance(scores, Mapping) else None
     image = None if isinstance(scores, Mapping) else scores
@@ -279,24 +280,24 @@ def _check_categories(categories: Mapping[int, str] | None) -> None:
 
 
 def _compared(
-    instances: Volume | Array,
-    truth: Volume | Array,
-    scores: Volume | Array | None,
-    mask: Volume | Array | None,
+    instances: Source,
+    truth: Source,
+    scores: Source | None,
+    mask: Source | None,
     config: EvaluateConfig,
 ) -> Compared:
     return Compared(
-        prediction=_volume(instances, "instances"),
-        truth=_volume(truth, "truth"),
+        prediction=_volume(instances, "instances", open_labels),
+        truth=_volume(truth, "truth", open_labels),
         scores=None if scores is None else _volume(scores, "scores"),
         score_channel=config.score_channel,
         mask=None if mask is None else _volume(mask, "mask"),
     )
 
 
-def _volume(source: Volume | Array, name: str) -> Volume:
-    if isinstance(source, Volume):
-        return source
+def _volume(source: Source, name: str, opened: Callable[[Source], Volume] = open_volume) -> Volume:
+    if isinstance(source, str | Path | Volume):
+        return opened(source)
     # an array in memory has no chunks: blocks of whole planes are read without a copy
     return array_volume(source, name=name).with_(chunk_shape=(1, 1, 1))
 

@@ -34,6 +34,7 @@ from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
 from cristae.segmentation.runs import Raster, no_runs
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.finite import checked_voxels
+from cristae.volumes.sources import Source, open_labels, open_volume
 from cristae.volumes.values import settle_prediction
 from cristae.volumes.volume import Volume
 
@@ -118,8 +119,8 @@ class Tuning:
 
 
 def tune_decoder(
-    prediction: Volume,
-    truth: Volume | None = None,
+    prediction: Source,
+    truth: Source | None = None,
     *,
     config: TuneConfig | None = None,
     resources: Resources | None = None,
@@ -143,6 +144,8 @@ def tune_decoder(
         MemoryLimitError: The foreground does not fit.
     """
     config, resources = config or TuneConfig(), resources or Resources()
+    prediction = open_volume(prediction)
+    truth = None if truth is None else open_labels(truth)
     check_evaluate_config(config.evaluate)
     grid = config.grid or _default_grid(config.segment, prediction)
     decodings = _decodings(prediction, config, grid)

@@ -31,6 +31,7 @@ from cristae.measurement.tally import (
     tally_block,
 )
 from cristae.volumes.expected import Expected, known_identity
+from cristae.volumes.sources import Source, open_labels
 from cristae.volumes.volume import Nanometres, Volume, refuse_unfinished_volume
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _AXES = ("z", "y", "x")
 
 
 def measure_instances(
-    instances: Volume,
+    instances: Source,
     out_csv: str | Path | None = None,
     *,
     resources: Resources | None = None,
@@ -50,7 +51,7 @@ def measure_instances(
     """Measure every instance.
 
     Args:
-        instances: Labels (z, y, x) with a voxel size; 0 is background.
+        instances: Labels (z, y, x) with a voxel size, 0 is background: a volume, or its path.
         out_csv: The table to write; None for none. A finished one of the same instances is left
             alone, an interrupted one goes on with the blocks that are missing.
         resources: Workers and executor.
@@ -75,7 +76,7 @@ def measure_instances(
     """
     import pandas as pd  # it takes a third of a second
 
-    resources = resources or Resources()
+    resources, instances = resources or Resources(), open_labels(instances)
     if out_csv is None:
         refuse_unfinished_volume(instances)
         return pd.DataFrame(_measured(instances, _check(instances), resources, None))

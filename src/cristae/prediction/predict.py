@@ -30,7 +30,7 @@ from cristae.grid import Box, Triple
 from cristae.networks.device import find_devices, prepare_devices
 from cristae.networks.ensemble import ensemble_contract, make_ensemble
 from cristae.networks.inference import Precision
-from cristae.networks.model import GREY, Model, model_network
+from cristae.networks.model import GREY, Model, load_model, model_network
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
@@ -67,23 +67,26 @@ from cristae.volumes.padding import Padding, content_mask, find_padding
 from cristae.volumes.place import Align
 from cristae.volumes.plausible import warn_of_size
 from cristae.volumes.restate import adopt_size
+from cristae.volumes.sources import Source, open_volume
 from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.volume import Volume
 
 __all__ = ["PredictConfig", "predict_volume"]
 
+ModelLike = Model | str | Path
+"""A model, its file, or the name of one of the package's."""
 
 VERSION = 2
 """Of the predicting code, as far as it changes levels; 1 saw padding as if it were tissue."""
 
 
 def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, and how
-    source: Volume,
-    model: Model | Sequence[Model],
+    source: Source,
+    model: ModelLike | Sequence[ModelLike],
     out: str | Path,
     *,
     config: PredictConfig | None = None,
-    mask: Volume | None = None,
+    mask: Source | None = None,
     align: Align = "origin",
     block_shape: Triple | None = None,
     resources: Resources | None = None,
@@ -97,9 +100,10 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     coarser where there is one, and the probabilities are interpolated back on the source's grid.
 
     Args:
-        source: Image (z, y, x) of any real dtype.
-        model: The network and what it expects. Of several, which must agree in channels, intensity
-            rule, working voxel size and windows, the first one's decoder and thresholds pass on.
+        source: Image (z, y, x) of any real dtype: a volume, an array, or the path of one.
+        model: The network and what it expects, its file, or the name of one of the package's. Of
+            several, which must agree in channels, intensity rule, working voxel size and windows,
+            the first one's decoder and thresholds pass on.
         out: The ``.zarr`` written.
         config: How to predict.
         mask: Where there is tissue, not 0. It lies on the source by voxel size and origin, shifted
@@ -129,7 +133,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     resources, out = resources or Resources(), user_path(out)
     chunks = None if chunks is None else user_path(chunks)
     check_places(out, chunks)
-    asked = ask(source, model, out, config, mask, block_shape, resources, align)
+    volume, tissue = open_volume(source), None if mask is None else open_volume(mask)
+    asked = ask(volume, _loaded(model), out, config, tissue, block_shape, resources, align)
     models, contract, grids = asked.models, asked.contract, asked.grids
     identity = predict_record(asked)
     asked = _checked(asked, identity["inputs"])
@@ -399,6 +404,11 @@ def _statistics(
             *min(known, key=lambda each: abs(each[0] - moments[0]) + abs(each[1] - moments[1])),
         )
     return statistics
+
+
+def _loaded(model: ModelLike | Sequence[ModelLike]) -> list[Model]:
+    given = (model,) if isinstance(model, Model | str | Path) else model
+    return [each if isinstance(each, Model) else load_model(each) for each in given]
 
 
 def _report(request: Request, done: Done, waste: float) -> None:

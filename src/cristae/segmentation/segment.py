@@ -71,6 +71,7 @@ from cristae.segmentation.writing import layers, slab_step, write_step
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.pyramid import build_pyramid
 from cristae.volumes.restate import follow_size
+from cristae.volumes.sources import Source, open_volume
 from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.values import MASK_SETTING, settle_prediction
 from cristae.volumes.volume import Volume
@@ -82,7 +83,7 @@ __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume
 
 
 def segment_volume(
-    prediction: Volume,
+    prediction: Source,
     out: str | Path,
     *,
     config: SegmentConfig | None = None,
@@ -101,7 +102,7 @@ def segment_volume(
             distance, or three affinities with the attribute ``offsets`` where they are not with
             the voxel before along z, y, x; uint8 (255 is certain), uint16 or float in [0, 1]. Or
             (z, y, x): the mask. One of two values, 0 and 1, 255 or 65535 in any type, is taken for
-            a mask (`settle_mask`).
+            a mask (`settle_mask`). A volume, an array, or the path of one.
         out: Folder of the labels, ``NAME.zarr``.
         config: Decoder and parameters; what it leaves open comes from the prediction's own
             metadata, then from the decoder.
@@ -125,6 +126,7 @@ def segment_volume(
     """
     out, resources = user_path(out), resources or Resources()
     check_name(out)
+    prediction = open_volume(prediction)
     inputs = {"prediction": prediction.identity}
     own = overwrite or "quantisation" in prediction.attributes
     known = None if own else settings_recorded(out, inputs)

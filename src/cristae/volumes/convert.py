@@ -38,6 +38,7 @@ from cristae.volumes.padding import PADDING_ATTRIBUTE, find_padding
 from cristae.volumes.plausible import warn_of_size
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
 from cristae.volumes.restate import adopt_size
+from cristae.volumes.sources import Source, open_volume
 from cristae.volumes.sources.ome_zarr import (
     Layout,
     create_ome_zarr,
@@ -88,7 +89,7 @@ class Job:
 
 
 def convert_volume(
-    source: Volume,
+    source: Source,
     out: str | Path,
     *,
     kind: Kind | None = None,
@@ -105,7 +106,7 @@ def convert_volume(
     stored with it. Voxel size, origin and channels pass on.
 
     Args:
-        source: Any volume.
+        source: A volume, an array, or the path of one.
         out: A path ending in ``.zarr``.
         kind: What the voxels are, where the source does not say.
         pyramid: Write smaller levels, too.
@@ -124,11 +125,12 @@ def convert_volume(
         DiskSpaceError: The disk has no room for it.
     """
     out, resources = user_path(out), resources or Resources()
-    _check_place(source, out)
-    source, reason = _settle_kind(source, kind)
-    inputs = {"source": source.identity}
-    source = checked_voxels(source, resources, out=out, inputs=inputs)
-    settings = _settings(source, pyramid)
+    volume = open_volume(source)
+    _check_place(volume, out)
+    volume, reason = _settle_kind(volume, kind)
+    inputs = {"source": volume.identity}
+    volume = checked_voxels(volume, resources, out=out, inputs=inputs)
+    settings = _settings(volume, pyramid)
     identity: dict[str, Any] = {"stage": "convert", "inputs": inputs, "settings": settings}
     if not overwrite:
         adopt_size(out, **identity)
@@ -136,7 +138,7 @@ def convert_volume(
         if ledger.state == "done":
             log.info("%s: already done", out)
         else:
-            _convert(source, out, pyramid, resources, ledger, reason)
+            _convert(volume, out, pyramid, resources, ledger, reason)
     return open_ome_zarr(out)
 
 

@@ -109,6 +109,17 @@ class Volume:
         self._check(box)
         return self.reader.read(box.shift(self.corner))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """All voxels, as `numpy.asarray` asks for them; they are always read anew.
+
+        Raises:
+            ValueError: ``copy=False``.
+        """
+        if copy is False:
+            raise ValueError(f"{self.name}: voxels are read, which makes a copy")
+        array = self.read()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
     def write(self, box: Box, array: Array) -> None:
         """Write a box; it is on disk when this returns.
 

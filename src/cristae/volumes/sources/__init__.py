@@ -95,6 +95,11 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
     return volume.crop(parse_roi(roi, volume.shape)) if roi is not None else volume
 
 
+def open_labels(source: Source) -> Volume:
+    """Open a source whose voxels are ids; a volume is taken as it is."""
+    return source if isinstance(source, Volume) else open_volume(source, kind="labels")
+
+
 def _name(source: Source) -> str:
     if isinstance(source, Volume):
         return source.name
