@@ -294,6 +294,17 @@ def test_an_array_is_known_by_all_its_bytes(tmp_path: Path) -> None:
     assert hash_array(np.zeros((2, 0, 3))) == hash_array(np.zeros((2, 0, 3)))
 
 
+def test_an_array_is_looked_at_once_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    monkeypatch.setattr(identity, "hash_array", lambda a: looked.append(a.shape) or hash_array(a))
+    volume = array_volume(ONE.astype(np.float32))
+    for times in (1, 2):  # begun, and done before
+        convert_volume(volume, tmp_path / "a.zarr")
+        assert looked == [ONE.shape] * times
+
+
 def test_the_part_read_counts(tmp_path: Path) -> None:
     source = write(tmp_path / "a", "tiff", ONE)
     out = tmp_path / "out.csv"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from cristae.engine.executors import Resources
-from cristae.errors import InputError, OutputExistsError
+from cristae.errors import InputError, OutputExistsError, WorkerError
 from cristae.measurement.measure import measure_instances
 from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.volumes import pyramid
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.plausible import doubt, far_from_model
 from cristae.volumes.sources import open_volume
@@ -107,6 +108,37 @@ def test_a_size_given_to_a_conversion_that_was_cut_off(tmp_path, monkeypatch):
     assert made.voxel_size_nm == (30, 8, 8)
     assert levels(out)[0][1][0] == [30, 16, 16]
     np.testing.assert_array_equal(made.read(), ARRAY)
+
+
+@pytest.mark.parametrize("cut", ["write_shard", "name_levels"])
+def test_a_size_given_to_a_conversion_that_was_cut_off_among_its_levels(tmp_path, monkeypatch, cut):
+    """Levels made without a size are made anew, so that the bytes are those of one conversion."""
+    out, sized = tmp_path / "a.zarr", open_volume(ARRAY, voxel_size_nm=(30, 8, 8))
+    step = getattr(pyramid, f"_{cut}")
+    with monkeypatch.context() as patched:
+        patched.setattr(pyramid, f"_{cut}", lambda *given: step(*given) or 1 / 0)
+        with pytest.raises((ZeroDivisionError, WorkerError)):
+            convert_volume(open_volume(ARRAY), out, resources=ONE)
+    made = convert_volume(sized, out, resources=ONE)
+    assert made.voxel_size_nm == (30, 8, 8)
+    whole = convert_volume(sized, tmp_path / "b.zarr", resources=ONE)
+    assert levels(out)[0] == levels(tmp_path / "b.zarr")[0]
+    made_of, others = (path / "0" / "manifest.txt" for path in (out, tmp_path / "b.zarr"))
+    assert made_of.read_text() == others.read_text()
+    np.testing.assert_array_equal(made.read(), whole.read())
+    assert convert_volume(sized, out).voxel_size_nm == (30, 8, 8)
+
+
+def test_a_foreign_file_among_levels_that_would_be_made_anew_stays(tmp_path, monkeypatch):
+    out = tmp_path / "a.zarr"
+    with monkeypatch.context() as patched:
+        patched.setattr(pyramid, "_name_levels", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert_volume(open_volume(ARRAY), out, resources=ONE)
+    (out / "1" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"1/notes\.txt"):
+        convert_volume(open_volume(ARRAY, voxel_size_nm=(30, 8, 8)), out, resources=ONE)
+    assert (out / "1" / "notes.txt").read_text() == "mine"
 
 
 def test_labels_follow_and_can_be_measured(tmp_path):

@@ -82,7 +82,9 @@ Ensemble = Annotated[
     list[str] | None,
     typer.Option("--ensemble", metavar="MODEL", help="one more model; outputs are combined"),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="tasks at a time; all cores by default")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="tasks at a time; all cores by default")
+]
 Memory = Annotated[
     float | None, typer.Option(metavar="GIB", help="memory to use; what is free by default")
 ]
@@ -111,6 +113,8 @@ def resources_of(workers: int | None, memory: float | None) -> "Resources":
     """All cores and what memory is free, unless told otherwise."""
     from cristae.engine.executors import Resources, available_cores
 
+    if memory is not None and not 0 < memory < math.inf:
+        raise ConfigError(f"--memory {memory:g}: expected a number of GiB above 0")
     return Resources(workers=workers or available_cores(), memory_gib=memory)
 
 

@@ -199,7 +199,7 @@ def preview(
     out: Annotated[Path, typer.Argument(metavar="PAGE.html", help="the page to write")] = Path(
         "preview.html"
     ),
-    n: Annotated[int, typer.Option("--n", min=1, help="places to look at")] = 6,
+    n: Annotated[int, typer.Option("--n", min=1, max=1000, help="places to look at")] = 6,
     pytc_config: PytcConfigs = None,
     ensemble: Ensemble = None,
     voxel_size: VoxelSize = None,

@@ -136,6 +136,22 @@ class Named:
         return []
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Content that was looked at; what was seen stays."""
+
+    content: Content
+    seen: Facts
+
+    def facts(self) -> Facts:
+        """What it was when it was looked at."""
+        return self.seen
+
+    def places(self) -> list[Place]:
+        """Where it lies."""
+        return self.content.places()
+
+
 @dataclass(frozen=True)
 class Identity:
     """What an input is, and how it is read.
@@ -158,6 +174,10 @@ class Identity:
     def read_as(self, *how: str) -> "Identity":
         """The same content, read another way."""
         return replace(self, reading=(*self.reading, *how))
+
+    def now(self) -> "Identity":
+        """The same, looked at now and not again: what a stage compares and records."""
+        return replace(self, contents=tuple(Seen(each, each.facts()) for each in self.contents))
 
     def joined(self, *others: "Identity") -> "Identity":
         """What is made from several inputs together."""

@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cristae.engine.files import merge_attributes, read_json, write_json
+from cristae.engine.files import (
+    merge_attributes,
+    read_json,
+    remove_tree,
+    write_json,
+    write_text,
+)
 from cristae.engine.identity import Identity, compare, fingerprint_of, stable
 from cristae.engine.locks import take_lock
 from cristae.engine.ownership import (
@@ -14,6 +20,7 @@ from cristae.engine.ownership import (
     find_record,
     read_marks,
     record_file,
+    refuse_foreign_entries,
     work_folder,
 )
 from cristae.engine.paths import user_path
@@ -24,6 +31,11 @@ Input = str | Identity
 RECORDED_LATER = ("version", "places")
 """Settings that release 0.1 did not record: the version of the predicting code, and where the
 volumes of a comparison lie."""
+
+
+def looked_at(inputs: Mapping[str, Input]) -> dict[str, Input]:
+    """Inputs as they are now: what a stage compares and records is looked at once."""
+    return {role: one.now() if isinstance(one, Identity) else one for role, one in inputs.items()}
 
 
 def identity_tree(
@@ -139,14 +151,15 @@ def adopt_settings(
     identity = identity_tree(stage, inputs, settings)
     known = {name: identity["settings"][name] for name in unknown}
     work = work_folder(output, is_folder=True)
-    marks = {} if finished else read_marks(work / "done.jsonl")
-    if known[unknown[0]] is None or any(step.startswith("pyramid") for step in marks):
-        return False  # smaller levels that are not finished follow the settings
+    if known[unknown[0]] is None:
+        return False
     adopted = {**record, "settings": {**record["settings"], **known}}
     if differences(adopted, identity, trusted_roles(inputs), finished)[0]:
         return False
     release = take_lock(output)
     try:
+        if not finished:
+            _drop_levels(output, work)
         before()
         if finished:
             merge_attributes(output, {"record": adopted})
@@ -155,6 +168,24 @@ def adopt_settings(
     finally:
         release()
     return True
+
+
+def _drop_levels(output: Path, work: Path) -> None:
+    """Let the smaller levels of an unfinished image be made anew: they follow its voxel size."""
+    levels = [path for path in output.iterdir() if path.name.isdecimal() and path.name != "0"]
+    if not levels:
+        return
+    refuse_foreign_entries(output, is_folder=True)
+    marks = work / "done.jsonl"
+    kept = [
+        json.dumps([step, key, value]) + "\n"
+        for step, pieces in read_marks(marks).items()
+        for key, value in pieces.items()
+        if not step.startswith("pyramid")
+    ]
+    write_text(marks, "".join(kept))  # before they go, so that none is taken for made
+    for level in levels:
+        remove_tree(level)
 
 
 def trusted_roles(inputs: Mapping[str, Input]) -> set[str]:

@@ -183,7 +183,7 @@ def evaluate_volume(
     volumes = _compared(instances, truth, image, mask, config)
     place_volumes(volumes, config.crop, config.align)
     inputs: dict[str, str | Identity] = {
-        role: volume.identity for role, volume in volumes.volumes.items()
+        role: volume.identity.now() for role, volume in volumes.volumes.items()
     }
     if given is not None:
         inputs["scores"] = fingerprint_of(sorted(given.items()))

@@ -110,9 +110,11 @@ def as_labels(array: NDArray[Any], name: str, box: Box) -> NDArray[Any]:
     if kind not in "buif":
         raise InputError(f"{name}: labels are {array.dtype}, expected integers")
     if kind == "f":
-        bad = array[~((np.floor(array) == array) & (array >= 0))]
+        bad = array[~((np.floor(array) == array) & (array >= 0) & (array < np.float64(2**64)))]
         if bad.size:
-            raise InputError(f"{name}: label {bad[0]} in box {box}, expected whole numbers from 0")
+            raise InputError(
+                f"{name}: label {bad[0]} in box {box}, expected whole numbers from 0 to 2**64 - 1"
+            )
         return np.ascontiguousarray(array.astype(np.uint64))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     return array.view(f"u{array.dtype.itemsize}")

@@ -24,7 +24,7 @@ from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log, rate_text
-from cristae.engine.records import Input, identity_tree, record_fingerprint
+from cristae.engine.records import Input, identity_tree, looked_at, record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.device import find_devices, prepare_devices
@@ -137,6 +137,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     asked = ask(volume, _loaded(model), out, config, tissue, block_shape, resources, align)
     models, contract, grids = asked.models, asked.contract, asked.grids
     identity = predict_record(asked)
+    identity["inputs"] = looked_at(identity["inputs"])
     asked = _checked(asked, identity["inputs"])
     plan = None
     if chunks is not None:
@@ -246,6 +247,8 @@ def predict_record(asked: Asked) -> dict[str, Any]:
 def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     source, config, contract = asked.source, asked.config, asked.contract
     warn_of_size(source)
+    output_bytes = Box.of(asked.grids.shape).size * len(contract.channels)
+    check_disk(asked.out, output_bytes, besides)  # before a voxel is read
     # networks run in windows see the image as their reference does, padding and all
     padding = None if contract.windows else find_padding(source, asked.resources)
     statistics = _statistics(source, asked.models[0], config, padding)
@@ -274,7 +277,7 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
         plan = plan_tiles(request, ledger)
         needed, scratch = tiling_bytes(plan, request), 0
     promise_memory("predict", needed, asked.resources)
-    check_disk(asked.out, Box.of(grids.shape).size * len(contract.channels) + scratch, besides)
+    check_disk(asked.out, output_bytes + scratch, besides)
     prediction = create_ome_zarr(
         asked.out,
         shape=grids.shape,

@@ -72,7 +72,7 @@ def tune_volume(
     config = config or TuneConfig()
     volumes = {"prediction": prediction, "truth": truth, "image": image}
     given = {role: v for role, v in volumes.items() if v is not None}
-    inputs = {role: v.identity for role, v in given.items()}
+    inputs = {role: v.identity.now() for role, v in given.items()}
     if image is not None:
         overlay = lay(prediction, image, config.evaluate.align, crop=True)
         image = spread_over(prediction, image, overlay)

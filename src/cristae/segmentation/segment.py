@@ -127,7 +127,7 @@ def segment_volume(
     out, resources = user_path(out), resources or Resources()
     check_name(out)
     prediction = open_volume(prediction)
-    inputs = {"prediction": prediction.identity}
+    inputs = {"prediction": prediction.identity.now()}
     own = overwrite or "quantisation" in prediction.attributes
     known = None if own else settings_recorded(out, inputs)
     decoding = resolve(config or SegmentConfig(), prediction)

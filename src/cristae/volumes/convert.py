@@ -128,7 +128,7 @@ def convert_volume(
     volume = open_volume(source)
     _check_place(volume, out)
     volume, reason = _settle_kind(volume, kind)
-    inputs = {"source": volume.identity}
+    inputs = {"source": volume.identity.now()}
     volume = checked_voxels(volume, resources, out=out, inputs=inputs)
     settings = _settings(volume, pyramid)
     identity: dict[str, Any] = {"stage": "convert", "inputs": inputs, "settings": settings}
@@ -339,7 +339,8 @@ def _stored(job: Job, array: Array, box: Box) -> Array:
     dtype = job.target.dtype
     if array.dtype == dtype:
         return array
-    stored = array.astype(dtype)
+    with np.errstate(invalid="ignore"):  # what no integer can hold is told below
+        stored = array.astype(dtype)
     if array.size and (array.min() < 0 or not np.array_equal(stored, array)):
         wrong = array[(array < 0) | (stored != array)]
         raise InputError(

@@ -6,6 +6,7 @@ same attribute of the volume that `checked_voxels` gives back.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,8 @@ def without_nan(volume: Volume, nan: Nan) -> Volume:
     Raises:
         InputError: A number that is not finite or not of the volume's type; nothing to fill with.
     """
-    if nan != "fill" and not math.isfinite(nan):
+    number = isinstance(nan, int | float) and -sys.float_info.max <= nan <= sys.float_info.max
+    if nan != "fill" and not number:
         raise InputError(f"{volume.name}: nan {nan}, expected fill or a finite number")
     if volume.dtype.kind != "f":
         log.info("%s: %s voxels, none of which can be NaN", volume.name, volume.dtype)

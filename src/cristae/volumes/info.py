@@ -173,13 +173,16 @@ def describe(volume: Volume) -> VolumeInfo:
 
 
 def _finite(volume: Volume) -> str:
-    """Whether all voxels are finite: of a large volume, those of its middle section."""
-    seen = volume
+    """Whether all voxels are finite: of a large volume, those of (rows of) its middle section."""
+    seen, middle = volume, volume.shape[0] // 2
     if volume.size > LOOK_VOXELS:
-        middle = volume.shape[0] // 2
-        seen = volume.crop(Box((middle, 0, 0), (middle + 1, *volume.shape[1:])))
+        rows, width = volume.shape[1:]
+        looked = min(rows, max(1, LOOK_VOXELS // width))
+        seen = volume.crop(Box((middle, 0, 0), (middle + 1, looked, min(width, LOOK_VOXELS))))
     fault = voxel_fault(seen, Resources())
-    where = "" if seen is volume else f" in section {middle}; all are looked at before any work"
+    part = "" if seen.shape[1:] == volume.shape[1:] else f"the first {seen.shape[1]} rows of "
+    where = f" in {part}section {middle}; all are looked at before any work"
+    where = "" if seen is volume else where
     return (f"no: {fault}" if fault else "yes") + where
 
 

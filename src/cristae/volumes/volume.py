@@ -4,7 +4,8 @@ Boxes are in voxels of the volume, whatever part of a source it is. Physical uni
 voxel size is (z, y, x) in nm or None where nobody knows it, the origin is the centre of voxel 0.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -35,6 +36,9 @@ class Writer(Reader, Protocol):
     def write(self, box: Box, array: Array) -> None:
         """Put a box on disk; returns when it is there."""
 
+
+MOST_VOXELS = 1 << 53
+"""More than that in one array is a mistake: 9 million Gvoxel."""
 
 UNKNOWN = Identity()
 """The identity of a volume that no record may name."""
@@ -177,6 +181,18 @@ def refuse_unfinished_volume(volume: Volume) -> None:
             refuse_unfinished(place)
 
 
+def check_voxels(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Refuse voxels that are no real numbers of up to 64 bits, and more of them than there can be.
+
+    Raises:
+        InputError: What was found.
+    """
+    if dtype.kind not in "uifb" or dtype.itemsize > 8 or dtype.isbuiltin > 1:
+        raise InputError(f"{name}: found dtype {dtype}, expected real numbers of up to 64 bits")
+    if math.prod(int(n) for n in shape) > MOST_VOXELS:
+        raise InputError(f"{name}: found shape {tuple(shape)}, expected 2**53 voxels at most")
+
+
 def array_volume(
     array: Array,
     *,
@@ -195,8 +211,12 @@ def array_volume(
         kind: What the voxels are, if known.
 
     Raises:
-        InputError: Neither 3D nor 4D, an empty array, or names that do not match the channels.
+        InputError: Neither 3D nor 4D, an empty array, no real numbers, or names that do not match
+            the channels.
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{name}: a masked array found, expected a plain one: array.filled(VALUE)")
+    check_voxels(name, array.shape, array.dtype)
     if array.ndim not in (3, 4) or array.size == 0:
         raise InputError(
             f"{name}: array of shape {array.shape}, expected (z, y, x) or (c, z, y, x) with voxels"

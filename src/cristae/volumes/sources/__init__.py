@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 
@@ -27,9 +28,11 @@ from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
 from cristae.volumes.sources.image_metadata import is_ours
 from cristae.volumes.sources.ome_zarr import as_level, open_ome_zarr
 from cristae.volumes.sources.turned import turned
-from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
+from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume, check_voxels
 
 Source = str | Path | Array | Volume
+
+_LONGEST_NM = 1e12
 
 FORMS = (
     "a Zarr folder, file.h5[:dataset], file.tif, a folder or glob of PNG or TIFF slices, "
@@ -75,19 +78,20 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
         SourceNotFoundError: No such path.
         InputError: A source that cannot be used; all faults at once.
     """
-    if voxel_size_nm is not None and not (len(voxel_size_nm) == 3 and min(voxel_size_nm) > 0):
-        raise InputError(f"voxel size {voxel_size_nm}: expected three positive numbers in nm")
+    size_nm = None if voxel_size_nm is None else _size_given(voxel_size_nm)
+    if kind not in (None, *get_args(Kind)):
+        raise InputError(f"kind {kind!r}: expected one of {', '.join(get_args(Kind))}")
     check_axes(axes)
     options = OpenOptions(
         _name(source), kind, root, dict(index or {}), axes, None if series is None else str(series)
     )
     volume = _open(source, options)
+    check_voxels(options.name, (len(volume.channels or "1"), *volume.shape), volume.dtype)
     if same_source:
         volume = volume.with_(identity=replace(volume.identity, trusted=True))
-    if voxel_size_nm is not None:
-        z, y, x = (float(size) for size in voxel_size_nm)
+    if size_nm is not None:
         found = {**volume.found, "voxel_size": GIVEN}
-        volume = volume.with_(voxel_size_nm=(z, y, x), found=found)
+        volume = volume.with_(voxel_size_nm=size_nm, found=found)
     if kind is not None:
         volume = tile_index.taken_as(volume, kind)
     if nan is not None:
@@ -98,6 +102,22 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
 def open_labels(source: Source) -> Volume:
     """Open a source whose voxels are ids; a volume is taken as it is."""
     return source if isinstance(source, Volume) else open_volume(source, kind="labels")
+
+
+def _size_given(size: Any) -> Nanometres:
+    """Three positive numbers.
+
+    Raises:
+        InputError: They are something else.
+    """
+    try:
+        z, y, x = (float(side) for side in size)
+        fits = all(0 < side <= _LONGEST_NM for side in (z, y, x)) and not isinstance(size, str)
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise InputError(f"voxel size {size}: expected three positive numbers in nm, up to 1e12")
+    return z, y, x
 
 
 def _name(source: Source) -> str:
@@ -116,7 +136,7 @@ def _open(source: Source, options: OpenOptions) -> Volume:
         _refuse_reading(options)
         return source
     if isinstance(source, np.ndarray):
-        return _open_array(_real(source), options)
+        return _open_array(source.astype(np.uint8) if source.dtype == bool else source, options)
     if is_index:
         volume = tile_index.open_tile_index(
             source, kind=options.kind, root=options.root, name=options.name
@@ -128,15 +148,11 @@ def _open(source: Source, options: OpenOptions) -> Volume:
 def _open_array(array: Array, options: OpenOptions) -> Volume:
     if not options.reading:
         return array_volume(array)
+    if options.series is not None:
+        raise InputError(f"{options.name}: an array, there is no series {options.series}")
     axes = arrange(None, array.shape, options)
     whole = axes.select(Box.of(axes.shape))
     return array_volume(axes.turn(array[whole]))
-
-
-def _real(array: Array) -> Array:
-    if array.dtype.kind not in "uifb":
-        raise InputError(f"array: found dtype {array.dtype}, expected real numbers")
-    return array.astype(np.uint8) if array.dtype.kind == "b" else array
 
 
 def _open_path(options: OpenOptions) -> Volume:

@@ -13,10 +13,10 @@
 Values stand in the order in which the axes are stored, those of N5 in the order x, y, z.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cristae.engine.files import parse_json
 from cristae.volumes.sources.axes import SPACE, Axes
 from cristae.volumes.sources.units import Place, lengths, listed_values, spread
 
@@ -168,7 +168,7 @@ def _axistags(value: Any) -> list[Mapping[str, Any]]:
     """The axes of vigra's ``axistags``, as ilastik writes them."""
     try:
         text = listed_values(value)[0] if isinstance(value, str | bytes) else value
-        tree = json.loads(text) if isinstance(text, str) else text
+        tree = parse_json(text, "axistags") if isinstance(text, str) else text
         axes = tree["axes"]
         return [tag for tag in axes if isinstance(tag, Mapping)]
     except (TypeError, ValueError, KeyError, IndexError):

@@ -180,6 +180,8 @@ def check_axes(text: str | None) -> None:
     Raises:
         ConfigError: It is none of ``zyx``, ``xyz``, ``czyx``, ``c=z``, ``z=t,c=z`` and their kind.
     """
+    if text is not None and not isinstance(text, str):
+        raise ConfigError(f"axes {text!r}: expected a text, such as zyx")
     whole = text is not None and "=" not in text
     named = [] if text is None else list(text) if whole else re.findall(r"=([a-z])", text)
     fits = text is None or _SPEC.fullmatch(text)

@@ -6,6 +6,7 @@ series picks one. Chunks that are not there hold the fill value, as Zarr has it.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ import tensorstore
 from cristae.engine.files import read_json
 from cristae.engine.identity import Folder, Identity
 from cristae.engine.paths import file_store
-from cristae.errors import InputError
+from cristae.errors import InputError, raise_faults
 from cristae.volumes.sources.attributes import axis_names, place_of
 from cristae.volumes.sources.axes import Axes, OpenOptions, arrange, is_unnamed
+from cristae.volumes.sources.image_metadata import DTYPES
 from cristae.volumes.sources.multiscale import (
     Level,
     full_level,
@@ -36,6 +38,7 @@ MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _DEPTH = 5
 _SHOWN = 20
 _LONG = 200
+_V2_DTYPE = re.compile(r"[<>|=]?(?:[uif][1248]|b1)")
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,7 @@ def _stored(node: Node) -> _Stored:
     Raises:
         InputError: It cannot be read; a codec that is not known is named.
     """
+    _check_metadata(node)
     spec = {"driver": node.driver, "kvstore": file_store(node.path)}
     try:
         store = tensorstore.open(spec, open=True, read=True).result()
@@ -270,6 +274,20 @@ def _stored(node: Node) -> _Stored:
         tuple(int(n or 1) for n in chunk),
         tuple(int(n or 1) for n in shard),
     )
+
+
+def _check_metadata(node: Node) -> None:
+    """Refuse a shape or type that no array here has; tensorstore would not say which it is."""
+    tree = read_json(node.metadata) or {}
+    key = "data_type" if node.driver == "zarr3" else "dtype"
+    shape, dtype = tree.get("shape"), tree.get(key)
+    faults = []
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        faults.append(f"shape: found {str(shape)[:_LONG]}, expected whole numbers")
+    if not isinstance(dtype, str) or not (dtype in DTYPES or _V2_DTYPE.fullmatch(dtype)):
+        found = str(dtype)[:_LONG]
+        faults.append(f"{key}: found {found}, expected real numbers of up to 64 bits")
+    raise_faults(str(node.metadata), faults)
 
 
 def _reader(node: Node, stored: _Stored, axes: Axes) -> Reader:

@@ -16,14 +16,11 @@ import numpy as np
 from cristae.engine.files import read_json
 from cristae.errors import InputError, raise_faults
 from cristae.grid import Triple
-from cristae.volumes.volume import Kind, Nanometres
-
-MOST_VOXELS = 1 << 53
-"""More than that in one array is a mistake: 9 million Gvoxel."""
+from cristae.volumes.volume import MOST_VOXELS, Kind, Nanometres
 
 AXES = ("z", "y", "x")
 _NUMBERS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
-_DTYPES = (*_NUMBERS, "bool", "float16", "float32", "float64")
+DTYPES = (*_NUMBERS, "bool", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def array_metadata(path: Path, channels: tuple[str, ...] | None) -> ArrayMetadat
         for key, found in (("shape", shape), ("chunk_grid", shard), ("codecs, chunk_shape", chunk))
         if not _is_extent(found, axes)
     ]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         faults.append(f"data_type: found {_shown(dtype)}, expected real numbers")
     if not faults:
         if math.prod(shape) > MOST_VOXELS:

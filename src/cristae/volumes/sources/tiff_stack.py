@@ -30,6 +30,8 @@ from cristae.volumes.sources.tiff_pages import (
 from cristae.volumes.sources.tiff_series import Series, choose, said_by_tifffile, series_of
 from cristae.volumes.volume import Array
 
+_MOST_PLANES, _DIGITS = 1 << 20, 19
+
 RESOLUTION_TAGS = ("XResolution", "YResolution", "ResolutionUnit")
 
 
@@ -143,6 +145,7 @@ def find_stack(path: Path, series: str | None) -> Stack:
     """
     try:
         with quiet_tifffile(), _opened(path) as (file, ome, companion):
+            _refuse_countless(path, ome)
             found = series_of(file)
             chosen = choose(str(path), found, series)
             faults = [*chain_faults(path), *_announced_faults(file, chosen)]
@@ -190,6 +193,29 @@ def _ome_root(path: Path, text: str) -> ElementTree.Element | None:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise InputError(f"{path}: found OME-XML that cannot be read: {error}") from error
+
+
+def _refuse_countless(path: Path, ome: ElementTree.Element | None) -> None:
+    """Refuse more planes than any set has: tifffile would make a list of them.
+
+    Raises:
+        InputError: How many are announced.
+    """
+    for pixels in (e for e in (ome.iter() if ome is not None else ()) if _is(e, "Pixels")):
+        sides = [pixels.get(f"Size{axis}", "1") for axis in "ZCT"]
+        counts = [e.get("PlaneCount", "1") for e in pixels if _is(e, "TiffData")]
+        announced = max(math.prod(map(_count, sides)), *map(_count, counts), 0)
+        if announced > _MOST_PLANES:
+            raise InputError(
+                f"{path}: {announced} planes announced in the OME-XML, expected {_MOST_PLANES} at "
+                "most"
+            )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        return 0  # tifffile says what is wrong with it
+    return int(text) if len(text) < _DIGITS else 1 << 62
 
 
 def _is(element: ElementTree.Element, name: str) -> bool:
