@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -18,3 +19,12 @@ def shared() -> Path:
             pytest.fail(f"reference data expected at {SHARED}")
         pytest.skip("needs the reference data in ../shared")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def quiet_after():
+    """Commands start logging; tests after these shall not hear of it."""
+    logger = logging.getLogger("cristae")
+    before = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], logger.level = before

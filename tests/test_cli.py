@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import tifffile
+from tests.programs import cristae
 
 from cristae import cli
 from cristae.networks.model import load_model
@@ -12,14 +13,14 @@ from cristae.networks.shipped import model_card, named_models
 from cristae.volumes.sources import open_volume
 
 
-def cristae(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "cristae", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+def inside(capfd, *arguments):
+    """Run a command in this process, which has loaded all that it needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cristae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    said = capfd.readouterr()
+    return subprocess.CompletedProcess(arguments, end.value.code or 0, said.out, said.err)
 
 
 def test_help_is_quick_and_names_every_stage():
@@ -58,12 +59,19 @@ def test_help_and_import_load_neither_torch_nor_numba():
         (["predict", "x.tif", "nothing", "out.zarr"], "x.tif: no such file or folder"),
     ],
 )
-def test_a_fault_is_one_message_and_exit_code_2(arguments, says, tmp_path):
-    done = cristae(*arguments, cwd=tmp_path)
+def test_a_fault_is_one_message_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    done = inside(capfd, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_with_exit_code_2(tmp_path):
+    done = cristae("info", "nowhere.tif", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nowhere.tif: no such file or folder" in done.stderr
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
@@ -78,7 +86,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     assert "goes on from here" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_predicted_with_its_configurations(shared, tmp_path):
+def test_a_checkpoint_is_predicted_with_its_configurations(shared, tmp_path, capfd):
     golden = np.load(shared / "golden" / "networks" / "sliding_window.npz")
     checkpoint = shared / "golden" / "networks" / "unet_3d_residual_bn_bc.pth.tar"
     tifffile.imwrite(tmp_path / "raw.tif", golden["raw"][:6, :40, :50])
@@ -93,10 +101,10 @@ def test_a_checkpoint_is_predicted_with_its_configurations(shared, tmp_path):
     )
     command = ["predict", tmp_path / "raw.tif", checkpoint, tmp_path / "p.zarr"]
     configs = ["--pytc-config", tmp_path / "base.yaml", "--pytc-config", tmp_path / "bc.yaml"]
-    missing = cristae(*command)
+    missing = inside(capfd, *command)
     assert (missing.returncode, "--pytc-config" in missing.stderr) == (2, True)
     options = ["--truncate", "--chunks", tmp_path / "chunks", "--workers", 1]
-    done = cristae(*command, *configs, *options)
+    done = inside(capfd, *command, *configs, *options)
     assert done.returncode == 0, done.stderr
     assert "not carried over: SOLVER.BASE_LR: of training" in done.stderr
     found = open_volume(tmp_path / "p.zarr")
@@ -105,25 +113,25 @@ def test_a_checkpoint_is_predicted_with_its_configurations(shared, tmp_path):
     assert found.attributes["precision"] == "float32"
     assert found.attributes["decoder"] == "bc_watershed"
     assert np.array_equal(open_volume(tmp_path / "chunks").read(), found.read())
-    again = cristae(*command, *configs, *options)
+    again = inside(capfd, *command, *configs, *options)
     assert "already done" in again.stderr
 
 
-def test_models_are_listed_with_their_cards():
-    done = cristae("models")
+def test_models_are_listed_with_their_cards(capfd):
+    done = inside(capfd, "models")
     assert done.returncode == 0
     for name in named_models():
         assert name in done.stdout
         assert model_card(name).strip() in done.stdout
 
 
-def test_the_mean_of_models_is_written_once(tmp_path):
+def test_the_mean_of_models_is_written_once(tmp_path, capfd):
     """The mean of a model and itself is that model."""
     out = tmp_path / "mean.pt"
-    done = cristae("average", "general", "general", "--out", out)
+    done = inside(capfd, "average", "general", "general", "--out", out)
     assert (done.returncode, done.stdout.strip()) == (0, str(out))
     assert load_model(out).fingerprint == load_model("general").fingerprint
-    again = cristae("average", "general", "epfl", "--out", out)
+    again = inside(capfd, "average", "general", "epfl", "--out", out)
     assert again.returncode == 2
     assert "--overwrite replaces it" in again.stderr
     assert load_model(out).fingerprint == load_model("general").fingerprint

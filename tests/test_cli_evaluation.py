@@ -1,7 +1,5 @@
 """Commands that score, search and hand in, from the command line to the files."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -17,15 +15,6 @@ from cristae.volumes.convert import convert_volume
 from cristae.volumes.volume import array_volume
 
 NETWORK = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    """The commands start logging; tests after these shall not hear of it."""
-    logger = logging.getLogger("cristae")
-    before = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:], logger.level = before
 
 
 def cristae(*arguments):

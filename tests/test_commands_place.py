@@ -1,7 +1,5 @@
 """Every command that lays two volumes on each other does so by place, or as `--align` says."""
 
-import logging
-
 import numpy as np
 import pytest
 import tifffile
@@ -31,15 +29,6 @@ from cristae.volumes.volume import array_volume
 NETWORK = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
 SIZE, COARSE = (30.0, 8.0, 8.0), (60.0, 16.0, 16.0)
 SHAPE = (8, 32, 48)
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    """The commands start logging; tests after these shall not hear of it."""
-    logger = logging.getLogger("cristae")
-    before = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:], logger.level = before
 
 
 def cristae(*arguments):

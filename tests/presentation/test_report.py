@@ -11,7 +11,7 @@ from cristae.errors import InputError
 from cristae.evaluation.evaluate import score_instances
 from cristae.grid import Box
 from cristae.measurement.measure import measure_instances
-from cristae.presentation import pictures, sampling
+from cristae.presentation import sampling
 from cristae.presentation.report import ReportData, write_report
 from cristae.volumes.volume import ArrayReader, array_volume
 
@@ -23,14 +23,6 @@ def blocks(shape, boxes):
     for label, (z, y, x) in boxes:
         labels[z, y, x] = label
     return labels
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_views():
-    """Views in space of few pixels, which is where most of a small report's time goes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_VIEW_WIDTH", 90)
-        yield
 
 
 @pytest.fixture(scope="module")
