@@ -153,10 +153,12 @@ def main(stage: str, kind: str, shape: str, folder: str) -> None:
     promises = Promises()
     logging.getLogger("cristae").setLevel(logging.INFO)
     logging.getLogger("cristae").addHandler(promises)
-    first, out = Path(folder, "first"), Path(folder, "out")
-    first.mkdir()
+    out = Path(folder, "out")
     out.mkdir()
-    STAGES[stage](sparse((32, 256, 256)), first)()  # compiles
+    for name, first in KINDS.items():  # compiles
+        small_out = Path(folder, name)
+        small_out.mkdir()
+        STAGES[stage](first((32, 128, 128)), small_out)()
     run = STAGES[stage](KINDS[kind](json.loads(shape)), out)
     promises.found.clear()
     ctypes.CDLL(None).malloc_trim(0)  # else what was freed hides what is taken
