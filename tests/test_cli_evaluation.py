@@ -122,6 +122,25 @@ def test_an_image_is_no_instances(pair, tmp_path):
     assert not table.exists()
 
 
+def test_tables_without_scores_follow_the_rule_of_every_output(pair, tmp_path):
+    _, truth = pair
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "notes.txt").write_text("mine")
+    command = ("evaluate", truth, truth, "--csv", tables, "-q")
+    cristae(*command)
+    made = (tables / "predictions.csv").read_bytes()
+    with pytest.raises(CristaeError, match=r"tables: holds tables .* --overwrite replaces them"):
+        cristae(*command)
+    cristae(*command, "--overwrite")
+    assert (tables / "predictions.csv").read_bytes() == made
+    (tables / "predictions.csv").write_text("a person's")
+    with pytest.raises(CristaeError, match="tables"):
+        cristae(*command, "--overwrite")
+    assert (tables / "predictions.csv").read_text() == "a person's"
+    assert (tables / "notes.txt").read_text() == "mine"
+
+
 def test_evaluate_takes_masks_channels_parts_and_blocks(pair, tmp_path):
     prediction, truth = pair
     labels = np.zeros((6, 24, 32), np.uint8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cristae.errors import ConfigError, InputError, OutputExistsError
+from cristae.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from cristae.engine.executors import Resources
@@ -277,20 +277,6 @@ def refuse_given(options: Mapping[str, Any], reason: str) -> None:
     names = [name for name, value in options.items() if value is not None]
     if names:
         raise ConfigError(f"{', '.join(names)}: {reason}")
-
-
-def refuse_existing(out: Path | None, overwrite: bool) -> None:
-    """Refuse to write over a file or folder that is there.
-
-    Raises:
-        OutputExistsError: It is there, and ``overwrite`` is false or cristae did not make it.
-    """
-    from cristae.engine.ownership import refuse_foreign
-
-    if out is not None and out.exists() and not overwrite:
-        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
-    if out is not None and not out.is_dir():
-        refuse_foreign(out, False)
 
 
 def as_yaml(tree: Mapping[str, Any]) -> str:

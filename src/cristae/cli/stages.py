@@ -43,7 +43,6 @@ from cristae.cli.options import (
     numbers,
     open_labels,
     open_source,
-    refuse_existing,
     refuse_given,
     resources_of,
     settings_given,
@@ -406,6 +405,7 @@ def evaluate(
         evaluate_volume,
         format_scores,
         read_scores,
+        refuse_tables,
         score_instances,
         write_tables,
     )
@@ -435,7 +435,8 @@ def evaluate(
         "resources": resources_of(workers, memory),
     }
     if json is None:
-        refuse_existing(csv, overwrite)
+        if csv is not None:
+            refuse_tables(csv, overwrite)
         result = score_instances(found, true, **options)
         if csv is not None:
             write_tables(result, csv)

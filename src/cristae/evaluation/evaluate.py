@@ -252,9 +252,19 @@ def _settings(volumes: Compared, config: EvaluateConfig) -> dict[str, Any]:
 def _check_tables(out: ScoreFiles) -> None:
     """Refuse a folder with tables of a person's, or of another evaluation."""
     if out.csv_dir is not None:
-        check_tables(out.csv_dir)
-    if not (out.overwrite or out.json.exists() or is_unfinished(out.json)):
-        _refuse_tables(out.csv_dir)
+        known = out.json.exists() or is_unfinished(out.json)  # its record tells of the tables
+        refuse_tables(out.csv_dir, out.overwrite or known)
+
+
+def refuse_tables(folder: Path, overwrite: bool) -> None:
+    """Refuse to write match tables where there are some already.
+
+    Raises:
+        OutputExistsError: They are not cristae's, or ``overwrite`` is false.
+    """
+    check_tables(folder)
+    if not overwrite:
+        _refuse_tables(folder)
 
 
 def _tables_are_there(folder: Path | None, summary: Mapping[str, Any]) -> bool:
