@@ -1,18 +1,25 @@
-# `make demo` runs the main job, `make check` every test but the long ones of `make check-long`, `make bench` the benchmarks (small variants).
+# `make demo` runs the main job, `make check` every test but the long ones of `make check-long`, `make quick` what a change is tried with first,
+# `make bench` the benchmarks (small variants).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo check check-long bench weights clean
+.PHONY: demo check quick check-long lint bench weights clean
 
 demo: .venv/.ready
 	$(BIN)/cristae demo --out cristae-demo
 
-check: .venv/.ready-dev
+check: lint
+	$(BIN)/pytest -q -n 2
+
+# The digests of what every stage gives, and public names: a minute and a half
+quick: lint
+	$(BIN)/pytest -q -n 2 tests/test_bytes.py tests/test_public_names.py tests/test_settings.py
+
+lint: .venv/.ready-dev
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2
 
 # What takes long, whole or in parts: make check-long PART=fuzz|kills|oracles
 check-long: .venv/.ready-dev
