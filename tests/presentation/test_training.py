@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from cristae.errors import ConfigError
+from cristae.errors import ConfigError, InputError
 from cristae.pipeline import report_run
 from cristae.presentation.training import read_training, training_page
 from cristae.training.panels import Panel, save_panels
@@ -65,3 +65,20 @@ def test_without_panels_or_steps(tmp_path):
     page = training_page(read_training(table, tmp_path / "none.npz"))
     assert page["panels"] == []
     assert [chart["caption"] for chart in page["charts"]] == ["Loss", "Learning rate"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff\xfe\x00", b'a,b\n"1', b"a,b\n1,2\n", b"a\n1,2\n1,2,3\n"]
+)
+def test_a_damaged_table_is_one_error(damage, tmp_path):
+    (tmp_path / "model.csv").write_bytes(damage)
+    with pytest.raises(InputError, match=r"model\.csv: "):
+        read_training(tmp_path / "model.csv", tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off", b"no archive"])
+def test_damaged_panels_are_one_error(damage, tmp_path):
+    (tmp_path / "model.csv").write_text("step,loss\n1,0.5\n")
+    (tmp_path / "p.npz").write_bytes(damage)
+    with pytest.raises(InputError, match=r"p\.npz: cannot be read as example panels"):
+        read_training(tmp_path / "model.csv", tmp_path / "p.npz")

@@ -5,8 +5,6 @@ A run folder is made by `run` from a `RunConfig`; the same call again does only 
 
 from pathlib import Path
 
-import pandas
-
 from cristae.engine.blockwise import Stopwatch
 from cristae.engine.files import read_json
 from cristae.engine.locks import locked_folder
@@ -15,7 +13,7 @@ from cristae.engine.progress import log
 from cristae.errors import ConfigError
 from cristae.evaluation.compare import write_pooled
 from cristae.evaluation.evaluate import ScoreFiles, evaluate_volume, pool_scores, read_matches
-from cristae.measurement.measure import measure_instances
+from cristae.measurement.measure import measure_instances, read_measurements
 from cristae.networks.model import Model, load_model
 from cristae.pipeline.checks import Sources, check_run, settings_for
 from cristae.pipeline.config import RunConfig, Running, predicted_samples
@@ -181,6 +179,6 @@ def _report_data(name: str, folder: SampleFolder) -> ReportData:
         truth=open_volume(folder.truth) if folder.truth.is_dir() else None,
         scores=read_json(folder.scores) if scored else None,
         matches=read_matches(folder.matches) if scored else None,
-        measurements=pandas.read_csv(folder.table) if folder.table.is_file() else None,
+        measurements=read_measurements(folder.table) if folder.table.is_file() else None,
         table=f"{name}/{folder.table.name}",
     )

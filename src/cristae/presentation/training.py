@@ -1,5 +1,7 @@
 """The part of a report about the training: losses, scores, learning rate, and example panels."""
 
+import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cristae.errors import InputError
 from cristae.figures.charts import Curve, progress_chart
 from cristae.figures.raster import data_uri, png, resize_image
 
@@ -51,19 +54,34 @@ def read_training(table: Path, panels: Path) -> TrainingData | None:
     Args:
         table: The CSV of the run.
         panels: Its example panels, ``.npz``; may be missing.
+
+    Raises:
+        InputError: One of them that is damaged.
     """
     if not table.is_file():
         return None
-    rows = pd.read_csv(table)
+    try:  # by its content: pandas takes a path such as file:/a for an address
+        rows = pd.read_csv(io.BytesIO(table.read_bytes()))
+    except ValueError as error:
+        raise InputError(f"{table}: cannot be read as a table: {error}") from error
     if rows.empty:
         return None
+    if "step" not in rows:
+        raise InputError(f"{table}: no column step")
     if not panels.is_file():
         return TrainingData(rows, {}, (), 0)
-    with np.load(panels) as stored:
-        pictures = {
-            key.removeprefix("panel_"): stored[key] for key in stored if key.startswith("panel_")
-        }
-        return TrainingData(rows, pictures, tuple(stored["titles"].tolist()), int(stored["step"]))
+    try:
+        with np.load(io.BytesIO(panels.read_bytes())) as stored:
+            arrays = dict(stored)
+        titles, step = tuple(arrays["titles"].tolist()), int(arrays["step"])
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{panels}: cannot be read as example panels: {error}") from error
+    pictures = {
+        key.removeprefix("panel_"): array
+        for key, array in arrays.items()
+        if key.startswith("panel_")
+    }
+    return TrainingData(rows, pictures, titles, step)
 
 
 def training_page(data: TrainingData) -> dict[str, Any]:
