@@ -211,7 +211,7 @@ ONES = np.ones((4, 4, 4), np.uint8)
         ),
         pytest.param(
             array_volume(np.ones((2, 4, 4, 4), np.uint8)),
-            array_volume(ONES.astype(complex)),
+            array_volume(ONES).with_(dtype=np.dtype(complex)),
             r"(?s)2 faults.*channels channel_0, channel_1.*complex128",
             id="all at once",
         ),

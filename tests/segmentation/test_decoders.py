@@ -65,7 +65,7 @@ def test_all_faults_at_once_with_both_values():
         dilation=(1, 3, 3),
     )
     with pytest.raises(ConfigError) as error:
-        resolve(config, volume(2, np.complex64))
+        resolve(config, volume(2, np.float32).with_(dtype=np.dtype(np.complex64)))
     text = str(error.value)
     for part in (
         "seed_threshold: 1.5 found, expected a number in [0, 1]",

@@ -27,6 +27,7 @@ from cristae.engine.files import (
     make_folder,
     merge_attributes,
     remove_tree,
+    sweep_inside,
     sweep_leftovers,
     sweep_unnamed,
     sync_folder,
@@ -242,6 +243,8 @@ def _hold(ledger: Ledger) -> InputError | None:
         raise refusal from error
     for path in (output, record_file(output), work_folder(output, ledger._is_folder)):
         sweep_leftovers(path, alone=True)
+    if ledger._is_folder:
+        sweep_inside(output)
     return None
 
 

@@ -278,7 +278,9 @@ def _stored(node: Node) -> _Stored:
 
 def _check_metadata(node: Node) -> None:
     """Refuse a shape or type that no array here has; tensorstore would not say which it is."""
-    tree = read_json(node.metadata) or {}
+    tree = read_json(node.metadata)
+    if not isinstance(tree, dict):
+        raise InputError(f"{node.metadata}: no Zarr metadata found")
     key = "data_type" if node.driver == "zarr3" else "dtype"
     shape, dtype = tree.get("shape"), tree.get(key)
     faults = []
