@@ -142,7 +142,9 @@ def test_every_direction_crosses_every_border_it_can(conformance):
     assert all(blocks[a] != blocks[b] for a, b in pairs)
 
 
-@pytest.mark.parametrize("check", ["contacts", "sizes", "killed"])
+@pytest.mark.parametrize(
+    "check", ["sizes", *(pytest.param(c, marks=pytest.mark.long) for c in ("contacts", "killed"))]
+)
 def test_cristae_passes(script, tmp_path, check):
     command = [sys.executable, script("conformance"), "--small", "--tool", "cristae"]
     done = subprocess.run(

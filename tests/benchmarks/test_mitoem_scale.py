@@ -16,6 +16,7 @@ def mitoem_scale(load):
     return load("mitoem_scale")
 
 
+@pytest.mark.long
 def test_it_runs_and_tells_all_figures(script, tmp_path):
     out = tmp_path / "found.json"
     command = [sys.executable, script("mitoem_scale"), "--scale", "0.001", "--json", str(out)]

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 
 
@@ -11,6 +12,7 @@ def test_no_gpu_is_said(load, monkeypatch, capsys):
     assert "no GPU" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_its_steps_run_on_the_processor(load, capsys):
     shapes = ["--shape", "3,64,80", "--tile", "2,64,64"]
     load("predict_gpu").main(["--device", "cpu", *shapes])

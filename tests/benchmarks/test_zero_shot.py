@@ -146,6 +146,7 @@ def test_both_conventions_are_scored(zero_shot, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "pictures").exists()  # nothing is wrong beside the wide truth
 
 
+@pytest.mark.long
 def test_without_the_data_simulated_em_is_scored_and_a_second_call_only_reads(
     zero_shot, tmp_path, capsys
 ):

@@ -348,6 +348,7 @@ def test_a_killed_run_is_taken_up(make_model, texture, tmp_path):
     assert np.array_equal(resumed.read(), whole.read())
 
 
+@pytest.mark.long
 def test_the_promise_holds_the_peak(make_model, tmp_path):
     """In a process of its own: peak above imports <= promise <= 2 x peak, each run by itself."""
     save_model(make_model(UNetConfig()), tmp_path / "m.pt")

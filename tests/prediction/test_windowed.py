@@ -95,7 +95,7 @@ def plain(array: np.ndarray, model: Model, look=lambda image, find: find(image))
     return np.rint(255 * (total / norm)[(slice(None), *core.slices())])
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_equal_to_the_reference(shared: Path, tmp_path: Path, count: int) -> None:
     folder = shared / "golden" / "networks"
     golden = np.load(folder / "sliding_window.npz")
@@ -423,10 +423,10 @@ def test_several_checkpoints_are_averaged(pytc_model, texture, tmp_path):
 @pytest.mark.parametrize(
     ("norm", "limit", "case"),
     [
-        ("bn", 1 << 40, "plain"),
+        pytest.param("bn", 1 << 40, "plain", marks=pytest.mark.long),
         ("bn", 0, "plain"),
-        ("gn", 1 << 40, "plain"),
-        ("bn", 1 << 40, "masked pair, turned"),
+        pytest.param("gn", 1 << 40, "plain", marks=pytest.mark.long),
+        pytest.param("bn", 1 << 40, "masked pair, turned", marks=pytest.mark.long),
     ],
 )
 def test_the_promise_holds_the_peak(tmp_path, norm, limit, case):
