@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cristae.engine.kernels import njit
 from cristae.measurement.voxels import NO_FACES, Faces, Floats, Part
@@ -171,10 +171,10 @@ def _middles(
     rows, columns = rows - rows.min(), columns - columns.min()
     index = np.full((int(rows.max()) + 1, int(columns.max()) + 1), -1, np.int64)
     index[rows, columns] = np.arange(len(rows))
-    parts, _ = ndimage.label(index >= 0, np.ones((3, 3)))
+    parts, _ = scipy.ndimage.label(index >= 0, np.ones((3, 3)))
     middles = []
-    for number, box in enumerate(ndimage.find_objects(parts), start=1):
-        depth = ndimage.distance_transform_edt(np.pad(parts[box] == number, 1), spacing)
+    for number, box in enumerate(scipy.ndimage.find_objects(parts), start=1):
+        depth = scipy.ndimage.distance_transform_edt(np.pad(parts[box] == number, 1), spacing)
         row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
         middles.append(int(index[box][row - 1, column - 1]))
     return middles
