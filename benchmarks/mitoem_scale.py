@@ -137,7 +137,7 @@ def join_tubes(tubes):
     return Rods(np.concatenate(ends).astype(np.float32), radius, weak, near)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def draw(planes, corner, rods, chosen, tables):
     """Draw some rods into a block; where rods meet, the stronger value stays."""
     mask, contour = planes
@@ -170,7 +170,7 @@ def draw(planes, corner, rods, chosen, tables):
                     contour[z, y, x] = max(contour[z, y, x], value)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def squared(rod, voxel):
     """Squared distance of a voxel from the axis of a rod, in voxels within the plane."""
     along = whole = off = 0.0
@@ -184,7 +184,7 @@ def squared(rod, voxel):
     return max(0.0, off - 2 * t * along + t * t * whole)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def jitter(voxel):
     """A few hundredths of a radius, other for every voxel."""
     mixed = (voxel[0] * 73856093) ^ (voxel[1] * 19349663) ^ (voxel[2] * 83492791)
