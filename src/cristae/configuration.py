@@ -86,7 +86,7 @@ def from_plain(cls: type[C], tree: Any, name: str) -> C:
     Raises:
         ConfigError: Unknown keys or values of the wrong type; all at once, each with its path.
     """
-    raise_faults(name, [*_not_finite(tree), *_not_text(tree)], ConfigError)
+    raise_faults(name, list(_faults_of_values(tree)), ConfigError)
     try:
         # JSON mode: strict, yet a list may stand for a tuple
         return TypeAdapter(cls).validate_json(json.dumps(tree), strict=True)
@@ -97,25 +97,16 @@ def from_plain(cls: type[C], tree: Any, name: str) -> C:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _not_finite(node: Any, where: str = "") -> Iterator[str]:
-    """A fault for every number that is none."""
+def _faults_of_values(node: Any, where: str = "") -> Iterator[str]:
+    """A fault for every number that is none, and every text that UTF-8 cannot hold."""
     if isinstance(node, float) and not math.isfinite(node):
         yield f"{where or 'value'}: {node} found, expected a finite number"
+    elif isinstance(node, str) and node.encode("utf-8", "ignore").decode() != node:
+        yield f"{where or 'value'}: {node!r} found, expected a name in UTF-8"
     elif isinstance(node, Mapping | list | tuple):
         inner = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, value in inner:
-            yield from _not_finite(value, f"{where}.{key}" if where else str(key))
-
-
-def _not_text(node: Any, where: str = "") -> Iterator[str]:
-    """A fault for every text that UTF-8 cannot hold: a path whose name is no text."""
-    if isinstance(node, str):
-        if not node.isascii() and node.encode("utf-8", "ignore").decode() != node:
-            yield f"{where or 'value'}: {node!r} found, expected a name in UTF-8"
-    elif isinstance(node, Mapping | list | tuple):
-        inner = node.items() if isinstance(node, Mapping) else enumerate(node)
-        for key, value in inner:
-            yield from _not_text(value, f"{where}.{key}" if where else str(key))
+            yield from _faults_of_values(value, f"{where}.{key}" if where else str(key))
 
 
 def to_plain(config: Any) -> Any:

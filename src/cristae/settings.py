@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ def settings_of(cls: Any, before: str = "") -> Iterator[Setting]:
         cls: A class made with `cristae.configuration.config_dataclass`.
         before: Key of the configuration, with a dot behind it.
     """
-    texts = dict(described(cls))
+    texts = dict(_described(cls))
     types_of = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         inner = [part for part in _parts(types_of[field.name]) if dataclasses.is_dataclass(part)]
@@ -50,7 +51,7 @@ def settings_of(cls: Any, before: str = "") -> Iterator[Setting]:
             yield from settings_of(one, f"{key}.{listed}")
 
 
-def described(cls: Any) -> Iterator[tuple[str, str]]:
+def _described(cls: Any) -> Iterator[tuple[str, str]]:
     """Name and text of each entry under ``Attributes:`` in the docstring of a class."""
     _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     name, text = "", ""
@@ -66,17 +67,16 @@ def described(cls: Any) -> Iterator[tuple[str, str]]:
 
 def table(settings: Iterable[Setting], width: int = 100) -> str:
     """Settings as lines for a terminal: key, what it takes and the default, then what it is."""
+    wrap = textwrap.TextWrapper(
+        width,
+        initial_indent=" " * 6,
+        subsequent_indent=" " * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     lines = []
     for key, kind, default, text in settings:
-        lines.append(f"  {key}  ({kind}; {default})")
-        words, line = text.split(), ""
-        for word in words:
-            if len(line) + len(word) + 6 > width:
-                lines.append("     " + line)
-                line = ""
-            line += " " + word
-        if line:
-            lines.append("     " + line)
+        lines += [f"  {key}  ({kind}; {default})", *wrap.wrap(text)]
     return "\n".join(lines)
 
 

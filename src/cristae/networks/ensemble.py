@@ -6,6 +6,7 @@ working voxel size, and either all take any tile or all have the same windows.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from cristae.grid import Box, Triple
 from cristae.networks.inference import CPU, Precision, core_work
 from cristae.networks.interleaved import InterleavedRunner, interleaved_bytes, turn_shape
-from cristae.networks.model import Model, Network
+from cristae.networks.model import Model, Network, load_model
 from cristae.networks.runner import (
     Contract,
     Runner,
@@ -25,6 +26,15 @@ from cristae.networks.runner import (
 )
 from cristae.networks.unet import Context, UNetConfig
 from cristae.networks.windows import Combine
+
+ModelLike = Model | str | Path
+"""A model, its file, or the name of one of the package's."""
+
+
+def models_of(model: ModelLike | Sequence[ModelLike]) -> tuple[Model, ...]:
+    """One model or several, loaded where they are named."""
+    given = (model,) if isinstance(model, Model | str | Path) else model
+    return tuple(each if isinstance(each, Model) else load_model(each) for each in given)
 
 
 class EnsembleRunner:

@@ -13,7 +13,7 @@ from cristae.engine.progress import log
 from cristae.errors import ConfigError
 from cristae.evaluation.compare import write_pooled
 from cristae.evaluation.evaluate import ScoreFiles, evaluate_volume, pool_scores, read_matches
-from cristae.measurement.measure import measure_instances, read_measurements
+from cristae.measurement.measure import read_measurements, write_measurements
 from cristae.networks.model import Model, load_model
 from cristae.pipeline.checks import Sources, check_run, settings_for
 from cristae.pipeline.config import RunConfig, Running, predicted_samples
@@ -138,7 +138,7 @@ def _run_sample(
             config=config.evaluate,
             resources=resources,
         )
-    measure_instances(instances, folder.table, resources=resources, overwrite=redo("measure"))
+    write_measurements(instances, folder.table, resources=resources, overwrite=redo("measure"))
 
 
 def _get_model(config: RunConfig, folder: RunFolder, running: Running) -> Model:

@@ -16,7 +16,7 @@ from cristae.networks.device import (
     prepare_devices,
     reduced_precision,
 )
-from cristae.networks.ensemble import ensemble_contract
+from cristae.networks.ensemble import ensemble_contract, models_of
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import model_runner, network_contract, sample_shape
@@ -81,7 +81,7 @@ def prediction_work(
     resources: Resources,
 ) -> Work:
     """Memory and voxels of a prediction, by the plan it would have; nothing is written."""
-    models = (model,) if isinstance(model, Model) else tuple(model)
+    models = models_of(model)
     contract = ensemble_contract(models)
     config = resolve_config(config, contract, section_thickness(image, models[0]))
     with temporary_folder() as folder:

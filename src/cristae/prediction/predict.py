@@ -28,9 +28,9 @@ from cristae.engine.records import Input, identity_tree, looked_at, record_finge
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.device import find_devices, prepare_devices
-from cristae.networks.ensemble import ensemble_contract, make_ensemble
+from cristae.networks.ensemble import ModelLike, ensemble_contract, make_ensemble, models_of
 from cristae.networks.inference import Precision
-from cristae.networks.model import GREY, Model, load_model, model_network
+from cristae.networks.model import GREY, Model, model_network
 from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
@@ -72,9 +72,6 @@ from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, upd
 from cristae.volumes.volume import Volume
 
 __all__ = ["PredictConfig", "predict_volume"]
-
-ModelLike = Model | str | Path
-"""A model, its file, or the name of one of the package's."""
 
 VERSION = 2
 """Of the predicting code, as far as it changes levels; 1 saw padding as if it were tissue."""
@@ -134,7 +131,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     chunks = None if chunks is None else user_path(chunks)
     check_places(out, chunks)
     volume, tissue = open_volume(source), None if mask is None else open_volume(mask)
-    asked = ask(volume, _loaded(model), out, config, tissue, block_shape, resources, align)
+    asked = ask(volume, model, out, config, tissue, block_shape, resources, align)
     models, contract, grids = asked.models, asked.contract, asked.grids
     identity = predict_record(asked)
     identity["inputs"] = looked_at(identity["inputs"])
@@ -207,7 +204,7 @@ def _checked(asked: Asked, inputs: Mapping[str, Input]) -> Asked:
 
 def ask(
     source: Volume,
-    model: Model | Sequence[Model],
+    model: ModelLike | Sequence[ModelLike],
     out: Path,
     config: PredictConfig | None,
     mask: Volume | None,
@@ -216,7 +213,7 @@ def ask(
     align: Align = "origin",
 ) -> Asked:
     """What is asked for, every fault of it found; arguments and errors are `predict_volume`'s."""
-    models = (model,) if isinstance(model, Model) else tuple(model)
+    models = models_of(model)
     contract = ensemble_contract(models)
     section_nm = section_thickness(source, models[0])
     config = resolve_config(config or PredictConfig(), contract, section_nm)
@@ -407,11 +404,6 @@ def _statistics(
             *min(known, key=lambda each: abs(each[0] - moments[0]) + abs(each[1] - moments[1])),
         )
     return statistics
-
-
-def _loaded(model: ModelLike | Sequence[ModelLike]) -> list[Model]:
-    given = (model,) if isinstance(model, Model | str | Path) else model
-    return [each if isinstance(each, Model) else load_model(each) for each in given]
 
 
 def _report(request: Request, done: Done, waste: float) -> None:

@@ -28,7 +28,7 @@ from cristae.engine.paths import user_path
 from cristae.engine.progress import duration_text, hushed, log
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
-from cristae.networks.ensemble import ensemble_work
+from cristae.networks.ensemble import ensemble_work, models_of
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import network_contract
@@ -92,7 +92,7 @@ def preview_volume(
     """
     out, resources = user_path(out), resources or Resources()
     config = config or PredictConfig()
-    models = (model,) if isinstance(model, Model) else tuple(model)
+    models = models_of(model)
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"{out}: expected the path of a file in a folder that exists")
     refuse_unfinished_volume(source)

@@ -15,15 +15,13 @@ from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import temporary_folder
 from cristae.engine.kernels import njit
 from cristae.grid import Triple
-from cristae.segmentation.agglomerate import agglomerate_step
-from cristae.segmentation.contested import flood_step
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.instances import decide_instances
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.resolve import resolve_pieces
 from cristae.segmentation.runs import locate
 from cristae.segmentation.scratch import Job, MemoryScratch
-from cristae.segmentation.segment import segment_volume
+from cristae.segmentation.segment import call_step, piece_step, segment_volume
 from cristae.segmentation.steps import label_step
 from cristae.segmentation.writing import final_runs
 from cristae.volumes.finite import checked_voxels
@@ -84,8 +82,7 @@ def decode(
     leave = partial(_leave, job, resources)
     leave("label", job.blocks, label_step)
     plan = resolve_pieces(job)
-    step = flood_step if decoding.affinity is None else agglomerate_step
-    floods = leave("flood", plan.batches, step)
+    floods = leave("flood", plan.batches, piece_step(job))
     columns, _ = decide_instances(job, plan, floods, leave, _promise_nothing)
     labels = np.zeros(volume.shape, columns["id"].dtype)
     paint = partial(_paint_block, job, labels)
@@ -118,13 +115,9 @@ def _leave(
     job: Job, resources: Resources, name: str, items: Sequence[Any], step: Callable[..., None]
 ) -> list[str]:
     """Run a step that leaves a table for each item; gives the names of the tables."""
-    for _ in run_tasks(partial(_call, job, step), enumerate(items), resources):
+    for _ in run_tasks(partial(call_step, job, step), enumerate(items), resources):
         pass
     return [f"{name}-{i}" for i in range(len(items))]
-
-
-def _call(job: Job, step: Callable[..., None], numbered: tuple[int, Any]) -> None:
-    step(job, *numbered)
 
 
 def _promise_nothing(*_: object) -> None:

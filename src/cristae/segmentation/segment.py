@@ -170,8 +170,8 @@ def _segment(
     _promise_floods(plan, resources, promise)
     promise_rest = partial(_promise_rest, job, resources.workers, promise)
     promise_rest(plan.runs, plan.instances, None, 1 + job.decoding.reach[0])
-    decode = flood_step if job.decoding.affinity is None else agglomerate_step
     several = replace(resources, workers=flood_workers(plan, resources))
+    decode = piece_step(job)
     floods = _leave_files(job, ledger.state == "resume", several, "flood", plan.batches, decode)
     columns, removed = decide_instances(job, plan, floods, leave, promise_rest)
     count = columns["id"].size
@@ -213,13 +213,19 @@ def _leave_files(
     total = sum(item.size for item in items)
     before = total - sum(item.size for _, item in todo)
     with track(name, total, "voxels", before) as advance:
-        for (_, item), _ in run_tasks(partial(_call_step, job, step), todo, resources):
+        for (_, item), _ in run_tasks(partial(call_step, job, step), todo, resources):
             advance(item.size)
     return names
 
 
-def _call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int, Any]) -> None:
+def call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int, Any]) -> None:
+    """Call a step with a numbered item, for `run_tasks`."""
     step(job, *item)
+
+
+def piece_step(job: Job) -> Callable[[Job, int, Batch], None]:
+    """The step that decodes pieces of several seeds, or of several fragments."""
+    return flood_step if job.decoding.affinity is None else agglomerate_step
 
 
 def _promise_rest(job: Job, workers: int, promise: Promise, runs: Ints, *counts: Any) -> None:
