@@ -58,6 +58,18 @@ def test_tune_writes_the_best_thresholds_into_a_model(pair, tmp_path):
     assert tuned.card["earlier_thresholds"] == [{"decoder": "bc_watershed", "thresholds": {}}]
 
 
+def test_a_decoder_given_to_tune_leaves_the_rest_of_its_file(pair, tmp_path):
+    file = tmp_path / "tune.yaml"
+    file.write_text(
+        "score: foreground_iou\ngrid: {foreground_threshold: [0.35, 0.5]}\n"
+        "segment: {decoder: bc_watershed, min_size: 3}\n"
+    )
+    out = ("--out", tmp_path / "tuned", "-q")
+    text = cristae("tune", *pair, "--config", file, "--decoder", "binary_connected", *out)
+    assert "decoder: binary_connected" in text
+    assert "min_size: 3" in text
+
+
 def test_tune_without_truth_cannot_write(pair, tmp_path):
     with pytest.raises(CristaeError, match="needs a TRUTH"):
         cristae("tune", pair[0], "--write", tmp_path / "model.pt", "-q")

@@ -1,5 +1,6 @@
 """What helps before, between and after the stages."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -291,8 +292,10 @@ def tune(
         if truth is None:
             raise ConfigError(f"--write {write}: needs a TRUTH to know which setting is best")
         load_model(write)  # found unfit now rather than after the search
-    given = settings_given(score=score, segment=settings_given(decoder=decoder) or None)
-    tuning = stage_config(TuneConfig, "tune", config, given, settings)
+    # beside what a file says of the segmentation
+    chosen = [] if decoder is None else [f"segment.decoder={json.dumps(decoder)}"]
+    given = settings_given(score=score)
+    tuning = stage_config(TuneConfig, "tune", config, given, [*chosen, *(settings or [])])
     if align != "origin":
         tuning = replace(tuning, evaluate=replace(tuning.evaluate, align=align))
     everywhere = replace(reading, roi=None)
