@@ -205,3 +205,16 @@ def test_record_of_a_folder_lies_in_its_attributes(tmp_path):
     record = read_json(output / "zarr.json")["attributes"]["cristae"]["record"]
     assert record["settings"] == {"a": 1}
     assert record["summary"] == {"n": 2}
+
+
+def test_what_a_killed_process_was_removing_is_swept_in_an_output_of_ours_alone(tmp_path):
+    ours, theirs = tmp_path / "ours.zarr", tmp_path / "theirs.zarr"
+    left = ".runs.0123abcd-17-2.removed"
+    begin(ours).close()
+    for folder in (ours, theirs):
+        (folder / left / "x0").mkdir(parents=True)
+    begin(ours).close()
+    assert not (ours / left).exists()
+    with pytest.raises(OutputExistsError):
+        begin(theirs)
+    assert (theirs / left / "x0").is_dir()

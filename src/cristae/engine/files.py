@@ -235,18 +235,16 @@ def sweep_leftovers(path: Path, *, alone: bool = False) -> None:
             _discard(Path(entry.path))
 
 
-def sweep_inside(folder: Path) -> None:
-    """Remove what killed processes were removing in an output that nobody else writes now."""
-    pattern = re.compile(rf"\..+\.{_MARK.pattern}\.removed")
-    for entry in os.scandir(folder) if folder.is_dir() else ():
-        if pattern.fullmatch(entry.name):
-            _discard(Path(entry.path))
-
-
-def sweep_unnamed(folder: Path) -> None:
-    """Remove what tensorstore was writing in a folder when its process was killed."""
-    for left in folder.rglob("*.__lock") if folder.is_dir() else ():
+def sweep_output(folder: Path) -> None:
+    """Remove what killed processes were writing and removing in an output that is ours."""
+    if not folder.is_dir():
+        return
+    for left in folder.rglob("*.__lock"):  # tensorstore's
         left.unlink()
+    removed = re.compile(rf"\..+\.{_MARK.pattern}\.removed")  # `remove_tree`'s
+    for entry in os.scandir(folder):
+        if removed.fullmatch(entry.name):
+            _discard(Path(entry.path))
 
 
 @contextmanager

@@ -27,9 +27,8 @@ from cristae.engine.files import (
     make_folder,
     merge_attributes,
     remove_tree,
-    sweep_inside,
     sweep_leftovers,
-    sweep_unnamed,
+    sweep_output,
     sync_folder,
     told_error,
     translate_os_errors,
@@ -174,7 +173,7 @@ class Ledger:
     def _begin(self, state: State) -> None:
         with translate_os_errors(self.output):
             make_folder(self.scratch)
-            sweep_unnamed(self.output)
+            sweep_output(self.output)
             write_json(self._work / "identity.json", self._identity)
             drop_torn_line(self._work / "done.jsonl")
             self._done = read_marks(self._work / "done.jsonl")
@@ -243,8 +242,6 @@ def _hold(ledger: Ledger) -> InputError | None:
         raise refusal from error
     for path in (output, record_file(output), work_folder(output, ledger._is_folder)):
         sweep_leftovers(path, alone=True)
-    if ledger._is_folder:
-        sweep_inside(output)
     return None
 
 
