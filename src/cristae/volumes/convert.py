@@ -45,12 +45,9 @@ from cristae.volumes.sources.ome_zarr import (
     open_ome_zarr,
     update_attributes,
 )
-from cristae.volumes.sources.pages import CACHE_BYTES
-from cristae.volumes.sources.slices import SlicesReader
-from cristae.volumes.sources.tiff import TiffReader
-from cristae.volumes.sources.tile_index import TileIndexReader, taken_as
-from cristae.volumes.sources.turned import TurnedReader
-from cristae.volumes.volume import Array, Kind, Reader, Volume
+from cristae.volumes.sources.pages import CACHE_BYTES, is_cached
+from cristae.volumes.sources.tile_index import taken_as
+from cristae.volumes.volume import Array, Kind, Volume
 
 WORKS = (".zarr",)
 """Suffixes an output may have."""
@@ -392,21 +389,15 @@ def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
         copying = workers * (3 * shard + 2 * chunk)
     else:
         group = Box.of(job.group).clip(job.target.box).size * voxel
-        cache = min(CACHE_BYTES, job.target.size * voxel) if _is_cached(job.source.reader) else 0
+        cache = (
+            min(CACHE_BYTES, job.target.size * voxel)
+            if is_cached(inner_reader(job.source.reader))
+            else 0
+        )
         copying = group + cache + workers * (2 * shard + 3 * chunk)
     building = pyramid_memory(job.target, workers) if pyramid else 0
     sampled = sum(box.size for box in sample_boxes(job.source.shape))
     return int(_OWN_BYTES + _SAMPLE_BYTES * sampled + max(copying, building))
-
-
-def _is_cached(reader: Reader) -> bool:
-    """Whether a source's decoded planes are kept for a while."""
-    reader = inner_reader(reader)
-    if isinstance(reader, TurnedReader):
-        return _is_cached(reader.inner)
-    if isinstance(reader, TiffReader):
-        return reader.mapped is None
-    return isinstance(reader, SlicesReader | TileIndexReader)
 
 
 def _disk_bytes(source: Volume, pyramid: bool) -> int:

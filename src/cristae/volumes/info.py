@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cristae.engine.executors import Resources
 from cristae.engine.records import is_unfinished
@@ -11,28 +10,8 @@ from cristae.grid import Box, Triple
 from cristae.volumes.finite import inner_reader, is_checked, voxel_fault
 from cristae.volumes.intensity import IntensityStatistics, sample_intensity
 from cristae.volumes.sources.foreign_zarr import folder_files
-from cristae.volumes.sources.hdf5 import Hdf5Reader
 from cristae.volumes.sources.ome_zarr import ZarrReader
-from cristae.volumes.sources.prediction_chunks import PredictionChunksReader
-from cristae.volumes.sources.slices import SlicesReader
-from cristae.volumes.sources.tiff import TiffReader
-from cristae.volumes.sources.tile_index import TileIndexReader
-from cristae.volumes.sources.turned import TurnedReader
-from cristae.volumes.sources.zarr_chunks import ChunkReader
-from cristae.volumes.volume import ArrayReader, Kind, Nanometres, Volume
-
-FORMS: dict[type[Any], str] = {
-    ArrayReader: "array in memory",
-    Hdf5Reader: "HDF5",
-    PredictionChunksReader: "folder of prediction chunks",
-    SlicesReader: "image slices",
-    TiffReader: "multi-page TIFF",
-    TileIndexReader: "tile index",
-    ZarrReader: "Zarr",
-    ChunkReader: "Zarr",
-}
-"""What a source is called, by its reader."""
-
+from cristae.volumes.volume import Kind, Nanometres, Volume
 
 LOOK_VOXELS = 1 << 26
 """Voxels of floats that are looked at for NaN, all or a section."""
@@ -152,10 +131,9 @@ def describe(volume: Volume) -> VolumeInfo:
         folder = Path(reader.path)
         size = sum(n for _, n, _ in folder_files(folder)) if size is None else size
         unfinished = is_unfinished(folder.parent) if folder.parent.suffix == ".zarr" else False
-    stored = reader.inner if isinstance(reader, TurnedReader) else reader
     return VolumeInfo(
         name=volume.name,
-        form=FORMS.get(type(stored), "computed"),
+        form=volume.form or "computed",
         shape=volume.shape,
         dtype=volume.dtype.name,
         channels=volume.channels,

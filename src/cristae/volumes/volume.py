@@ -64,6 +64,7 @@ class Volume:
         identity: What the content is, for records; looked up when it is asked for.
         found: Where ``voxel_size``, ``origin`` and ``axes`` were found, in words.
         corner: Voxel of the source that is voxel 0 here; not zero after `crop`.
+        form: What the source is called (``HDF5``); empty for what is computed.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Volume:
     identity: Identity = UNKNOWN
     found: Mapping[str, str] = field(default_factory=dict)
     corner: Triple = (0, 0, 0)
+    form: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -238,6 +240,7 @@ def array_volume(
         size_on_disk=None,
         identity=Identity((InMemory(name, array),)),
         found={"voxel_size": "given with the array" if voxel_size_nm else "an array states none"},
+        form="array in memory",
     )
 
 

@@ -1,4 +1,4 @@
-"""Sources: every form a volume comes in, opened by one function.
+"""Formats: every form a volume comes in, one file each, opened by one function.
 
 ============================  ====================================================
 OME-Zarr, Zarr v2 and v3      folder of an image, an array, or a group with one of them
@@ -8,9 +8,10 @@ folder or glob                PNG or TIFF slices in natural order
 ``index.json``                tile index of PyTorch Connectomics
 folder                        prediction chunks ``result_z0-z1-y0-y1-x0-x1[_suffix].h5``
 ============================  ====================================================
+
+The table is `cristae.volumes.sources.table.FORMATS`.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,21 +24,15 @@ from cristae.errors import CristaeError, InputError, SourceNotFoundError
 from cristae.grid import Box, parse_roi
 from cristae.volumes.finite import Nan, without_nan
 from cristae.volumes.plausible import GIVEN
-from cristae.volumes.sources import foreign_zarr, hdf5, prediction_chunks, slices, tiff, tile_index
 from cristae.volumes.sources.axes import OpenOptions, arrange, check_axes
-from cristae.volumes.sources.image_metadata import is_ours
-from cristae.volumes.sources.ome_zarr import as_level, open_ome_zarr
+from cristae.volumes.sources.table import find_format, written_forms
+from cristae.volumes.sources.tile_index import taken_as
 from cristae.volumes.sources.turned import turned
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume, check_voxels
 
 Source = str | Path | Array | Volume
 
 _LONGEST_NM = 1e12
-
-FORMS = (
-    "a Zarr folder, file.h5[:dataset], file.tif, a folder or glob of PNG or TIFF slices, "
-    "a tile index .json, or a folder of prediction chunks NAME_z0-z1-y0-y1-x0-x1.h5"
-)
 
 
 def open_volume(  # noqa: PLR0913 - one parameter an option
@@ -93,7 +88,7 @@ def open_volume(  # noqa: PLR0913 - one parameter an option
         found = {**volume.found, "voxel_size": GIVEN}
         volume = volume.with_(voxel_size_nm=size_nm, found=found)
     if kind is not None:
-        volume = tile_index.taken_as(volume, kind)
+        volume = taken_as(volume, kind)
     if nan is not None:
         volume = without_nan(volume, nan)
     return volume.crop(parse_roi(roi, volume.shape)) if roi is not None else volume
@@ -127,21 +122,12 @@ def _name(source: Source) -> str:
 
 
 def _open(source: Source, options: OpenOptions) -> Volume:
-    is_index = isinstance(source, str | Path) and Path(source).suffix.lower() == ".json"
-    if options.root is not None and not is_index:
-        raise InputError(
-            f"{options.name}: a root ({options.root}) is for tile indices (.json) only"
-        )
-    if isinstance(source, Volume):
-        _refuse_reading(options)
-        return source
-    if isinstance(source, np.ndarray):
+    if isinstance(source, Volume | np.ndarray):
+        _refuse_root(options)
+        if isinstance(source, Volume):
+            _refuse_reading(options)
+            return source
         return _open_array(source.astype(np.uint8) if source.dtype == bool else source, options)
-    if is_index:
-        volume = tile_index.open_tile_index(
-            source, kind=options.kind, root=options.root, name=options.name
-        )
-        return turned(volume, options)
     return _open_path(options)
 
 
@@ -159,7 +145,7 @@ def _open_path(options: OpenOptions) -> Volume:
     name = options.name
     try:
         path, dataset = _split(name)
-        return _open_there(path, dataset, options)
+        return _open_there(path, replace(options, dataset=dataset))
     except CristaeError:
         raise
     except OSError as error:
@@ -167,27 +153,7 @@ def _open_path(options: OpenOptions) -> Volume:
     except ValueError as error:
         if "null byte" not in str(error):
             raise
-        raise InputError(f"{name!r}: found a NUL, expected a path: {FORMS}") from error
-
-
-def _open_there(path: Path, dataset: str | None, options: OpenOptions) -> Volume:
-    name = options.name
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        return _open_folder(path, dataset, options)
-    if path.is_file():
-        if suffix in tiff.SUFFIXES:
-            return tiff.open_tiff(path, options)
-        if suffix in hdf5.SUFFIXES or hdf5.is_hdf5(path):
-            return hdf5.open_hdf5(path, dataset, options)
-        raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
-    if any(letter in name for letter in "*?["):
-        return turned(slices.open_slices(os.path.expanduser(name), options.kind), options)
-    if "://" in name:
-        raise InputError(f"{name}: found a URL, expected a path: {FORMS}")
-    if not path.exists():
-        raise SourceNotFoundError(f"{name}: no such file or folder")
-    raise InputError(f"{name}: not a known form of volume, expected {FORMS}")
+        raise InputError(f"{name!r}: found a NUL, expected a path: {written_forms()}") from error
 
 
 def _split(name: str) -> tuple[Path, str | None]:
@@ -197,27 +163,50 @@ def _split(name: str) -> tuple[Path, str | None]:
         return path, None
     for colon in [i for i, letter in enumerate(name) if letter == ":" and name[i + 1 :]][::-1]:
         before = user_path(name[:colon])
-        is_file = before.suffix.lower() in hdf5.SUFFIXES and before.is_file()
-        if name[:colon] and (is_file or before.is_dir() or hdf5.is_hdf5(before)):
+        if name[:colon] and (before.is_dir() or (before.is_file() and _has_datasets(before))):
             return before, name[colon + 1 :]
     return path, None
 
 
-def _open_folder(path: Path, dataset: str | None, options: OpenOptions) -> Volume:
-    name = options.name
-    if foreign_zarr.is_zarr(path):
-        if dataset is not None:
-            raise InputError(f"{name}: write the path of an array as {path}/{dataset}")
-        if is_ours(path) and not options.index:  # cristae knows the axes of what it wrote
-            return open_ome_zarr(path, name)
-        return as_level(foreign_zarr.open_foreign_zarr(path, options))
-    if prediction_chunks.is_chunk_folder(path):
-        return turned(prediction_chunks.open_prediction_chunks(path, dataset, name), options)
-    if slices.has_slices(path) and dataset is None:
-        return turned(slices.open_slices(str(path), options.kind).with_(name=name), options)
-    there = sorted(entry.name for entry in path.iterdir())
-    found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
-    raise InputError(f"{name}: found {found or 'an empty folder'}, expected {FORMS}")
+def _has_datasets(file: Path) -> bool:
+    form = find_format(file)
+    return form is not None and "dataset" in form.reads
+
+
+def _open_there(path: Path, options: OpenOptions) -> Volume:
+    form = find_format(path)
+    if form is None:
+        raise _unknown(path, options.name)
+    if "root" not in form.reads:
+        _refuse_root(options)
+    if "dataset" not in form.reads and options.dataset is not None:
+        raise InputError(
+            f"{options.name}: {path} is of form {form.title}, which takes no name behind a colon; "
+            f"the path of an array in it is {path}/{options.dataset}"
+        )
+    volume = form.open(path, options).with_(form=form.title)
+    return volume if "axes" in form.reads else turned(volume, options)
+
+
+def _unknown(path: Path, name: str) -> InputError:
+    """The error for a path of no format."""
+    if path.is_dir():
+        there = sorted(entry.name for entry in path.iterdir())
+        more = f" and {len(there) - 5} more" if len(there) > 5 else ""
+        found = ", ".join(there[:5]) + more or "an empty folder"
+        return InputError(f"{name}: found {found}, expected {written_forms()}")
+    if "://" in name:
+        return InputError(f"{name}: found a URL, expected a path: {written_forms()}")
+    if not path.exists():
+        return SourceNotFoundError(f"{name}: no such file or folder")
+    return InputError(f"{name}: not a known form of volume, expected {written_forms()}")
+
+
+def _refuse_root(options: OpenOptions) -> None:
+    if options.root is not None:
+        raise InputError(
+            f"{options.name}: a root ({options.root}) is for tile indices (.json) only"
+        )
 
 
 def _refuse_reading(options: OpenOptions) -> None:

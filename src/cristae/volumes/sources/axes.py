@@ -42,6 +42,7 @@ class OpenOptions:
         index: Element to take, by name of axis.
         axes: Names of the axes, see this module; None as the source says.
         series: Number or name of the series (image) of a file that holds several.
+        dataset: What of a file or folder is meant, as named behind a colon.
     """
 
     name: str
@@ -50,6 +51,7 @@ class OpenOptions:
     index: Mapping[str, int] = field(default_factory=dict)
     axes: str | None = None
     series: str | None = None
+    dataset: str | None = None
 
     @property
     def reading(self) -> tuple[str, ...]:

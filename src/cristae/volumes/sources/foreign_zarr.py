@@ -21,14 +21,15 @@ from cristae.engine.paths import file_store
 from cristae.errors import InputError, raise_faults
 from cristae.volumes.sources.attributes import axis_names, place_of
 from cristae.volumes.sources.axes import Axes, OpenOptions, arrange, is_unnamed
-from cristae.volumes.sources.image_metadata import DTYPES
+from cristae.volumes.sources.format import Format
+from cristae.volumes.sources.image_metadata import DTYPES, is_ours
 from cristae.volumes.sources.multiscale import (
     Level,
     full_level,
     multiscales_of,
     place_of_level,
 )
-from cristae.volumes.sources.ome_zarr import ZarrReader, stamp_of
+from cristae.volumes.sources.ome_zarr import ZarrReader, as_level, open_ome_zarr, stamp_of
 from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.sources.slices import natural_key
 from cristae.volumes.sources.zarr_chunks import ChunkReader, load_stored
@@ -60,6 +61,13 @@ class Node:
 def is_zarr(folder: Path) -> bool:
     """Whether a folder is a Zarr array or group."""
     return any((folder / marker).is_file() for marker in MARKERS)
+
+
+def open_zarr(path: Path, options: OpenOptions) -> Volume:
+    """Open what cristae wrote, or any other Zarr (`open_foreign_zarr`)."""
+    if is_ours(path) and not options.index:  # cristae knows the axes of what it wrote
+        return open_ome_zarr(path, options.name)
+    return as_level(open_foreign_zarr(path, options))
 
 
 def open_foreign_zarr(path: str | Path, options: OpenOptions | None = None) -> Volume:
@@ -315,3 +323,6 @@ def _channel_names(
     if channels is None or len(names) != len(channels) or len(set(names)) != len(names):
         return channels
     return names if all(names) else channels
+
+
+FORMAT = Format("Zarr", "a Zarr folder", open_zarr, marker=is_zarr, reads=("axes",))

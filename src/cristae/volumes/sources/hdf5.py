@@ -21,6 +21,7 @@ from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
 from cristae.volumes.sources.attributes import axis_names, place_of
 from cristae.volumes.sources.axes import Axes, OpenOptions, arrange
+from cristae.volumes.sources.format import Format
 from cristae.volumes.sources.hdf5_links import SHOWN, Listing, files_of, link_target, list_datasets
 from cristae.volumes.sources.pages import plain_dtype
 from cristae.volumes.volume import Array, Volume
@@ -129,18 +130,14 @@ def is_hdf5(path: Path) -> bool:
     return path.is_file() and bool(h5py.is_hdf5(os.fspath(path)))
 
 
-def open_hdf5(
-    path: str | Path,
-    dataset: str | None = None,
-    options: OpenOptions | None = None,
-) -> Volume:
+def open_hdf5(path: str | Path, options: OpenOptions | None = None) -> Volume:
     """Open one dataset of an HDF5 file.
 
     Args:
         path: The file.
-        dataset: The dataset, or a group with one; None where the file has exactly one of 3 or more
-            dimensions.
-        options: How it is to be read; a series is one of the datasets, by number or name.
+        options: How it is to be read. Its dataset may be a group with one, and is none where the
+            file has exactly one of 3 or more dimensions; a series is one of these, by number or
+            name.
 
     Returns:
         A volume with channels where the dataset has a longer channel axis.
@@ -156,7 +153,7 @@ def open_hdf5(
     status = path.stat()
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            found = find_dataset(file, dataset, str(path), options.series)
+            found = find_dataset(file, options.dataset, str(path), options.series)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as HDF5: {_reason(error)}") from error
     full_name = f"{path}:{found.name}"
@@ -351,3 +348,8 @@ def _reason(error: Exception) -> str:
 
 def _contiguous_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*(1 for _ in shape[:-2]), min(256, shape[-2]), shape[-1])
+
+
+FORMAT = Format(
+    "HDF5", "file.h5[:dataset]", open_hdf5, SUFFIXES, is_hdf5, reads=("axes", "dataset")
+)

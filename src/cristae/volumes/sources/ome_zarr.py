@@ -288,6 +288,7 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
         identity=Identity((Written(str(path), record_fingerprint(image.record)),))
         if image.record
         else Identity((Folder(name or str(path), str(path)),)),
+        form="Zarr",
     )
 
 

@@ -21,7 +21,7 @@ from cristae.errors import InputError, raise_faults
 from cristae.volumes.sources.png import SIGNATURE as PNG_SIGNATURE
 from cristae.volumes.sources.png import decode_png, png_header
 from cristae.volumes.sources.tiff_pages import FORMAT_ERRORS, decode_tiff, tiff_header
-from cristae.volumes.volume import Array
+from cristae.volumes.volume import Array, Reader
 
 PNG_SUFFIXES = (".png",)
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -255,6 +255,11 @@ class PlaneCache:
 
 
 PLANES = PlaneCache(CACHE_BYTES)
+
+
+def is_cached(reader: Reader) -> bool:
+    """Whether a reader keeps decoded planes for a while: what it says as ``cached``."""
+    return bool(getattr(reader, "cached", False))
 
 
 def _header_or_fault(path: Path) -> PlaneHeader | InputError:

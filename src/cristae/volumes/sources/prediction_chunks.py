@@ -18,6 +18,8 @@ import numpy as np
 from cristae.engine.identity import Files, Identity
 from cristae.errors import InputError
 from cristae.grid import Box
+from cristae.volumes.sources.axes import OpenOptions
+from cristae.volumes.sources.format import Format
 from cristae.volumes.sources.hdf5 import Dataset, find_dataset, open_file
 from cristae.volumes.sources.pages import (
     State,
@@ -85,22 +87,19 @@ class PredictionChunksReader:
 
 def is_chunk_folder(folder: Path) -> bool:
     """Whether a folder holds at least one file named like a prediction chunk."""
-    return any(_is_chunk(entry) for entry in folder.iterdir())
+    return folder.is_dir() and any(_is_chunk(entry) for entry in folder.iterdir())
 
 
 def _is_chunk(path: Path) -> bool:
     return PATTERN.match(path.name) is not None and not path.name.startswith(".")
 
 
-def open_prediction_chunks(
-    folder: str | Path, dataset: str | None = None, name: str | None = None
-) -> Volume:
+def open_prediction_chunks(folder: Path, options: OpenOptions) -> Volume:
     """Open a folder of prediction chunks.
 
     Args:
         folder: The folder.
-        dataset: The dataset of each file; None where each has exactly one of 4 dimensions.
-        name: The source as the user wrote it; the folder by default.
+        options: Its dataset is that of each file; none where each has exactly one of 4 dimensions.
 
     Returns:
         A prediction (c, z, y, x) of all chunks.
@@ -109,7 +108,6 @@ def open_prediction_chunks(
         InputError: Chunks of several runs, unreadable, of other shapes than their names say, of
             different dtypes or channels, overlapping or missing; all at once.
     """
-    folder = Path(folder)
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if _is_chunk(entry)]
     if not files:
@@ -123,7 +121,7 @@ def open_prediction_chunks(
     found: list[tuple[Chunk, Dataset]] = []
     for file in files:
         try:
-            found.append(_inspect(file, dataset))
+            found.append(_inspect(file, options.dataset))
         except InputError as error:
             faults.append(f"{file.name}: {error}")
     faults += _disagreements(found)
@@ -135,7 +133,7 @@ def open_prediction_chunks(
     whole = _union(list(boxes))
     sizes = [file.stat().st_size for file in files]
     return Volume(
-        name=name or str(folder),
+        name=options.name,
         reader=PredictionChunksReader(str(folder), chunks, channels, dtype.name),
         shape=whole.stop,
         dtype=dtype,
@@ -239,3 +237,12 @@ def _gaps(boxes: list[Box]) -> list[str]:
             f"no chunk holds {Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))}"
         )
     return faults
+
+
+FORMAT = Format(
+    "folder of prediction chunks",
+    "a folder of prediction chunks NAME_z0-z1-y0-y1-x0-x1.h5",
+    open_prediction_chunks,
+    marker=is_chunk_folder,
+    reads=("dataset",),
+)

@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from cristae.engine.identity import Files, Identity
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
+from cristae.volumes.sources.axes import OpenOptions
+from cristae.volumes.sources.format import Format
 from cristae.volumes.sources.pages import (
     PLANES,
     SUFFIXES,
@@ -54,6 +56,7 @@ class SlicesReader:
     dtype: str
     coded: bool
     plane: tuple[int, int]
+    cached: ClassVar[bool] = True
 
     def read(self, box: Box) -> Array:
         """The (z, y, x) array of a box.
@@ -81,13 +84,13 @@ class SlicesReader:
         return plane
 
 
-def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
+def open_slices(path: Path, options: OpenOptions) -> Volume:
     """Open a folder or a glob of slices.
 
     Args:
-        source: A folder (all its PNG or TIFF files) or a glob pattern; folders in it that are there
+        path: A folder (all its PNG or TIFF files) or a glob pattern; folders in it that are there
             as they are written may have brackets in their names.
-        kind: ``labels`` reads RGB slices as coded ids.
+        options: Of kind ``labels``, RGB slices are read as coded ids.
 
     Returns:
         The volume, of the slices in natural order of their names.
@@ -97,7 +100,8 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
         InputError: Slices of different sizes, dtypes or formats, unreadable or cut off; all at
             once.
     """
-    paths = _find(str(source))
+    source, kind = options.name, options.kind
+    paths = _find(path)
     headers = read_headers(paths)
     folder = os.path.commonpath([str(path.parent) for path in paths])
     names = [os.path.relpath(path, folder) for path in paths]
@@ -107,21 +111,21 @@ def open_slices(source: str | Path, kind: Kind | None = None) -> Volume:
     if len(suffixes) > 1:
         faults.append(f"slices of different formats ({', '.join(suffixes)}); give a glob of one")
     faults += _disagreements(good, kind)
-    raise_capped(str(source), faults)
-    _warn_of_gaps(str(source), names)
+    raise_capped(source, faults)
+    _warn_of_gaps(source, names)
     first = good[0][1]
     coded = first.samples > 1
     dtype = np.dtype(np.uint32) if coded else first.dtype
     states = tuple(header.state for _, header in good)
     return Volume(
-        name=str(source),
+        name=source,
         reader=SlicesReader(folder, tuple(names), states, dtype.name, coded, first.shape),
         shape=(len(paths), *first.shape),
         dtype=dtype,
         kind="labels" if coded else None,
         chunk_shape=(1, *first.shape),
         size_on_disk=sum(size for size, _ in states),
-        identity=Identity((Files(str(source), os.path.join(os.getcwd(), folder), tuple(names)),)),
+        identity=Identity((Files(source, os.path.join(os.getcwd(), folder), tuple(names)),)),
     )
 
 
@@ -131,19 +135,21 @@ def natural_key(name: str) -> list[Any]:
     return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
 
 
-def has_slices(folder: Path) -> bool:
-    """Whether a folder holds at least one file with a slice's suffix."""
-    return any(_is_slice(entry) for entry in folder.iterdir())
+def are_slices(path: Path) -> bool:
+    """Whether a path is a folder with at least one slice, or a pattern."""
+    if path.is_dir():
+        return any(_is_slice(entry) for entry in path.iterdir())
+    return not path.exists() and any(letter in str(path) for letter in "*?[")
 
 
 def _is_slice(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def _find(source: str) -> list[Path]:
+def _find(source: Path) -> list[Path]:
     try:
-        if os.path.isdir(source):
-            paths = [path for path in Path(source).iterdir() if _is_slice(path)]
+        if source.is_dir():
+            paths = [path for path in source.iterdir() if _is_slice(path)]
         else:
             paths = [Path(match) for match in _matches(source)]
     except (OSError, ValueError) as error:
@@ -153,9 +159,9 @@ def _find(source: str) -> list[Path]:
     return sorted(paths, key=lambda path: natural_key(str(path)))
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: Path) -> list[str]:
     """Files of a pattern; brackets in what is there as it is written are no part of it."""
-    parts = Path(pattern).parts
+    parts = pattern.parts
     there = max((i for i in range(len(parts)) if os.path.isdir(Path(*parts[:i]))), default=0)
     folder, rest = glob.escape(str(Path(*parts[:there]))), os.path.join(*parts[there:])
     literal = rest.replace("[", "[[]")
@@ -201,3 +207,8 @@ def _warn_of_gaps(source: str, names: list[str]) -> None:
     if gaps and usual > 0:
         more = f" and {len(gaps) - 5} more" if len(gaps) > 5 else ""
         log.warning("%s: slices seem to be missing, from %s%s", source, "; ".join(gaps[:5]), more)
+
+
+FORMAT = Format(
+    "image slices", "a folder or glob of PNG or TIFF slices", open_slices, marker=are_slices
+)

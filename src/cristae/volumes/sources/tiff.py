@@ -19,6 +19,7 @@ from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
 from cristae.volumes.sources.axes import Axes, OpenOptions, arrange
+from cristae.volumes.sources.format import Format
 from cristae.volumes.sources.pages import (
     PLANES,
     TIFF_SUFFIXES,
@@ -60,6 +61,11 @@ class TiffReader:
     outer: int
     mapped: tuple[int, str] | None
     white: int | None
+
+    @property
+    def cached(self) -> bool:
+        """Whether decoded planes are kept for a while."""
+        return self.mapped is None
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
@@ -199,3 +205,6 @@ def _chunk(stack: Stack, axes: Axes) -> tuple[int, int, int]:
             whole[i] = min(rows, stack.shape[i]) if name == "y" else stack.shape[i]
     z, y, x = axes.spatial(whole)
     return int(z), int(y), int(x)
+
+
+FORMAT = Format("multi-page TIFF", "file.tif", open_tiff, SUFFIXES, reads=("axes",))

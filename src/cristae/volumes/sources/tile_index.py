@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy
@@ -31,6 +31,8 @@ import scipy
 from cristae.engine.identity import Facts, Identity, Named, Place, file_facts
 from cristae.errors import InputError
 from cristae.grid import Box, tile
+from cristae.volumes.sources.axes import OpenOptions
+from cristae.volumes.sources.format import Format
 from cristae.volumes.sources.pages import (
     PLANES,
     PlaneHeader,
@@ -79,6 +81,7 @@ class TileIndexReader:
     dtype: str
     labels: bool
     states: tuple[State, ...] = ()
+    cached: ClassVar[bool] = True
 
     def read(self, box: Box) -> Array:
         """The (z, y, x) array of a box.
@@ -195,21 +198,14 @@ def nearest_indices(length: int, ratio: float) -> Array:
     return np.asarray(zoomed.astype(np.intp))
 
 
-def open_tile_index(
-    path: str | Path,
-    *,
-    kind: Kind | None = None,
-    root: str | Path | None = None,
-    name: str | None = None,
-) -> Volume:
+def open_tile_index(path: Path, options: OpenOptions) -> Volume:
     """Open a tile index.
 
     Args:
         path: The JSON file.
-        kind: ``labels`` or ``image``; None for what `assumed_kind` takes it for.
-        root: Folder that relative paths count from, and below which absolute ones are looked for;
-            by default the JSON's folder, and absolute paths as they are.
-        name: The source as the user wrote it; the path by default.
+        options: Of no kind it is what `assumed_kind` takes it for. Its root is the folder that
+            relative paths count from, and below which absolute ones are looked for; by default the
+            JSON's folder, and absolute paths as they are.
 
     Returns:
         The volume; its attribute ``kind_from`` says why it was taken for its kind.
@@ -219,7 +215,7 @@ def open_tile_index(
         InputError: An index that cannot be used, or tiles that are missing, cut off, or of another
             size or dtype than the index says; all at once.
     """
-    path = Path(path)
+    kind, root = options.kind, options.root
     index = load_index(path)
     taken = kind if kind is not None else assumed_kind(index)
     height, width = int(index["height"]), int(index["width"])
@@ -238,10 +234,10 @@ def open_tile_index(
     )
     states = _check_tiles(str(path), reader, index, sides)
     described = Named(json.dumps(index, sort_keys=True))
-    contents = (described, Tiles(name or str(path), reader))
+    contents = (described, Tiles(options.name, reader))
     reason = "given" if kind is not None else f"ndim {index['ndim']}, dtype {index['dtype']}"
     return Volume(
-        name=name or str(path),
+        name=options.name,
         reader=replace(reader, states=states),
         shape=(int(index["depth"]), height, width),
         dtype=np.dtype(reader.dtype),
@@ -357,3 +353,8 @@ def _tile_fault(
     if not np.can_cast(header.dtype, dtype, "safe"):
         return f"found {header.dtype}, expected values that fit {dtype}"
     return None
+
+
+FORMAT = Format(
+    "tile index", "a tile index .json", open_tile_index, suffixes=(".json",), reads=("root",)
+)

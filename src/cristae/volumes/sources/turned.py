@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.volumes.sources.axes import SPACE, Axes, OpenOptions, arrange
+from cristae.volumes.sources.pages import is_cached
 from cristae.volumes.volume import Array, Reader, Volume
 
 
@@ -21,6 +22,11 @@ class TurnedReader:
     inner: Reader
     axes: Axes
     stored: Triple
+
+    @property
+    def cached(self) -> bool:
+        """Whether decoded planes are kept for a while."""
+        return is_cached(self.inner)
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
