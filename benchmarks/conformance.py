@@ -120,7 +120,7 @@ def label_with_cristae(task):
     from cristae.engine.executors import Resources
     from cristae.segmentation.decoders import SegmentConfig
     from cristae.segmentation.segment import segment_volume
-    from cristae.volumes.sources import open_volume
+    from cristae.volumes.formats import open_volume
     from cristae.volumes.volume import array_volume
 
     prediction = open_volume(task.source, kind="prediction")
@@ -150,7 +150,7 @@ def affinities(mask):
 
 
 def read_cristae(out):
-    from cristae.volumes.sources.ome_zarr import open_ome_zarr
+    from cristae.volumes.formats.ome_zarr import open_ome_zarr
 
     return open_ome_zarr(out).read()
 

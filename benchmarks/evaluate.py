@@ -33,17 +33,17 @@ from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources, run_tasks
 from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances, scores_of_table
-from cristae.evaluation.label_runs import block_runs
 from cristae.evaluation.metrics import match
 from cristae.evaluation.overlaps import Instances, Overlaps
 from cristae.evaluation.placement import Compared
 from cristae.evaluation.tables import Place
 from cristae.grid import Box, tile
-from cristae.measurement.blocks import blocks_of, pieces_of
-from cristae.segmentation.runs import Raster
-from cristae.segmentation.tables import write_runs_table
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.labels.blocks import blocks_of, pieces_of
+from cristae.labels.label_runs import block_runs
+from cristae.labels.run_table import write_runs_table
+from cristae.labels.runs import Raster
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 from cristae.volumes.volume import array_volume
 
 LUCCHI = Path(__file__).resolve().parents[2] / "shared" / "golden" / "lucchi"

@@ -41,7 +41,7 @@ from cristae.engine.executors import Resources, run_tasks
 from cristae.grid import tile
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from floor import copy_block, print_stages, timed
 
 SHAPE = (500, 4096, 4096)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 
 def write_slices(folder: Path, count: int) -> Path:

@@ -52,9 +52,9 @@ from cristae.networks.unet import UNetConfig, build_network, network_context
 from cristae.networks.windows import WindowRecipe, window_axes, window_weight
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
+from cristae.simulation.simulate import SimulationConfig, simulate_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from cristae.volumes.intensity import normalise, sample_intensity
-from cristae.volumes.simulate import SimulationConfig, simulate_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
 
 WINDOW = (32, 256, 256)
 BATCH_VOXELS = 1 << 23

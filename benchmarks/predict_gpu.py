@@ -34,8 +34,8 @@ from cristae.networks.model import load_model, model_network
 from cristae.networks.runner import model_runner, network_contract
 from cristae.prediction.estimate import expected_precision
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.volumes.simulate import SimulationConfig, simulate_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from cristae.simulation.simulate import SimulationConfig, simulate_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 
 WHOLE = (500, 4096, 4096)
 """A volume of MitoEM's test set."""

@@ -24,8 +24,8 @@ import tifffile
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.pages import PLANES
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.pages import PLANES
 
 THREADS = (1, 4, 16)
 Read = Callable[[Box], np.ndarray]

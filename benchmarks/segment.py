@@ -30,7 +30,7 @@ from cristae.engine.executors import Resources, run_tasks
 from cristae.grid import tile
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from floor import copy_block, print_stages, timed
 
 VOXELS_PER_INSTANCE = 52_000  # of the volume, so that 7 % are foreground

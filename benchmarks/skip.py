@@ -24,8 +24,8 @@ from cristae.networks.model import load_model
 from cristae.prediction import predict as predict_module
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume
-from cristae.volumes.simulate import SimulationConfig, simulate_volume
-from cristae.volumes.sources import open_volume
+from cristae.simulation.simulate import SimulationConfig, simulate_volume
+from cristae.volumes.formats import open_volume
 
 
 def main():

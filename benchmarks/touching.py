@@ -25,12 +25,12 @@ from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.networks.model import load_model
 from cristae.prediction.predict import predict_volume
+from cristae.samples.dilation import widen_labels
 from cristae.segmentation.segment import segment_volume
+from cristae.simulation.simulate import SimulationConfig, simulate_volume, touching_pairs
 from cristae.training.paste import PasteConfig, paste_touching
-from cristae.volumes.simulate import SimulationConfig, simulate_volume, touching_pairs
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Volume, array_volume
-from cristae.volumes.widen import widen_labels
 
 EPFL = Path(__file__).resolve().parents[2] / "shared" / "data" / "epfl_train"
 EPFL_WIDENING_NM = 17.0

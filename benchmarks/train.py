@@ -30,14 +30,14 @@ from cristae.configuration import from_plain, load_tree
 from cristae.engine.blockwise import GIB, peak_memory
 from cristae.engine.executors import available_cores
 from cristae.networks.unet import build_network
+from cristae.samples.dataset import Sample, open_sample
+from cristae.simulation.simulate import SimulationConfig, simulate_volume
 from cristae.training.config import TrainConfig
 from cristae.training.sampling import prepare_source
 from cristae.training.speed import measure_step
 from cristae.training.step import reduced_precision, run_network, trains_in_bfloat16
 from cristae.training.train import train_model
-from cristae.volumes.dataset import Sample, open_sample
-from cristae.volumes.simulate import SimulationConfig, simulate_volume
-from cristae.volumes.sources.ome_zarr import SHARD, create_ome_zarr
+from cristae.volumes.formats.ome_zarr import SHARD, create_ome_zarr
 
 LARGE, SMALL = (1000, 4096, 4096), (128, 1024, 1024)
 ROUNDS = 20

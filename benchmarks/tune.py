@@ -19,10 +19,10 @@ import numpy as np
 
 from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
-from cristae.evaluation.tune import TuneConfig, tune_decoder
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
-from cristae.volumes.sources.ome_zarr import open_ome_zarr
+from cristae.tuning.tune import TuneConfig, tune_decoder
+from cristae.volumes.formats.ome_zarr import open_ome_zarr
 from segment import make_prediction
 
 QUIET = EvaluateConfig(bootstrap_samples=0, categories="none")

@@ -47,15 +47,15 @@ from cristae.networks.model import Model, load_model
 from cristae.networks.unet import UNetConfig
 from cristae.pipeline import RunConfig
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.presentation.atlas import Scene, error_picture, locate
-from cristae.presentation.errors import choose, find_errors
-from cristae.presentation.pictures import Stack, grey_window
+from cristae.report.atlas import Scene, error_picture, locate
+from cristae.report.errors import choose, find_errors
+from cristae.report.pictures import Stack, grey_window
 from cristae.runfolder import SampleFolder
+from cristae.samples.dataset import OpenedSample, Sample, load_samples, open_sample
+from cristae.samples.dilation import widened_volume
 from cristae.segmentation.segment import segment_volume
+from cristae.simulation.simulate import SimulationConfig
 from cristae.training.train import TrainConfig, train_model
-from cristae.volumes.dataset import OpenedSample, Sample, load_samples, open_sample
-from cristae.volumes.simulate import SimulationConfig
-from cristae.volumes.widen import widened_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

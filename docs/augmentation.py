@@ -28,8 +28,8 @@ from cristae.training.sampling import (
     random_stream,
     read_patch,
 )
-from cristae.volumes.dataset import Sample, open_sample
-from cristae.volumes.simulate import SimulationConfig
+from cristae.samples.dataset import Sample, open_sample
+from cristae.simulation.simulate import SimulationConfig
 
 PATCH = (9, 112, 112)
 SHOWN = 3

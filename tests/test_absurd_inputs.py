@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import tifffile
 
-import cristae.presentation.preview
-import cristae.presentation.tuning  # loaded first: only what a command itself takes is timed
+import cristae.report.preview
+import cristae.report.tuning  # loaded first: only what a command itself takes is timed
 from cristae import cli
 from cristae.errors import InputError
 from cristae.evaluation.evaluate import score_instances
 from cristae.networks.model import Model, save_model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume
 
 SHAPE, SIDE = (3, 8, 10), 10**9

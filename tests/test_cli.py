@@ -10,7 +10,7 @@ from tests.programs import cristae
 from cristae import cli
 from cristae.networks.model import load_model
 from cristae.networks.shipped import model_card, named_models
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 
 def inside(capfd, *arguments):

@@ -18,12 +18,12 @@ from cristae.networks.unet import UNetConfig, build_network
 from cristae.pipeline import RunConfig, run
 from cristae.prediction.predict import predict_volume
 from cristae.runfolder import RunFolder
+from cristae.samples.dataset import Sample, open_sample
+from cristae.simulation.simulate import SimulationConfig, simulate_volume
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.sampling import SamplingConfig
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.dataset import Sample, open_sample
-from cristae.volumes.simulate import SimulationConfig, simulate_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume
 
 NETWORK = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))

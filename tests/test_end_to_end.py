@@ -16,7 +16,7 @@ from cristae.configuration import load_config
 from cristae.errors import ConfigError, InputError, OutputExistsError
 from cristae.pipeline import RunConfig, Running, report_run, run
 from cristae.runfolder import RunFolder
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 TRAIN = {
     "steps": 3,

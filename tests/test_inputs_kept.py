@@ -15,8 +15,8 @@ from cristae.evaluation.scoring import EvaluateConfig
 from cristae.measurement.measure import measure_instances
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 
 SIZE = (30.0, 8.0, 8.0)
 PLAIN = EvaluateConfig(categories="none")

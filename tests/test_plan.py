@@ -12,7 +12,7 @@ from cristae.errors import ConfigError
 from cristae.pipeline import RunConfig
 from cristae.plan import plan_run
 from cristae.training.config import check_train_config
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 
 SHAPE = (12, 128, 128)
 

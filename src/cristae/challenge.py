@@ -25,8 +25,8 @@ from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.progress import log, track
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Box, Triple, tile
-from cristae.measurement.tally import as_labels
-from cristae.volumes.sources.hdf5 import open_hdf5
+from cristae.labels.tally import as_labels
+from cristae.volumes.formats.hdf5 import open_hdf5
 from cristae.volumes.volume import Array, Volume
 
 SHAPE: Triple = (500, 4096, 4096)

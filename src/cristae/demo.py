@@ -7,9 +7,9 @@ from cristae.engine.executors import Resources
 from cristae.engine.files import read_json
 from cristae.pipeline import RunConfig, Running, run
 from cristae.runfolder import RunFolder
-from cristae.volumes.dataset import Sample
-from cristae.volumes.simulate import SimulationConfig, touching_pairs
-from cristae.volumes.sources import open_volume
+from cristae.samples.dataset import Sample
+from cristae.simulation.simulate import SimulationConfig, touching_pairs
+from cristae.volumes.formats import open_volume
 
 DEMO_VOLUME = SimulationConfig(
     shape=(48, 640, 640),

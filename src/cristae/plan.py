@@ -23,21 +23,21 @@ from cristae.grid import Box
 from cristae.networks.model import Model, load_model
 from cristae.pipeline import RunConfig
 from cristae.prediction.estimate import expected_precision, network_rate, prediction_work
+from cristae.samples.dataset import OpenedSample, Sample, open_samples, open_sources
+from cristae.samples.fingerprint import Fingerprint, fingerprint_sample, label_boxes
 from cristae.segmentation.decoders import resolve
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.scratch import Job, MemoryScratch
 from cristae.segmentation.segment import segment_volume
+from cristae.simulation.simulate import simulate_volume
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.memory import step_bytes, training_bytes
 from cristae.training.proposal import Choice, Device, propose
 from cristae.training.sampling import prepare_source
 from cristae.training.speed import StepTimes, find_device, measure_step, perfect_prediction
 from cristae.training.train import untrained_model
-from cristae.volumes.dataset import OpenedSample, Sample, open_samples, open_sources
-from cristae.volumes.fingerprint import Fingerprint, fingerprint_sample, label_boxes
-from cristae.volumes.simulate import simulate_volume
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import Layout
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import Layout
 from cristae.volumes.volume import Volume
 
 BOXES = 24

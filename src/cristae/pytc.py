@@ -28,7 +28,7 @@ import numpy as np
 from cristae.errors import InputError, raise_faults
 from cristae.segmentation.decode import decode
 from cristae.segmentation.decoders import SegmentConfig
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Array
 
 UNSCALED = (1.0, 1.0, 1.0)
@@ -40,7 +40,7 @@ def readvol(filename: str | Path, dataset: str | None = None, drop_channel: bool
 
     Args:
         filename: HDF5, TIFF, a glob or folder of slices, a folder of prediction chunks, or any
-            other source `cristae.volumes.sources.open_volume` knows.
+            other source `cristae.volumes.formats.open_volume` knows.
         dataset: Name of the dataset in an HDF5 file; not needed where there is one only.
         drop_channel: Average the channels, in the type of the voxels.
 

@@ -9,7 +9,7 @@ import tifffile
 from cristae.errors import CristaeError
 from cristae.networks.model import Model, load_model
 from cristae.networks.unet import UNetConfig, build_network
-from cristae.volumes.dataset import Sample
+from cristae.samples.dataset import Sample
 from cristae.volumes.volume import array_volume
 
 

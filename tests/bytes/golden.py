@@ -13,7 +13,7 @@ from tests.bytes.volumes import CASES
 from tests.segmentation.helpers import MEMORY_DISK
 
 from cristae import challenge
-from cristae.volumes.sources.ome_zarr import Layout
+from cristae.volumes.formats.ome_zarr import Layout
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bytes.json"
 NAMES = (*(case.name for case in CASES), "submission", "run")

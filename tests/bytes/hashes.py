@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cristae.segmentation.segment import read_instances_table, read_runs
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 DIGITS = 16
 LONG = re.compile(r"-?\d+\.\d{6,}(?:e[-+]?\d+)?")

@@ -20,7 +20,7 @@ from cristae.grid import Box
 from cristae.networks.model import Model
 from cristae.prediction.predict import PredictConfig
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Volume, array_volume
 
 SIZE = (30.0, 16.0, 16.0)

@@ -10,7 +10,7 @@ from cristae.engine.outputs import write_text_output
 from cristae.engine.records import is_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 
 def begin(path, overwrite=False, **settings):

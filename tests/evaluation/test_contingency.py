@@ -12,9 +12,9 @@ from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.overlaps import pool
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
-from cristae.measurement import blocks
-from cristae.measurement.blocks import tally_blocks
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
+from cristae.labels import blocks
+from cristae.labels.blocks import tally_blocks
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr
 from cristae.volumes.volume import array_volume
 
 SERIAL = Resources(workers=1, executor="serial")

@@ -17,9 +17,9 @@ from cristae.evaluation.evaluate import (
     pool_scores,
     read_matches,
 )
-from cristae.evaluation.tune import TuneConfig, tune_decoder
 from cristae.measurement.measure import measure_instances, read_measurements
 from cristae.segmentation.decoders import SegmentConfig
+from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.volume import array_volume
 
 SHAPE = (3, 12, 14)

@@ -26,7 +26,7 @@ from cristae.evaluation.evaluate import (
     write_tables,
 )
 from cristae.evaluation.scores import Scores
-from cristae.measurement import blocks
+from cristae.labels import blocks
 from cristae.measurement.table import write_table
 from cristae.volumes.volume import array_volume
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity
 from cristae.errors import InputError, OutputExistsError
-from cristae.measurement import blocks
+from cristae.labels import blocks
 from cristae.measurement.measure import measure_instances, read_measurements
 from cristae.volumes.volume import array_volume
 

@@ -15,7 +15,7 @@ from cristae.errors import InputError
 from cristae.networks.checkpoint import load_pytc_model
 from cristae.networks.model import load_model
 from cristae.networks.shipped import named_models
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 
 def damage(path, at):

@@ -13,9 +13,9 @@ import numpy as np
 from cristae import challenge
 from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
-from cristae.evaluation.tune import TuneConfig, tune_decoder
 from cristae.measurement.measure import measure_instances
 from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.volume import Volume, array_volume
 
 SIZE, SERIAL = (30.0, 8.0, 8.0), Resources(1, "serial")

@@ -11,7 +11,7 @@ import tifffile
 from tests.volumes.test_tiff import ome_set
 
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume, pages
+from cristae.volumes.formats import open_volume, pages
 from cristae.volumes.volume import Volume
 
 pytestmark = pytest.mark.long

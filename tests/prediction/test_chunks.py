@@ -16,7 +16,7 @@ from cristae.grid import Box
 from cristae.prediction import chunks as chunks_module
 from cristae.prediction.chunks import plan_chunks, write_chunks
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume
 
 SHAPE = (40, 160, 150)

@@ -19,7 +19,7 @@ from cristae.prediction import passes, predict, tiled, windowed
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.request import Request
 from cristae.prediction.resample import apply_taps, source_taps
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 CPU = torch.device("cpu")
 FLOAT32 = PredictConfig(precision="float32")

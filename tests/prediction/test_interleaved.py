@@ -16,8 +16,8 @@ from cristae.networks.interleaved import InterleavedRunner, interleaved_context,
 from cristae.networks.model import load_model, model_network, save_model
 from cristae.networks.unet import Context
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.intensity import normalise, sample_intensity
-from cristae.volumes.sources import open_volume
 
 ONE = Resources(workers=1)
 

@@ -6,7 +6,7 @@ import pytest
 from cristae.engine.executors import Resources
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 SIZE = (30.0, 8.0, 8.0)
 AROUND = ((2, 1), (32, 16), (16, 40))

@@ -17,9 +17,9 @@ from cristae.networks.model import model_network, save_model
 from cristae.networks.unet import UNetConfig
 from cristae.prediction import predict as predict_module
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from cristae.volumes.intensity import normalise, sample_intensity
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
 
 SHAPE = (5, 44, 52)
 PAD = 48
@@ -119,7 +119,7 @@ import os, signal, sys
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict, tiled
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 source, mask, first, second, out, after = sys.argv[1:]
 left, write = [int(after)], tiled.write_shards

@@ -21,9 +21,9 @@ from cristae.prediction import predict as predict_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.passes import tile_probabilities, tile_variants
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from cristae.volumes.intensity import grey_moments, normalise, sample_intensity
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
 
 FLOAT32 = PredictConfig(precision="float32")
 ONE = Resources(workers=1)
@@ -312,7 +312,7 @@ import os, signal, sys
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict, tiled
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 source, model, out = sys.argv[1:]
 write = tiled.write_shards
@@ -359,7 +359,7 @@ from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 volume = open_volume(np.random.default_rng(0).integers(0, 255, (16, 192, 192), np.uint8))
 promised = []

@@ -20,8 +20,8 @@ from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.regions import Occupancy, Region
 from cristae.prediction.skip import coarse_size, signal_region
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.intensity import sample_intensity
-from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import array_volume
 
 FLOAT32 = PredictConfig(precision="float32")

@@ -13,7 +13,7 @@ from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.estimate import prediction_work
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume
 
 ONE = Resources(1)

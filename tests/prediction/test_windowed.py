@@ -25,9 +25,9 @@ from cristae.networks.windows import WindowRecipe, window_axes, window_weight
 from cristae.prediction import regions, windowed
 from cristae.prediction import request as request_module
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.intensity import sample_intensity
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 
 ONE = Resources(workers=1)
 RECIPE = WindowRecipe((4, 16, 16), (2, 7, 9), padding=(1, 3, 2), chunks=(2, 1, 2))
@@ -235,7 +235,7 @@ import os, signal, sys
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict, windowed
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 source, model, out = sys.argv[1:]
 write = windowed.write_shards
@@ -442,7 +442,7 @@ from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict, request
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 request.MEMORY_MOST = int(sys.argv[3])
 volume = open_volume(np.random.default_rng(0).integers(0, 255, (8, 128, 256), np.uint8))

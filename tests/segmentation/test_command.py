@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cristae.cli import app
 from cristae.configuration import load_config
 from cristae.pipeline import RunConfig
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 
 VOLUMES = [{"name": "a", "image": "a.tif"}]
 STEPS = ((0, 0, 1), (-1, 0, 0), (0, 1, 0))

@@ -10,7 +10,7 @@ from cristae.errors import ConfigError, InputError
 from cristae.segmentation import decode as module
 from cristae.segmentation.decode import decode
 from cristae.segmentation.decoders import DECODERS, SegmentConfig
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 from cristae.volumes.volume import array_volume
 
 THREADS = Resources(3, "threads")

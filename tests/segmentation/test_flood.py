@@ -6,9 +6,9 @@ from tests.segmentation.helpers import noise
 from tests.segmentation.oracle import heap_flood, label_26
 
 from cristae.grid import Box
+from cristae.labels.runs import Raster, Runs
 from cristae.segmentation.agglomerate import find_fragments
 from cristae.segmentation.flood import flood, flood_bytes, labelled_runs
-from cristae.segmentation.runs import Raster, Runs
 from cristae.segmentation.scanning import scan
 
 HUGE = Raster((10_000, 10_000, 10_000))

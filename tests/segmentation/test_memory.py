@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.segmentation.helpers import noise
 
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 
 SCRIPT = """
 import ctypes, json, logging, sys
@@ -17,7 +17,7 @@ from pathlib import Path
 from cristae.engine.executors import Resources
 from cristae.segmentation import segment as stage
 from cristae.segmentation.decoders import SegmentConfig
-from cristae.volumes.sources.ome_zarr import open_ome_zarr
+from cristae.volumes.formats.ome_zarr import open_ome_zarr
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from tests.segmentation.helpers import noise
 
 from cristae.grid import Box
+from cristae.labels.runs import Raster, Runs, intersect
 from cristae.segmentation import steps
 from cristae.segmentation.components import label_block
 from cristae.segmentation.decoders import SegmentConfig, resolve
-from cristae.segmentation.runs import Raster, Runs, intersect
 from cristae.segmentation.scanning import is_within, scan, scan_rule, scan_within, select_values
 from cristae.segmentation.scratch import FolderScratch, Job, MemoryScratch
 from cristae.segmentation.writing import SHORT, sort_by_row

@@ -19,7 +19,7 @@ from cristae.segmentation import segment as stage
 from cristae.segmentation import writing
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, read_runs, segment_volume
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import array_volume
 
 CONFIG = SegmentConfig(

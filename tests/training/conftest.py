@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cristae.samples.dataset import OpenedSample, Sample
 from cristae.training.sampling import prepare_source
-from cristae.volumes.dataset import OpenedSample, Sample
 from cristae.volumes.volume import array_volume
 
 

@@ -10,10 +10,10 @@ import yaml
 
 from cristae.configuration import from_plain
 from cristae.networks.unet import network_context, total_stride
+from cristae.samples.dataset import Sample, sample_faults
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.train import train_model
 from cristae.training.validation import check_decoder, check_tuning
-from cristae.volumes.dataset import Sample, sample_faults
 
 from .conftest import toy_arrays
 

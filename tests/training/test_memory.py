@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cristae.samples.dataset import OpenedSample, Sample
 from cristae.training.config import TrainConfig
 from cristae.training.memory import index_bytes, step_bytes, training_bytes
 from cristae.training.sampling import index_instances
-from cristae.volumes.dataset import OpenedSample, Sample
 from cristae.volumes.volume import Volume
 
 SIZE = (30.0, 8.0, 8.0)

@@ -9,13 +9,13 @@ import torch
 from cristae.errors import ConfigError, InputError
 from cristae.networks.model import load_model, model_network
 from cristae.plan import plan_run
+from cristae.samples.dataset import Sample, open_sample, open_samples, plain_sample
 from cristae.training import validation
 from cristae.training.paste import PasteConfig
 from cristae.training.replay import replayed_samples
 from cristae.training.sampling import SamplingConfig, prepare_source
 from cristae.training.train import train_model
-from cristae.volumes.dataset import Sample, open_sample, open_samples, plain_sample
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 
 from .test_train import SIZE, config, read_rows, samples  # noqa: F401  (a fixture)
 

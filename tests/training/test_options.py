@@ -12,6 +12,7 @@ from cristae.networks.model import fresh_network, load_model, model_network
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.samples.dataset import open_samples
 from cristae.segmentation.segment import segment_volume
 from cristae.training import loop, step, train
 from cristae.training.batches import make_batch
@@ -32,7 +33,6 @@ from cristae.training.step import (
 )
 from cristae.training.train import train_model
 from cristae.training.validation import validate
-from cristae.volumes.dataset import open_samples
 from cristae.volumes.intensity import normalise, sample_intensity
 from cristae.volumes.volume import array_volume
 

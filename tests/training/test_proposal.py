@@ -8,9 +8,9 @@ from cristae.errors import MemoryLimitError
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.unet import UNetConfig, total_stride
 from cristae.networks.windows import WindowRecipe
+from cristae.samples.fingerprint import Fingerprint
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.proposal import Device, propose
-from cristae.volumes.fingerprint import Fingerprint
 from cristae.volumes.intensity import IntensityStatistics
 
 GREY = IntensityStatistics(10, 240, 128, 40, 0, 255, False, 0.1, "64 boxes")

@@ -19,6 +19,7 @@ from cristae.errors import BusyError, ConfigError, InputError, OutputExistsError
 from cristae.networks.model import load_model, model_network
 from cristae.networks.unet import UNetConfig
 from cristae.pipeline import report_run
+from cristae.samples.dataset import Sample, open_samples
 from cristae.training import loop
 from cristae.training.augment import PYTC
 from cristae.training.config import (
@@ -37,8 +38,7 @@ from cristae.training.state import Files, first_state
 from cristae.training.targets import TargetsConfig, make_targets
 from cristae.training.train import train_model
 from cristae.training.validation import decoded_precision
-from cristae.volumes.dataset import Sample, open_samples
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 
 from .conftest import toy_arrays
 

@@ -5,6 +5,7 @@ import pytest
 
 from cristae.networks.unet import UNetConfig
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.samples.dataset import Sample
 from cristae.segmentation.segment import segment_volume
 from cristae.training.config import TrainConfig
 from cristae.training.geometry import GeometryConfig
@@ -12,8 +13,7 @@ from cristae.training.grey import GreyConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.targets import TargetsConfig
 from cristae.training.train import train_model
-from cristae.volumes.dataset import Sample
-from cristae.volumes.sources.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import create_ome_zarr
 from cristae.volumes.volume import array_volume
 
 from .conftest import toy_arrays

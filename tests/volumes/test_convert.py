@@ -19,9 +19,9 @@ from cristae.errors import DiskSpaceError, InputError, MemoryLimitError, OutputE
 from cristae.grid import Box
 from cristae.volumes import convert
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.info import describe
 from cristae.volumes.intensity import sample_intensity
-from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import Volume
 
 SHAPE = (70, 530, 600)
@@ -106,8 +106,8 @@ def test_processes_give_the_same_bytes(tmp_path: Path, array: np.ndarray) -> Non
 def test_every_plane_is_decoded_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cristae.volumes.sources import slices
-    from cristae.volumes.sources.pages import PlaneCache
+    from cristae.volumes.formats import slices
+    from cristae.volumes.formats.pages import PlaneCache
 
     decoded: list[str] = []
     decode = slices.decode_plane
@@ -134,8 +134,8 @@ def test_a_done_output_is_left_alone_and_another_is_refused(
 KILLED = """
 import sys, time
 from cristae.engine.executors import Resources
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import ZarrReader
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import ZarrReader
 from cristae.volumes.convert import convert_volume
 
 write = ZarrReader.write
@@ -198,7 +198,7 @@ import psutil
 from cristae.engine.executors import Resources
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.pyramid import downsample
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 downsample(np.zeros((2, 2, 2), np.uint8), (2, 2, 2), False)
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")

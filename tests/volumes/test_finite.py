@@ -13,12 +13,12 @@ from cristae.cli import app
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.evaluation.evaluate import evaluate_volume
+from cristae.samples.dataset import Sample, open_sample
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.volumes import finite
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.dataset import Sample, open_sample
 from cristae.volumes.finite import FINITE, checked_voxels, voxel_fault, without_nan
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume
 
 ONE = Resources(1, "serial")

@@ -9,7 +9,7 @@ import zarr
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 ARRAY = np.random.default_rng(0).integers(0, 255, (4, 20, 30)).astype(np.uint8)
 

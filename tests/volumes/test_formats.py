@@ -10,11 +10,11 @@ from cristae.engine import plugins
 from cristae.engine.identity import Files, Identity
 from cristae.engine.plugins import all_plugins
 from cristae.errors import InputError
+from cristae.volumes.formats import open_volume, table
+from cristae.volumes.formats.axes import OpenOptions
+from cristae.volumes.formats.format import Format
+from cristae.volumes.formats.table import FORMATS, register_format
 from cristae.volumes.info import describe
-from cristae.volumes.sources import open_volume, table
-from cristae.volumes.sources.axes import OpenOptions
-from cristae.volumes.sources.format import Format
-from cristae.volumes.sources.table import FORMATS, register_format
 from cristae.volumes.volume import ArrayReader, Volume
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

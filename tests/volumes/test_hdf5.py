@@ -11,8 +11,8 @@ import pytest
 
 from cristae.errors import InputError
 from cristae.grid import Box
+from cristae.volumes.formats import open_volume
 from cristae.volumes.info import describe
-from cristae.volumes.sources import open_volume
 
 ARRAY = np.random.default_rng(0).integers(1, 255, (6, 20, 30)).astype(np.uint8)
 

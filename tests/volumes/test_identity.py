@@ -20,8 +20,8 @@ from cristae.engine.identity import Identity, compare, hash_array
 from cristae.engine.ledger import open_ledger
 from cristae.errors import CristaeError, InputError, OutputExistsError
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.table import FORMATS
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.table import FORMATS
 from cristae.volumes.volume import Volume, array_volume
 
 ONE, OTHER = (

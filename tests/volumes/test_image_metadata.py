@@ -12,8 +12,8 @@ from cristae.errors import CristaeError, InputError
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import pyramid_levels
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import pyramid_levels
 from cristae.volumes.volume import array_volume
 
 HUGE = 2**62

@@ -9,7 +9,7 @@ import pytest
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.pairs import cut_to_common, lay_on_image
+from cristae.samples.pairs import cut_to_common, lay_on_image
 from cristae.volumes.place import (
     Overlay,
     common_part,

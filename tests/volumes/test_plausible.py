@@ -12,8 +12,8 @@ from cristae.measurement.measure import measure_instances
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.volumes import pyramid
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.plausible import doubt, far_from_model
-from cristae.volumes.sources import open_volume
 from cristae.volumes.volume import array_volume
 
 ONE = Resources(1, "serial")

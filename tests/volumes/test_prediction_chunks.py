@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
-from cristae.volumes.sources import open_volume, prediction_chunks
+from cristae.volumes.formats import open_volume, prediction_chunks
 from cristae.volumes.volume import read_reflected
 
 

@@ -10,9 +10,9 @@ from cristae.engine.executors import Resources
 from cristae.engine.files import read_json
 from cristae.engine.ledger import open_ledger
 from cristae.grid import tile
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr
 from cristae.volumes.pyramid import build_pyramid, downsample, plan_levels
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
 
 factors = st.tuples(*[st.integers(1, 2)] * 3)
 shapes = st.tuples(*[st.integers(1, 7)] * 3)

@@ -10,9 +10,9 @@ import zarr
 from cristae.engine.checksum import crc32c
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
-from cristae.volumes.sources.shards import chunks_of, encode_chunk, write_shard
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr
+from cristae.volumes.formats.shards import chunks_of, encode_chunk, write_shard
 from cristae.volumes.volume import array_volume
 
 LAYOUT = Layout((4, 8, 8), (8, 16, 24))

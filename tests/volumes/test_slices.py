@@ -17,8 +17,8 @@ from PIL import Image
 
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.png import SIGNATURE, decode_png
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.png import SIGNATURE, decode_png
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 255, (4, 20, 27)).astype(np.uint8)
@@ -269,7 +269,7 @@ def test_what_may_not_be_read_is_one_message(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     code = (
         "import os, sys\n"
-        "from cristae.volumes.sources import open_volume\n"
+        "from cristae.volumes.formats import open_volume\n"
         "os.seteuid(65534)\n"
         "for source in sys.argv[1:]:\n"
         "    try: open_volume(source)\n"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box, tile
-from cristae.volumes.sources import hdf5, open_volume, slices, tiff, tiff_stack
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr
-from cristae.volumes.sources.pages import PlaneCache
+from cristae.volumes.formats import hdf5, open_volume, slices, tiff, tiff_stack
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr
+from cristae.volumes.formats.pages import PlaneCache
 from cristae.volumes.volume import Volume
 
 SHAPE = (6, 40, 37)

@@ -23,15 +23,15 @@ from cristae.grid import Box, tile
 from cristae.segmentation.decoders import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, read_runs, segment_volume
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.sources import open_volume
-from cristae.volumes.sources.ome_zarr import (
+from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.ome_zarr import (
     Layout,
     create_ome_zarr,
     is_current,
     open_ome_zarr,
     pyramid_levels,
 )
-from cristae.volumes.sources.shards import chunks_of
+from cristae.volumes.formats.shards import chunks_of
 from cristae.volumes.volume import array_volume
 
 LAYOUT = Layout((4, 16, 16), (8, 32, 32))

@@ -14,7 +14,7 @@ import tifffile
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(1, 255, (6, 40, 48)).astype(np.uint8)

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume, pages, tile_index
-from cristae.volumes.sources.tile_index import nearest_indices
+from cristae.volumes.formats import open_volume, pages, tile_index
+from cristae.volumes.formats.tile_index import nearest_indices
 from cristae.volumes.volume import read_reflected
 
 INDICES = ("im", "seg", "tiled", "rgb_half")

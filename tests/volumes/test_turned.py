@@ -12,7 +12,7 @@ import pytest
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 ARRAY = np.random.default_rng(0).integers(0, 255, (5, 6, 7)).astype(np.uint8)
 

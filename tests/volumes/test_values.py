@@ -10,9 +10,9 @@ from cristae import pytc
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.evaluation.evaluate import score_instances
-from cristae.evaluation.tune import TuneConfig, tune_decoder
 from cristae.segmentation.segment import SegmentConfig, segment_volume
-from cristae.volumes.sources import open_volume
+from cristae.tuning.tune import TuneConfig, tune_decoder
+from cristae.volumes.formats import open_volume
 from cristae.volumes.values import as_mask, mask_value, probabilities, settle_mask
 from cristae.volumes.volume import array_volume
 

@@ -10,8 +10,8 @@ import zarr
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.volumes.convert import convert_volume
+from cristae.volumes.formats import open_volume
 from cristae.volumes.info import describe
-from cristae.volumes.sources import open_volume
 
 ARRAY = np.random.default_rng(0).integers(1, 255, (6, 20, 30)).astype(np.uint8)
 BOX = Box((1, 2, 3), (5, 17, 29))

@@ -140,7 +140,7 @@ def open_source(
 ) -> "Volume":
     """A volume by the options that tell of a source."""
     from cristae.engine.unfinished import refuse_unfinished
-    from cristae.volumes.sources import open_volume
+    from cristae.volumes.formats import open_volume
 
     if not unfinished:
         refuse_unfinished(source)

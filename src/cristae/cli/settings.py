@@ -14,11 +14,11 @@ C = TypeVar("C")
 STAGES = {
     "run": ("cristae.pipeline", "RunConfig", ""),
     "plan": ("cristae.pipeline", "RunConfig", ""),
-    "simulate": ("cristae.volumes.simulate", "SimulationConfig", ""),
+    "simulate": ("cristae.simulation.simulate", "SimulationConfig", ""),
     "train": ("cristae.training.config", "TrainConfig", "train."),
     "preview": ("cristae.prediction.checks", "PredictConfig", ""),
     "predict": ("cristae.prediction.checks", "PredictConfig", ""),
-    "tune": ("cristae.evaluation.tune", "TuneConfig", ""),
+    "tune": ("cristae.tuning.tune", "TuneConfig", ""),
     "segment": ("cristae.segmentation.decoders", "SegmentConfig", ""),
     "evaluate": ("cristae.evaluation.scoring", "EvaluateConfig", ""),
 }

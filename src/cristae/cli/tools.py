@@ -69,8 +69,8 @@ def info(
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, root=root, index=index, axes=axes, series=series
     )
+    from cristae.samples.mitoem import find_mitoem
     from cristae.volumes.info import describe
-    from cristae.volumes.mitoem import find_mitoem
 
     data_set = find_mitoem(source)
     if data_set is not None:
@@ -94,8 +94,8 @@ def simulate(
 ) -> None:
     """Simulate EM with known instances (`--set shape=[32,512,512] --set seed=7 ...`)."""
     start_logging(quiet, verbose)
+    from cristae.simulation.simulate import SimulationConfig, simulate_volume
     from cristae.volumes.convert import check_convert, convert_volume
-    from cristae.volumes.simulate import SimulationConfig, simulate_volume
 
     image, truth = simulate_volume(stage_config(SimulationConfig, "simulate", config, {}, settings))
     resources = resources_of(workers, memory)
@@ -234,7 +234,7 @@ def preview(
         same_source=same_source,
     )
     from cristae.prediction.predict import PredictConfig
-    from cristae.presentation.preview import preview_volume
+    from cristae.report.preview import preview_volume
 
     given = settings_given(invert=invert, device=device)
     page = preview_volume(
@@ -284,9 +284,9 @@ def tune(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
     from cristae.engine.records import changing_output
-    from cristae.evaluation.tune import TuneConfig
     from cristae.networks.model import load_model, retune_model
-    from cristae.presentation.tuning import read_tuned, tune_volume
+    from cristae.report.tuning import read_tuned, tune_volume
+    from cristae.tuning.tune import TuneConfig
 
     if write is not None:
         if truth is None:

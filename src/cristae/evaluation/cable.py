@@ -23,14 +23,14 @@ from cristae.engine.blockwise import Promise, memory_limit
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log, track
-from cristae.evaluation.label_runs import block_runs
 from cristae.evaluation.overlaps import Floats, Instances
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
-from cristae.measurement.blocks import blocks_of
-from cristae.measurement.skeleton import Rules, trace_parts
-from cristae.measurement.voxels import ALL_FACES, BYTES_PER_VOXEL, coarsened, parts_of
-from cristae.segmentation.runs import Raster, Runs, merge_ends
+from cristae.labels.blocks import blocks_of
+from cristae.labels.label_runs import block_runs
+from cristae.labels.runs import Raster, Runs, merge_ends
+from cristae.labels.skeleton import Rules, trace_parts
+from cristae.labels.voxels import ALL_FACES, BYTES_PER_VOXEL, coarsened, parts_of
 from cristae.volumes.volume import Nanometres, Volume
 
 LIMITS_NM = (1000.0, 4000.0)

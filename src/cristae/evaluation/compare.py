@@ -21,8 +21,8 @@ from cristae.errors import ConfigError, InputError, OutputExistsError, raise_fau
 from cristae.evaluation.judge import ERRORS, SCORES, score_of
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.runfolder import RunFolder, SampleFolder
+from cristae.volumes.formats import open_volume
 from cristae.volumes.place import lay, misplaced
-from cristae.volumes.sources import open_volume
 
 By = Literal["pool", "sample"]
 

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
-from cristae.evaluation.label_runs import run_table_of, table_rows
 from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
 from cristae.evaluation.placement import FLOAT_UNIT, Compared, place_volumes
 from cristae.grid import Box, Triple, tile
-from cristae.measurement.blocks import (
+from cristae.labels.blocks import (
     TABLE_BYTES,
     blocks_of,
     memory_of,
@@ -27,7 +26,8 @@ from cristae.measurement.blocks import (
     read_block,
     tally_blocks,
 )
-from cristae.measurement.tally import (
+from cristae.labels.label_runs import run_table_of, table_rows
+from cristae.labels.tally import (
     LabelRuns,
     Tally,
     as_labels,
@@ -38,8 +38,8 @@ from cristae.measurement.tally import (
     tally_parts,
     tally_runs,
 )
+from cristae.volumes.formats.shards import Chunks, chunks_of
 from cristae.volumes.place import Align
-from cristae.volumes.sources.shards import Chunks, chunks_of
 from cristae.volumes.values import probabilities
 from cristae.volumes.volume import Volume
 

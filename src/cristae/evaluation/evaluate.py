@@ -19,7 +19,6 @@ from cristae.engine.records import is_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
 from cristae.evaluation.contingency import overlap_table
-from cristae.evaluation.label_runs import relabelled
 from cristae.evaluation.matching import (
     CATEGORIES,
     category_codes,
@@ -52,10 +51,11 @@ from cristae.evaluation.tables import (
 )
 from cristae.evaluation.text import format_scores
 from cristae.grid import Triple
+from cristae.labels.label_runs import relabelled
 from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.finite import checked_voxels
+from cristae.volumes.formats import Source, open_labels, open_volume
 from cristae.volumes.place import recorded_places
-from cristae.volumes.sources import Source, open_labels, open_volume
 from cristae.volumes.values import settle_mask
 from cristae.volumes.volume import Volume, array_volume, refuse_unfinished_volume
 

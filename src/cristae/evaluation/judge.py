@@ -9,13 +9,13 @@ import numpy as np
 from cristae.engine.blockwise import Promise
 from cristae.errors import ConfigError
 from cristae.evaluation.evaluate import EvaluateConfig, Scores, scores_of_table
-from cristae.evaluation.label_runs import Labelled, volume_runs
 from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
 from cristae.grid import Box, Triple, tile
-from cristae.measurement.blocks import TABLE_BYTES, TablePromise
-from cristae.measurement.tally import LabelRuns, Tally, merge_tallies, tally_runs
+from cristae.labels.blocks import TABLE_BYTES, TablePromise
+from cristae.labels.label_runs import Labelled, volume_runs
+from cristae.labels.runs import Raster
+from cristae.labels.tally import LabelRuns, Tally, merge_tallies, tally_runs
 from cristae.segmentation.decoders import Decoding
-from cristae.segmentation.runs import Raster
 from cristae.volumes.volume import Volume
 
 Value = int | float

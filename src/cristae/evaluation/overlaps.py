@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
-from cristae.measurement.tally import (
+from cristae.labels.tally import (
     FIRST,
     START,
     STOP,

@@ -17,9 +17,8 @@ from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
-from cristae.measurement.blocks import blocks_of, memory_of, read_block, tally_blocks
-from cristae.measurement.table import Table, read_table, write_table
-from cristae.measurement.tally import (
+from cristae.labels.blocks import blocks_of, memory_of, read_block, tally_blocks
+from cristae.labels.tally import (
     START,
     STOP,
     SUM,
@@ -30,8 +29,9 @@ from cristae.measurement.tally import (
     check_signs,
     tally_block,
 )
+from cristae.measurement.table import Table, read_table, write_table
 from cristae.volumes.expected import Expected, known_identity
-from cristae.volumes.sources import Source, open_labels
+from cristae.volumes.formats import Source, open_labels
 from cristae.volumes.volume import Nanometres, Volume, refuse_unfinished_volume
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from cristae.pipeline.story import folder_faults
 from cristae.prediction.expected import check_predict
 from cristae.prediction.predict import PredictConfig
 from cristae.runfolder import RunFolder, SampleFolder
+from cristae.samples.dataset import Sample, open_sources
+from cristae.samples.partial import split_ignored
 from cristae.segmentation.checks import check_segment
 from cristae.training.train import check_train
 from cristae.volumes.convert import check_convert
-from cristae.volumes.dataset import Sample, open_sources
 from cristae.volumes.expected import Expected
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.negative import label_faults
-from cristae.volumes.partial import split_ignored
 from cristae.volumes.place import common_part, lay, misplaced
 from cristae.volumes.volume import Volume
 

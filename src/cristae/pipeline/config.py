@@ -8,9 +8,9 @@ from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig
 from cristae.networks.device import device_faults
 from cristae.prediction.predict import PredictConfig
+from cristae.samples.dataset import Sample, sample_faults
 from cristae.segmentation.segment import SegmentConfig
 from cristae.training.train import TrainConfig
-from cristae.volumes.dataset import Sample, sample_faults
 
 STAGES = ("convert", "train", "predict", "segment", "evaluate", "measure", "report")
 """The stages of a run in their order."""

@@ -19,14 +19,14 @@ from cristae.pipeline.checks import Sources, check_run, settings_for
 from cristae.pipeline.config import RunConfig, Running, predicted_samples
 from cristae.pipeline.story import begin_call, finish_call, shown_provenance
 from cristae.prediction.predict import predict_volume
-from cristae.presentation.report import ReportData, write_report
-from cristae.presentation.training import read_training
+from cristae.report.report import ReportData, write_report
+from cristae.report.training import read_training
 from cristae.runfolder import RunFolder, SampleFolder
+from cristae.samples.dataset import Sample
 from cristae.segmentation.segment import segment_volume
 from cristae.training.train import train_model
 from cristae.volumes.convert import convert_volume
-from cristae.volumes.dataset import Sample
-from cristae.volumes.sources import open_volume
+from cristae.volumes.formats import open_volume
 
 
 def run(config: RunConfig, running: Running | None = None) -> Path:

@@ -19,7 +19,7 @@ from cristae.configuration import read_yaml, to_plain
 from cristae.engine.blockwise import peak_memory
 from cristae.engine.files import read_json, write_json, write_text
 from cristae.pipeline.config import RunConfig, Running
-from cristae.presentation.report import is_own_page
+from cristae.report.report import is_own_page
 from cristae.runfolder import RunFolder
 
 HISTORY = "history"

@@ -20,7 +20,7 @@ from cristae.engine.locks import locked_folder
 from cristae.engine.progress import Advance, log, track
 from cristae.errors import OutputExistsError, raise_faults
 from cristae.grid import Box, Triple, tile
-from cristae.volumes.sources.prediction_chunks import PATTERN
+from cristae.volumes.formats.prediction_chunks import PATTERN
 from cristae.volumes.volume import Volume
 
 DATASET = "vol0"

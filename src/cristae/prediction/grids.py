@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from cristae.grid import Triple
 from cristae.prediction.resample import SAME_WITHIN, Factors, WorkingSize, working_factors
+from cristae.volumes.formats.ome_zarr import pyramid_levels
 from cristae.volumes.padding import Padding
-from cristae.volumes.sources.ome_zarr import pyramid_levels
 from cristae.volumes.volume import Nanometres, Volume
 
 Grid = Literal["source", "working"]

@@ -55,6 +55,8 @@ from cristae.prediction.sums import Sweep
 from cristae.prediction.tiled import Job, Tilings, plan_tiles, run_tiles, tiling_bytes
 from cristae.prediction.windowed import plan_windows, run_windows, scratch_bytes, sweep_bytes
 from cristae.volumes.finite import checked_voxels
+from cristae.volumes.formats import Source, open_volume
+from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
     IntensityStatistics,
@@ -67,8 +69,6 @@ from cristae.volumes.padding import Padding, content_mask, find_padding
 from cristae.volumes.place import Align
 from cristae.volumes.plausible import warn_of_size
 from cristae.volumes.restate import adopt_size
-from cristae.volumes.sources import Source, open_volume
-from cristae.volumes.sources.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.volume import Volume
 
 __all__ = ["PredictConfig", "predict_volume"]

@@ -26,7 +26,7 @@ from cristae.prediction.grids import Grids
 from cristae.prediction.regions import Occupancy, Region
 from cristae.prediction.resample import Factors
 from cristae.prediction.stream import Profile
-from cristae.volumes.sources.ome_zarr import Layout
+from cristae.volumes.formats.ome_zarr import Layout
 from cristae.volumes.volume import Volume
 
 STEP = "predict"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
+from cristae.labels.runs import Ints, Raster, Runs, number_roots, unite
 from cristae.segmentation.components import (
     BlockTable,
     Labelled,
@@ -28,7 +29,6 @@ from cristae.segmentation.components import (
     small_at_once,
 )
 from cristae.segmentation.decoders import AffinityRule, Decoding
-from cristae.segmentation.runs import Ints, Raster, Runs, number_roots, unite
 from cristae.segmentation.scanning import values_of
 
 Edges = NDArray[np.uint8]

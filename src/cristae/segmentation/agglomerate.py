@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
+from cristae.labels.runs import Ints, Raster, Runs, find_root, intersect, number_roots, unite
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.contested import Decoded, contested_runs, in_raster_order, save_decoded
 from cristae.segmentation.flood import labelled_runs
-from cristae.segmentation.runs import Ints, Raster, Runs, find_root, intersect, number_roots, unite
 from cristae.segmentation.scratch import Job
 
 SCATTER = np.uint64(0x9E3779B97F4A7C15)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cristae.labels.runs import Ints
+from cristae.labels.statistics import Statistics
 from cristae.segmentation.flood import agglomeration_bytes, flood_bytes
-from cristae.segmentation.runs import Ints
-from cristae.segmentation.statistics import Statistics
 
 BATCH_VOXELS = 2_000_000
 """Contested pieces are decoded together up to about so many voxels."""

@@ -13,7 +13,7 @@ from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.memory import labelling_bytes
 from cristae.segmentation.scratch import Job, MemoryScratch
 from cristae.volumes.expected import Expected, expected_volume, known_identity
-from cristae.volumes.sources.ome_zarr import Layout, open_ome_zarr
+from cristae.volumes.formats.ome_zarr import Layout, open_ome_zarr
 from cristae.volumes.values import MASK_SETTING
 from cristae.volumes.volume import Volume
 

@@ -2,7 +2,7 @@
 
 A block is labelled alone; then the runs on faces that another block adjoins are joined, across
 faces, edges and corners at once, because runs of neighbouring blocks touch exactly where their
-places do (`cristae.segmentation.runs`)::
+places do (`cristae.labels.runs`)::
 
       block A      | block B          A's run on the face and B's run on the face meet end to end,
     ....=====......|....=====....     or touch row by row as inside a block: one walk over the
@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box
-from cristae.segmentation.decoders import Decoding
-from cristae.segmentation.runs import (
+from cristae.labels.runs import (
     Ints,
     Raster,
     Runs,
@@ -36,8 +35,9 @@ from cristae.segmentation.runs import (
     number_roots,
     on_faces,
 )
+from cristae.labels.statistics import NOWHERE, Statistics, mass_of, measure_runs
+from cristae.segmentation.decoders import Decoding
 from cristae.segmentation.scanning import Layers, Scanned, scan_layers, select_values
-from cristae.segmentation.statistics import NOWHERE, Statistics, mass_of, measure_runs
 
 
 class BlockTable(NamedTuple):

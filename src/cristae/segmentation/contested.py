@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
+from cristae.labels.runs import Ints, Raster, Runs, join_owners, number_roots
+from cristae.labels.statistics import mass_of, measure_runs
 from cristae.segmentation.batches import Batch
 from cristae.segmentation.flood import flood, labelled_runs
 from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.runs import Ints, Raster, Runs, join_owners, number_roots
 from cristae.segmentation.scanning import copy_values
 from cristae.segmentation.scratch import Job, load_table, targets_of
-from cristae.segmentation.statistics import mass_of, measure_runs
 
 
 class Contested(NamedTuple):

@@ -15,17 +15,17 @@ from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import temporary_folder
 from cristae.engine.kernels import njit
 from cristae.grid import Triple
+from cristae.labels.runs import locate
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.instances import decide_instances
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.resolve import resolve_pieces
-from cristae.segmentation.runs import locate
 from cristae.segmentation.scratch import Job, MemoryScratch
 from cristae.segmentation.segment import call_step, piece_step, segment_volume
 from cristae.segmentation.steps import label_step
 from cristae.segmentation.writing import final_runs
 from cristae.volumes.finite import checked_voxels
-from cristae.volumes.sources import Source, open_volume
+from cristae.volumes.formats import Source, open_volume
 from cristae.volumes.values import settle_prediction
 from cristae.volumes.volume import Array, ArrayReader, Volume
 

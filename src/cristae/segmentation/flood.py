@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.segmentation.runs import Raster, Runs, merge_ends
+from cristae.labels.runs import Raster, Runs, merge_ends
 
 SPAN_BITS = 5
 """The table from voxel to run has an entry every 2 ** SPAN_BITS voxels."""

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.progress import log
+from cristae.labels.runs import Ints
+from cristae.labels.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.resolve import NOBODY, Plan
-from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.small import contact_step, give_away
 from cristae.segmentation.stacking import join_slices, overlap_step
-from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.steps import statistics_of, widen_step
 
 SPAN_FIELDS = ("blocks", "row", "instances", "removed")

@@ -5,13 +5,13 @@ import numpy as np
 from cristae.engine.blockwise import memory_limit
 from cristae.engine.executors import Resources
 from cristae.grid import Box, tile
+from cristae.labels.runs import Ints
 from cristae.segmentation.resolve import Plan
-from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import layer_depth, sample_density
 from cristae.segmentation.writing import band_bytes, layers
+from cristae.volumes.formats.ome_zarr import CHUNK, Layout
 from cristae.volumes.pyramid import pyramid_memory
-from cristae.volumes.sources.ome_zarr import CHUNK, Layout
 
 LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 96, 3
 """Memory of labelling, for each run and each foreground voxel of a block (measured)."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cristae.labels.runs import Ints, Runs
+from cristae.labels.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 from cristae.segmentation.affinity import join_by_edges
 from cristae.segmentation.batches import Batch, Packer, Parts
 from cristae.segmentation.components import join
-from cristae.segmentation.runs import Ints, Runs
 from cristae.segmentation.scratch import Job, load_table
-from cristae.segmentation.statistics import NOWHERE, Statistics, add_statistics, no_statistics
 
 NOBODY = -1
 PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 300, 50, 130, 120

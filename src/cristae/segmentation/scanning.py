@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
+from cristae.labels.runs import Raster, Runs, no_runs
 from cristae.segmentation.decoders import Decoding, Levels
-from cristae.segmentation.runs import Raster, Runs, no_runs
 
 Layers = Iterable[tuple[Box, Levels]]
 """Boxes one behind the other along z, and the (c, z, y, x) channels of each."""

@@ -34,8 +34,8 @@ from typing import Protocol
 import numpy as np
 
 from cristae.grid import Box, Triple, tile
+from cristae.labels.runs import Ints, Raster
 from cristae.segmentation.decoders import Decoding
-from cristae.segmentation.runs import Ints, Raster
 from cristae.volumes.volume import Array, Volume
 
 ALIGN = 64

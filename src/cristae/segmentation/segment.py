@@ -38,6 +38,14 @@ from cristae.engine.progress import log, rate_text, track
 from cristae.engine.records import settings_recorded
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
+from cristae.labels.run_table import (
+    RUN_COLUMNS,
+    read_instances_table,
+    read_runs,
+    write_instances_table,
+    write_runs_table,
+)
+from cristae.labels.runs import Ints
 from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.asked import check_name, segment_settings
 from cristae.segmentation.batches import Batch
@@ -53,26 +61,18 @@ from cristae.segmentation.memory import (
     writing_bytes,
 )
 from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
-from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import (
     FolderScratch,
     Job,
     shape_name,
 )
 from cristae.segmentation.steps import label_step
-from cristae.segmentation.tables import (
-    RUN_COLUMNS,
-    read_instances_table,
-    read_runs,
-    write_instances_table,
-    write_runs_table,
-)
 from cristae.segmentation.writing import layers, slab_step, write_step
 from cristae.volumes.finite import checked_voxels
+from cristae.volumes.formats import Source, open_volume
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.pyramid import build_pyramid
 from cristae.volumes.restate import follow_size
-from cristae.volumes.sources import Source, open_volume
-from cristae.volumes.sources.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.values import MASK_SETTING, settle_prediction
 from cristae.volumes.volume import Volume
 

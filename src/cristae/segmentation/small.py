@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box
+from cristae.labels.runs import Ints
 from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.runs import Ints
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import runs_around
 

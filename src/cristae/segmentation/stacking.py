@@ -12,7 +12,7 @@ overlaps the lowest number wins. So every instance continues at most one other::
 import numpy as np
 
 from cristae.grid import Box
-from cristae.segmentation.runs import Ints, Runs, intersect
+from cristae.labels.runs import Ints, Runs, intersect
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import runs_around
 

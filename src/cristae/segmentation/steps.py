@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box
+from cristae.labels.runs import Ints, Runs, no_runs, runs_meet, runs_of_plane
+from cristae.labels.statistics import Statistics, mass_in, measure_runs
 from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
 from cristae.segmentation.components import label_block
 from cristae.segmentation.decoders import Levels, quantise
 from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.runs import Ints, Runs, no_runs, runs_meet, runs_of_plane
 from cristae.segmentation.scanning import scan_rule
 from cristae.segmentation.scratch import (
     Job,
     load_table,
     targets_of,
 )
-from cristae.segmentation.statistics import Statistics, mass_in, measure_runs
 from cristae.volumes.volume import Volume
 
 LAYER = 32

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
-from cristae.segmentation.runs import Ints, Raster, Runs, locate
+from cristae.labels.runs import Ints, Raster, Runs, locate
 from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import instance_runs
-from cristae.volumes.sources.ome_zarr import Layout
-from cristae.volumes.sources.shards import encode_chunk, write_shard
+from cristae.volumes.formats.ome_zarr import Layout
+from cristae.volumes.formats.shards import encode_chunk, write_shard
 from cristae.volumes.volume import Array, Volume
 
 SHORT = 64

@@ -22,6 +22,7 @@ from cristae.networks.model import (
     retune_model,
     save_model,
 )
+from cristae.samples.dataset import OpenedSample, load_samples
 from cristae.training.batches import Batch, make_batch, supply
 from cristae.training.config import TrainConfig, learning_rate, windows_of
 from cristae.training.panels import example_panels, save_panels
@@ -45,7 +46,6 @@ from cristae.training.step import (
 )
 from cristae.training.team import Team
 from cristae.training.validation import decoded_precision, tuned_thresholds, validate
-from cristae.volumes.dataset import OpenedSample, load_samples
 from cristae.volumes.intensity import grey_moments
 
 CALIBRATION_START = 1 << 40

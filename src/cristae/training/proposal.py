@@ -27,11 +27,11 @@ from cristae.engine.blockwise import GIB
 from cristae.errors import MemoryLimitError
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, total_stride
+from cristae.samples.fingerprint import ENOUGH, Fingerprint
 from cristae.segmentation.decoders import DECODERS
 from cristae.training.config import TrainConfig, windows_of
 from cristae.training.memory import smaller_patch
 from cristae.training.step import trains_in_bfloat16
-from cristae.volumes.fingerprint import ENOUGH, Fingerprint
 
 ACROSS_PX = 40
 COARSER = 1.25

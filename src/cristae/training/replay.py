@@ -10,7 +10,7 @@ from dataclasses import replace
 from cristae.configuration import from_plain
 from cristae.errors import ConfigError
 from cristae.networks.model import Model
-from cristae.volumes.dataset import Sample
+from cristae.samples.dataset import Sample
 
 
 def replayed_samples(

@@ -12,13 +12,13 @@ from cristae.configuration import to_plain
 from cristae.engine.blockwise import GIB, available_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import Model, fresh_network
+from cristae.samples.dataset import compact_ids
 from cristae.training.batches import make_batch
 from cristae.training.config import TrainConfig
 from cristae.training.proposal import Device
 from cristae.training.sampling import Source
 from cristae.training.step import batch_loss, reduced_precision, run_network
 from cristae.training.targets import TargetsConfig, make_targets
-from cristae.volumes.dataset import compact_ids
 from cristae.volumes.volume import Array, Volume, array_volume
 
 ROOM_SHARE = 0.8

@@ -26,6 +26,7 @@ from cristae.engine.progress import log
 from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.model import Model, fresh_network, load_model
+from cristae.samples.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
 from cristae.training.config import TrainConfig, check_train_config, recorded_settings
 from cristae.training.loop import GIB, Run, model_of, too_far
 from cristae.training.memory import fitting_text, step_bytes, training_bytes
@@ -34,7 +35,6 @@ from cristae.training.state import Files
 from cristae.training.step import reduced_precision
 from cristae.training.team import Team, check_devices, run_team
 from cristae.training.validation import check_decoder, check_tuning
-from cristae.volumes.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
 
 __all__ = ["TrainConfig", "train_model"]
 

@@ -10,7 +10,6 @@ from torch import nn
 from cristae.engine.executors import Resources
 from cristae.engine.progress import hushed
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
-from cristae.evaluation.tune import TuneConfig, tune_decoder, tuned_config
 from cristae.networks.channels import affinity_offsets
 from cristae.segmentation.decode import decode
 from cristae.segmentation.decoders import SegmentConfig, resolve
@@ -20,10 +19,11 @@ from cristae.training.config import TrainConfig, validated_patch
 from cristae.training.sampling import Source, fixed_patches, read_patch
 from cristae.training.state import FALSE_OBJECTS
 from cristae.training.step import batch_loss, count_objects, overlap, sigmoid_logits
+from cristae.tuning.tune import TuneConfig, tune_decoder, tuned_config
 from cristae.volumes.volume import Array, Volume, array_volume
 
 TUNED_FOR = "ap_75"
-"""What thresholds are chosen by: a name of `cristae.evaluation.tune.SCORES`."""
+"""What thresholds are chosen by: a name of `cristae.tuning.tune.SCORES`."""
 
 
 @torch.no_grad()

@@ -32,21 +32,21 @@ from cristae.errors import InputError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.expected import Expected, expected_volume
 from cristae.volumes.finite import checked_voxels, inner_reader
+from cristae.volumes.formats import Source, open_volume
+from cristae.volumes.formats.ome_zarr import (
+    Layout,
+    create_ome_zarr,
+    open_ome_zarr,
+    update_attributes,
+)
+from cristae.volumes.formats.pages import CACHE_BYTES, is_cached
+from cristae.volumes.formats.tile_index import taken_as
 from cristae.volumes.intensity import INTENSITY_ATTRIBUTE, sample_boxes, sample_intensity
 from cristae.volumes.negative import label_faults
 from cristae.volumes.padding import PADDING_ATTRIBUTE, find_padding
 from cristae.volumes.plausible import warn_of_size
 from cristae.volumes.pyramid import build_pyramid, plan_levels, pyramid_memory
 from cristae.volumes.restate import adopt_size
-from cristae.volumes.sources import Source, open_volume
-from cristae.volumes.sources.ome_zarr import (
-    Layout,
-    create_ome_zarr,
-    open_ome_zarr,
-    update_attributes,
-)
-from cristae.volumes.sources.pages import CACHE_BYTES, is_cached
-from cristae.volumes.sources.tile_index import taken_as
 from cristae.volumes.volume import Array, Kind, Volume
 
 WORKS = (".zarr",)

@@ -8,9 +8,9 @@ from cristae.engine.executors import Resources
 from cristae.engine.records import is_unfinished
 from cristae.grid import Box, Triple
 from cristae.volumes.finite import inner_reader, is_checked, voxel_fault
+from cristae.volumes.formats.foreign_zarr import folder_files
+from cristae.volumes.formats.ome_zarr import ZarrReader
 from cristae.volumes.intensity import IntensityStatistics, sample_intensity
-from cristae.volumes.sources.foreign_zarr import folder_files
-from cristae.volumes.sources.ome_zarr import ZarrReader
 from cristae.volumes.volume import Kind, Nanometres, Volume
 
 LOOK_VOXELS = 1 << 26

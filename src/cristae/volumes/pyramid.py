@@ -26,8 +26,8 @@ from cristae.engine.files import read_json, write_json
 from cristae.engine.kernels import njit
 from cristae.engine.ledger import Ledger
 from cristae.grid import Box, Triple, tile
-from cristae.volumes.sources.image_metadata import ome_metadata
-from cristae.volumes.sources.ome_zarr import (
+from cristae.volumes.formats.image_metadata import ome_metadata
+from cristae.volumes.formats.ome_zarr import (
     Layout,
     ZarrReader,
     create_array,

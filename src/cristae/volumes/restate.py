@@ -11,7 +11,7 @@ from typing import Any
 from cristae.engine.files import read_json, write_json
 from cristae.engine.progress import log
 from cristae.engine.records import Input, adopt_settings
-from cristae.volumes.sources.image_metadata import ome_metadata
+from cristae.volumes.formats.image_metadata import ome_metadata
 from cristae.volumes.volume import Nanometres, Volume
 
 SIZE_SETTINGS = ("voxel_size_nm", "origin_nm")

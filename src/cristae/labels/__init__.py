@@ -1,0 +1,1 @@
+"""Labels: runs, the tables made of them, and exact facts of every instance."""

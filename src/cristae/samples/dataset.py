@@ -1,0 +1,433 @@
+"""Samples: pairs of image and labels, as the ``volumes:`` list of a configuration names them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cristae.configuration import config_dataclass, to_plain
+from cristae.engine.executors import Resources
+from cristae.engine.identity import Identity
+from cristae.engine.progress import log
+from cristae.errors import ConfigError, DiskSpaceError, InputError, raise_faults
+from cristae.grid import tile
+from cristae.samples.dilation import widened_volume
+from cristae.samples.pairs import cut_to_common, lay_on_image
+from cristae.samples.partial import split_ignored
+from cristae.simulation.simulate import SimulationConfig, simulate_volume
+from cristae.volumes.convert import convert_volume
+from cristae.volumes.finite import Nan, checked_voxels
+from cristae.volumes.formats import open_volume
+from cristae.volumes.negative import SCAN_SHAPE, label_faults, no_instances
+from cristae.volumes.place import Align
+from cristae.volumes.volume import Array, Kind, Nanometres, Volume, array_volume
+
+Group = Literal["train", "validation", "test"]
+
+PLANE_VOXELS = 1 << 18
+"""Voxels of a plane from which on a volume stored in planes costs much to read in boxes."""
+
+
+@config_dataclass
+class Sample:
+    """One volume of a configuration.
+
+    Attributes:
+        name: What the run folder and all tables call it.
+        image: Source of the grey values; None where ``simulate`` is given.
+        labels: Source of the instance labels; None where there are none (or ``simulate``).
+        mask: Source of a volume that is 0 where the labels are not to be trusted.
+        ignore_label: Label that says the same of the voxels that have it; with 0, all that is no
+            instance.
+        voxel_size_nm: Voxel size (z, y, x) in nm; needed where the sources do not say.
+        axes: What the axes of the sources are, see `open_volume`; as they say by default.
+        series: Which series of files that hold several.
+        roi: ``z0:z1,y0:y1,x0:x1`` in voxels of the image, and what lies there of labels and mask;
+            all by default.
+        group: ``train``, ``validation`` or ``test``.
+        invert: Turn the contrast around (for bright membranes).
+        label_widening_nm: By how much instances are grown to end at the outer membrane's outer
+            edge; for training only, scores are always of the labels as they are.
+        weight: How often patches come from here, in relation to the other samples.
+        z_steps: Of which sections a training patch is made: every k-th, k drawn from these. With
+            (1, 2, 4, 8) a volume with 5 nm sections stands for 5 to 40 nm ones.
+        simulate: A simulated volume in place of sources.
+        negative: The volume truly holds no instance: labels are 0 everywhere, or left out.
+        align: How labels and mask lie on the image: ``origin``, by voxel size and origin; they may
+            cover a part of it, and be finer or coarser by whole factors. ``voxels``: voxel 0 on
+            voxel 0, whatever the files say.
+        nan: What goes in the place of voxels that are NaN or infinite: a number, or ``fill`` for
+            the image's median grey; in labels and mask ``fill`` is 0.
+    """
+
+    name: str
+    image: str | None = None
+    labels: str | None = None
+    mask: str | None = None
+    ignore_label: int | None = None
+    voxel_size_nm: tuple[float, float, float] | None = None
+    axes: str | None = None
+    series: str | None = None
+    roi: str | None = None
+    group: Group = "train"
+    invert: bool = False
+    label_widening_nm: float = 0.0
+    weight: float = 1.0
+    z_steps: tuple[int, ...] = (1,)
+    simulate: SimulationConfig | None = None
+    negative: bool = False
+    align: Align = "origin"
+    nan: Nan | None = None
+
+
+_LATER = ("negative", "axes", "series", "align", "nan")
+"""Fields that a record names only where they are not the default: release 0.1 has not got them."""
+
+
+def plain_sample(sample: Sample) -> dict[str, Any]:
+    """A sample as a record names it."""
+    default = to_plain(Sample(sample.name))
+    plain = to_plain(sample)
+    return {k: v for k, v in plain.items() if k not in _LATER or v != default[k]}
+
+
+@dataclass(frozen=True)
+class OpenedSample:
+    """A sample whose sources are open and fit together.
+
+    Attributes:
+        sample: What was opened.
+        image: Grey values.
+        labels: Instance ids, widened where the sample says so.
+        mask: 0 where the labels are not to be trusted, or None.
+    """
+
+    sample: Sample
+    image: Volume
+    labels: Volume
+    mask: Volume | None
+
+    @property
+    def identity(self) -> Identity:
+        """What the content is, for records."""
+        others = [self.labels, *([] if self.mask is None else [self.mask])]
+        return self.image.identity.joined(*(volume.identity for volume in others))
+
+    @property
+    def fingerprint(self) -> str:
+        """A short digest of the identity."""
+        return self.identity.fingerprint
+
+
+def open_sample(
+    sample: Sample,
+    *,
+    voxel_size_needed: bool = True,
+    out: Path | None = None,
+    same_source: bool = False,
+) -> OpenedSample:
+    """Open a sample for training and check that it can be used.
+
+    Args:
+        sample: What to open.
+        voxel_size_needed: Whether an unknown voxel size is a fault.
+        out: What is made of it: its record says whether its voxels were looked at before.
+        same_source: The sources are those that records name, although time or content differ.
+
+    Returns:
+        The open sample; nothing is held in memory yet.
+
+    Raises:
+        InputError: All faults at once: sources that cannot be read, no labels, shapes or origins
+            that differ, negative or fractional labels, none or (of a negative volume) some, an
+            unknown voxel size.
+    """
+    raise_faults(f"volume {sample.name!r}", sample_faults(sample), ConfigError)
+    image, labels, mask = open_sources(sample, same_source)
+    if labels is None:
+        raise InputError(f"volume {sample.name!r}: no labels found, expected some")
+    image, labels, mask = cut_to_common(sample.name, image, labels, mask)
+    labels, mask = split_ignored(labels, mask, sample.ignore_label)
+    faults = label_faults(labels, negative=sample.negative)
+    if voxel_size_needed or sample.label_widening_nm:
+        faults += _voxel_size_faults(image)
+    raise_faults(f"volume {sample.name!r}", faults)
+    labels = labels.with_(voxel_size_nm=image.voxel_size_nm)
+    labels = widened_volume(labels, sample.label_widening_nm)
+    return _looked_at(OpenedSample(sample, image, labels, mask), out)
+
+
+def open_samples(
+    samples: Sequence[Sample],
+    *,
+    voxel_size_needed: bool = True,
+    out: Path | None = None,
+    same_source: bool = False,
+) -> list[OpenedSample]:
+    """Open several samples; the faults of all of them come in one error.
+
+    Raises:
+        InputError: See `open_sample`; also names given twice.
+    """
+    names = [sample.name for sample in samples]
+    faults = [f"name {n!r} given {names.count(n)} times" for n in set(names) if names.count(n) > 1]
+    opened = []
+    for sample in samples:
+        try:
+            opened.append(
+                open_sample(
+                    sample, voxel_size_needed=voxel_size_needed, out=out, same_source=same_source
+                )
+            )
+        except InputError as error:
+            faults.append(str(error))
+    raise_faults("volumes", faults)
+    return opened
+
+
+def keep_on_disk(
+    opened: Sequence[OpenedSample], folder: Path, resources: Resources, memory_bytes: int
+) -> list[OpenedSample]:
+    """Samples that cost much to read, made or decoded once and kept as Zarr.
+
+    Simulated ones are; and, of those that `load_samples` will not hold in memory, volumes that
+    are decoded in whole planes (slices, tiles, pages), because each of their boxes costs all the
+    planes it lies in. Where the disk has no room for these, they are read as they are.
+
+    Args:
+        opened: Open samples.
+        folder: Where their arrays are kept; what is there of an interrupted call is taken up.
+        resources: Workers that make them.
+        memory_bytes: Room that `load_samples` will have.
+
+    Returns:
+        The samples, with such volumes read from ``folder``.
+    """
+    fitting = fit_in_memory(opened, memory_bytes)
+    return [_kept(one, folder, resources, fits) for one, fits in zip(opened, fitting, strict=True)]
+
+
+def _kept(one: OpenedSample, folder: Path, resources: Resources, fits: bool) -> OpenedSample:
+    kept: dict[str, Volume] = {}
+    for role in ("image", "labels", "mask"):
+        volume: Volume | None = getattr(one, role)
+        simulated = one.sample.simulate is not None
+        if volume is None or not (simulated or (is_by_planes(volume) and not fits)):
+            continue
+        if role == "mask" and volume.dtype.kind == "f":  # Zarr holds ids or grey values
+            continue
+        kind: Kind = "image" if role == "image" else "labels"
+        out = folder / f"{one.sample.name}_{role}.zarr"
+        try:
+            kept[role] = convert_volume(
+                volume.with_(kind=kind), out, pyramid=False, resources=resources
+            )
+        except DiskSpaceError as error:
+            if simulated:
+                raise
+            log.warning("%s: read as it is, which is slow: %s", volume.name, error)
+    return replace(
+        one,
+        image=kept.get("image", one.image),
+        labels=kept.get("labels", one.labels),
+        mask=kept.get("mask", one.mask),
+    )
+
+
+def is_by_planes(volume: Volume) -> bool:
+    """Whether a small box costs decoding planes much larger than it."""
+    return volume.chunk_shape[0] == 1 and math.prod(volume.chunk_shape) > PLANE_VOXELS
+
+
+def fit_in_memory(opened: Sequence[OpenedSample], memory_bytes: int) -> list[bool]:
+    """Which samples `load_samples` will hold, as far as their ids are few enough for 16 bits."""
+    room, fitting = memory_bytes, []
+    for one in opened:
+        fits = _stored_bytes(one) <= room
+        fitting.append(fits)
+        room -= held_bytes(one) if fits else 0
+    return fitting
+
+
+def held_bytes(one: OpenedSample) -> int:
+    """Memory of a sample held, with ids of 16 bits at most."""
+    labels = one.labels.size * one.labels.dtype.itemsize
+    return _stored_bytes(one) - labels + one.labels.size * min(2, one.labels.dtype.itemsize)
+
+
+def _stored_bytes(one: OpenedSample) -> int:
+    volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
+    return sum(volume.size * volume.dtype.itemsize for volume in volumes)
+
+
+def load_samples(opened: Sequence[OpenedSample], memory_bytes: int) -> list[OpenedSample]:
+    """Hold samples in memory, in the order given, as long as the room lasts.
+
+    Args:
+        opened: Open samples.
+        memory_bytes: Room for all of them together; a sample that does not fit stays on disk.
+
+    Returns:
+        The samples, each in memory as a whole or not at all. Labels are held as `compact_ids`.
+    """
+    room, result = memory_bytes, []
+    for one in opened:
+        if _stored_bytes(one) > room:
+            result.append(one)
+            continue
+        volumes = [one.image, one.labels, *([one.mask] if one.mask else [])]
+        held = [_load(volume, compact=volume is one.labels) for volume in volumes]
+        room -= sum(volume.size * volume.dtype.itemsize for volume in held)
+        mask = held[2] if one.mask is not None else None
+        result.append(OpenedSample(one.sample, held[0], held[1], mask))
+    return result
+
+
+def sample_faults(sample: Sample, *, labels_needed: bool = True) -> list[str]:
+    """Faults of a sample's own fields, before anything is opened."""
+    faults = []
+    partial = [name for name in ("mask", "ignore_label") if getattr(sample, name) is not None]
+    given = [name for name in ("image", "labels") if getattr(sample, name) is not None]
+    if sample.simulate is not None:
+        faults += [
+            f"{name} given beside `simulate`: expected one of them" for name in given + partial
+        ]
+    elif labels_needed and len(given) < 2 and not (sample.negative and sample.image is not None):
+        faults.append(
+            f"image {sample.image!r} and labels {sample.labels!r}: expected both, or `simulate`"
+            + (", or `negative: true`" if sample.image is not None else "")
+        )
+    elif sample.image is None:
+        faults.append("neither image nor simulate, expected one of them")
+    elif sample.labels is None:
+        alone = [name for name in partial if name != "mask" or not sample.negative]
+        faults += [f"{name} given without labels: expected both" for name in alone]
+    if sample.label_widening_nm < 0:
+        faults.append(f"label_widening_nm {sample.label_widening_nm}: expected at least 0")
+    if sample.weight < 0:
+        faults.append(f"weight {sample.weight}: expected at least 0")
+    if not sample.z_steps or min(sample.z_steps) < 1:
+        faults.append(f"z_steps {sample.z_steps}: expected one or more numbers of at least 1")
+    return faults
+
+
+def open_sources(
+    sample: Sample, same_source: bool = False
+) -> tuple[Volume, Volume | None, Volume | None]:
+    """Image, labels and mask of a sample; None for what it has not.
+
+    Args:
+        sample: One without `sample_faults`.
+        same_source: The sources are those that records name, although time or content differ.
+
+    Returns:
+        The image, or its part in the sample's roi. Labels and mask are on its voxels, over what
+        they have of it.
+
+    Raises:
+        InputError: Sources that cannot be read, that have channels, or that do not lie on the
+            image; all faults at once.
+    """
+    given, faults = _given(sample, same_source)
+    raise_faults(f"volume {sample.name!r}", faults)
+    volumes, faults = lay_on_image(given, sample.roi, sample.align)
+    raise_faults(f"volume {sample.name!r}", faults)
+    labels = volumes.get("labels")
+    if labels is None and sample.negative:
+        labels = no_instances(volumes["image"])
+    return volumes["image"], labels, volumes.get("mask")
+
+
+def _given(sample: Sample, same_source: bool) -> tuple[dict[str, Volume], list[str]]:
+    """The volumes that a sample names, as their sources hold them, and what is wrong with these."""
+    size = sample.voxel_size_nm
+    if sample.simulate is not None:
+        image, labels = (
+            open_volume(volume, voxel_size_nm=size) for volume in simulate_volume(sample.simulate)
+        )
+        return {"image": image, "labels": labels}, []
+    given: dict[str, tuple[str | None, Kind | None]] = {
+        "image": (sample.image, "image"),
+        "labels": (sample.labels, "labels"),
+        "mask": (sample.mask, None),
+    }
+    faults: list[str] = []
+    volumes: dict[str, Volume] = {}
+    for role, (source, kind) in given.items():
+        if source is not None:
+            try:
+                volumes[role] = open_volume(
+                    source,
+                    voxel_size_nm=size,
+                    kind=kind,
+                    axes=sample.axes,
+                    series=sample.series,
+                    same_source=same_source,
+                    nan=sample.nan if kind == "image" or sample.nan != "fill" else 0.0,
+                )
+            except InputError as error:
+                faults.append(str(error))
+    if sample.image is None:
+        faults.append("no image found, expected one")
+    return volumes, faults
+
+
+def _looked_at(opened: OpenedSample, out: Path | None) -> OpenedSample:
+    """The sample, without a voxel of image or mask that is not finite."""
+    inputs = {opened.sample.name: opened.identity}
+    look = partial(checked_voxels, resources=Resources(), out=out, inputs=inputs)
+    mask = None if opened.mask is None else look(opened.mask)
+    return replace(opened, image=look(opened.image), mask=mask)
+
+
+def _voxel_size_faults(image: Volume) -> list[str]:
+    if image.voxel_size_nm is None:
+        return [f"{image.name}: unknown voxel size, expected `voxel_size_nm: [z, y, x]`"]
+    if min(image.voxel_size_nm) <= 0:
+        return [f"voxel_size_nm {image.voxel_size_nm}: expected three positive numbers"]
+    return []
+
+
+def _load(volume: Volume, compact: bool = False) -> Volume:
+    array = np.empty(volume.shape, volume.dtype)
+    for box in tile(volume.box, SCAN_SHAPE):
+        array[box.slices()] = volume.read(box)
+    if compact:
+        array = compact_ids(array)
+    held = array_volume(
+        array, name=volume.name, voxel_size_nm=volume.voxel_size_nm, kind=volume.kind
+    )
+    return held.with_(identity=volume.identity, attributes=volume.attributes)
+
+
+def compact_ids(labels: Array) -> Array:
+    """Labels in the smallest unsigned type that fits; ids over 65535 are renumbered in order.
+
+    Args:
+        labels: Whole numbers of any dtype, none negative.
+
+    Returns:
+        uint8 or uint16 (uint32 with more than 65535 different ids) of the same shape.
+    """
+    if int(labels.max()) > np.iinfo(np.uint16).max:
+        flat = labels.reshape(-1)
+        # an id is new only where a run of equal voxels begins
+        begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        ids = np.unique(np.append(flat[begins], flat[:1]))
+        ids = ids[ids > 0]
+        inside = np.flatnonzero(flat)
+        compact = np.zeros(labels.size, np.uint32)
+        compact[inside] = np.searchsorted(ids, flat[inside]) + 1
+        labels = compact.reshape(labels.shape)
+    highest = int(labels.max())
+    dtype = next(t for t in (np.uint8, np.uint16, np.uint32) if highest <= np.iinfo(t).max)
+    return labels.astype(dtype, copy=False)
+
+
+def voxel_size_of(opened: OpenedSample) -> Nanometres:
+    """The voxel size (z, y, x) in nm; 1 nm where it is unknown and was not needed."""
+    return opened.image.voxel_size_nm or (1.0, 1.0, 1.0)

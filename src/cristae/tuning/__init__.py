@@ -1,0 +1,1 @@
+"""Tuning: the search for the thresholds of a decoder."""
