@@ -8,7 +8,7 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 
 from cristae.engine.executors import Resources
 from cristae.evaluation.contingency import overlap_table
-from cristae.evaluation.metrics import IOU_THRESHOLDS, given_scores, match, voxel_scores
+from cristae.evaluation.metrics import IOU_THRESHOLDS, given_scores, match, metric_scores
 from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import array_volume
 
@@ -17,6 +17,10 @@ SERIAL = Resources(workers=1, executor="serial")
 
 def table_of(prediction, truth):
     return overlap_table(Compared(array_volume(prediction), array_volume(truth)), resources=SERIAL)
+
+
+def voxel_scores(prediction, truth):
+    return metric_scores(table_of(prediction, truth), "voxel")
 
 
 def random_pair(seed, ids=7):
@@ -140,7 +144,7 @@ def test_precision_and_recall_along_the_ranking():
 @given(st.integers(0, 2**32 - 1))
 def test_voxel_scores_equal_scikit_image(seed):
     prediction, truth = random_pair(seed)
-    scores = voxel_scores(table_of(prediction, truth))
+    scores = voxel_scores(prediction, truth)
     a, b = prediction > 0, truth > 0
     assert scores["foreground_iou"] == (a & b).sum() / (a | b).sum()
     assert scores["foreground_dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
@@ -152,18 +156,18 @@ def test_voxel_scores_equal_scikit_image(seed):
 
 
 def test_one_split_in_half_is_one_bit():
-    scores = voxel_scores(table_of(row(1, 1, 2, 2), row(5, 5, 5, 5)))
+    scores = voxel_scores(row(1, 1, 2, 2), row(5, 5, 5, 5))
     assert (scores["voi_split"], scores["voi_merge"]) == (1.0, 0.0)
-    scores = voxel_scores(table_of(row(5, 5, 5, 5), row(1, 1, 2, 2)))
+    scores = voxel_scores(row(5, 5, 5, 5), row(1, 1, 2, 2))
     assert (scores["voi_split"], scores["voi_merge"]) == (0.0, 1.0)
 
 
 def test_voxel_scores_of_nothing():
-    assert set(voxel_scores(table_of(row(0), row(0))).values()) == {None}
-    only_found = voxel_scores(table_of(row(1), row(0)))
+    assert set(voxel_scores(row(0), row(0)).values()) == {None}
+    only_found = voxel_scores(row(1), row(0))
     assert only_found["foreground_iou"] == 0.0
     assert only_found["adapted_rand_error"] is None
 
 
 def test_single_voxels_are_no_error():
-    assert voxel_scores(table_of(row(1, 2), row(1, 2)))["adapted_rand_error"] == 0.0
+    assert voxel_scores(row(1, 2), row(1, 2))["adapted_rand_error"] == 0.0

@@ -18,7 +18,7 @@ from cristae.engine.outputs import write_text_output
 from cristae.engine.paths import user_path
 from cristae.engine.records import read_record, record_fingerprint, write_record
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
-from cristae.evaluation.judge import ERRORS, SCORES, score_of
+from cristae.evaluation.judge import keys_of, lower_is_better, score_of
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.runfolder import RunFolder, SampleFolder
 from cristae.volumes.formats import open_volume
@@ -86,8 +86,9 @@ def compare_runs(
 
     Args:
         runs: Run folders.
-        scores: Names of `tune.SCORES`, or keys of a number of ``scores.json``, ``a/b/c``. Those of
-            `FAMILIES` come by size; sizes that no run knows are left out.
+        scores: Names of `judge.SCORES` or `metrics.METRICS`, or keys of a number of
+            ``scores.json``, ``a/b/c``. Those of `FAMILIES` come by size; sizes that no run knows
+            are left out.
         by: ``pool`` for all samples of a run together, ``sample`` for columns by sample.
 
     Raises:
@@ -163,9 +164,9 @@ def _columns_of(
     volume: str, score: str, found: Sequence[Scores]
 ) -> Iterator[tuple[Column, list[float | None]]]:
     """Columns of one score: by size where that is known, then ``all``."""
-    keys = SCORES.get(score, score)
+    keys = keys_of(score)
     title, by_size = FAMILIES.get(score, (keys.replace("/", " "), {}))
-    lower = keys.rsplit("/", 1)[-1] in ERRORS
+    lower = lower_is_better(keys)
     for size, path in by_size.items():
         numbers = [_known(each, path) for each in found]
         if any(number is not None for number in numbers):

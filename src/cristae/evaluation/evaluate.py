@@ -23,7 +23,7 @@ from cristae.evaluation.matching import (
     CATEGORIES,
     category_codes,
 )
-from cristae.evaluation.metrics import given_scores
+from cristae.evaluation.metrics import METRICS, given_scores
 from cristae.evaluation.overlaps import Floats, Overlaps
 from cristae.evaluation.placement import Compared, place_volumes
 from cristae.evaluation.scores import (
@@ -246,7 +246,9 @@ def check_evaluate(
 
 def _settings(volumes: Compared, config: EvaluateConfig) -> dict[str, Any]:
     """What can change the scores besides the voxels, for the record."""
-    return {**to_plain(config), "places": recorded_places(volumes.volumes)}
+    settings = {**to_plain(config), "places": recorded_places(volumes.volumes)}
+    added = [name for name, metric in METRICS.items() if metric.block == "metrics"]
+    return {**settings, "metrics": added} if added else settings
 
 
 def _check_tables(out: ScoreFiles) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from cristae.engine.blockwise import Promise
 from cristae.errors import ConfigError
 from cristae.evaluation.evaluate import EvaluateConfig, Scores, scores_of_table
+from cristae.evaluation.metrics import METRICS
 from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
 from cristae.grid import Box, Triple, tile
 from cristae.labels.blocks import TABLE_BYTES, TablePromise
@@ -33,10 +34,10 @@ SCORES = {
 """Short names of scores; any other number of ``scores.json`` is named by its keys, ``a/b/c``."""
 
 ERRORS = (
-    *("adapted_rand_error", "voi_split", "voi_merge", "fp", "fn", "missing", "background"),
+    *("fp", "fn", "missing", "background"),
     *("over_segmentation", "under_segmentation", "many_to_many"),
 )
-"""Scores that are better when they are lower."""
+"""Counts that are better when they are lower; of metrics, `METRICS` says it."""
 
 JUDGED_RUN_BYTES = 100
 """Memory for each run of a setting's instances while they are compared, beside the table of pairs
@@ -88,7 +89,7 @@ class Judge:
         promise: Promise,
     ) -> None:
         self.shape, self.raster, self.config = shape, Raster(shape), config
-        self.score, self.promise = SCORES.get(score, score), promise
+        self.score, self.promise = keys_of(score), promise
         self.other: LabelRuns | None = None
         self.scored = truth is not None
         if truth is not None:
@@ -147,6 +148,25 @@ class Judge:
         return scores_of_table(self._overlaps(found, other), None, self.config)
 
 
+def keys_of(name: str) -> str:
+    """Keys ``a/b/c`` of a score: of a name of `SCORES` or `METRICS`, else the name itself."""
+    if name in METRICS:
+        return f"{METRICS[name].block}/{name}"
+    return SCORES.get(name, name)
+
+
+def lower_is_better(keys: str) -> bool:
+    """Whether a score, given by its keys, is better when it is lower."""
+    name = keys.rsplit("/", 1)[-1]
+    return METRICS[name].better == "lower" if name in METRICS else name in ERRORS
+
+
+def table_scores() -> tuple[str, ...]:
+    """Keys of the scores that a table of settings has: those of `SCORES`, and added metrics."""
+    added = (keys_of(name) for name, metric in METRICS.items() if metric.block == "metrics")
+    return (*SCORES.values(), *added)
+
+
 def score_of(scores: Scores | None, name: str) -> float | None:
     """A number of the scores by its keys, ``a/b/c``; None where it is not defined.
 
@@ -161,7 +181,7 @@ def score_of(scores: Scores | None, name: str) -> float | None:
             there = ", ".join(node) if isinstance(node, dict) else "a number"
             raise ConfigError(
                 f"score {name!r}: {key!r} found, expected one of {there}; short names are "
-                f"{', '.join(SCORES)}"
+                f"{', '.join(dict.fromkeys([*SCORES, *METRICS]))}"
             )
         node = node[key]
     if isinstance(node, dict | list):

@@ -1,4 +1,4 @@
-"""Scores as pure functions of the overlap table: average precision and voxel scores.
+"""Scores as pure functions of the overlap table: average precision, and the table of metrics.
 
 Average precision is that of mAP_3Dvolume (COCO's, on 3D instances): predictions in order of their
 rank, each with the truth it overlaps best; no one-to-one assignment is made, which an IoU above
@@ -6,12 +6,14 @@ one half implies. Every function takes the table, or what another one made of it
 is computed twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cristae.errors import InputError
 from cristae.evaluation.overlaps import Floats, Overlaps
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -205,40 +207,73 @@ def match(
     return Matches(table, ranges, rank(table, scores), best)
 
 
-def voxel_scores(table: Overlaps) -> dict[str, float | None]:
-    """Scores that count voxels, whatever the instances.
+def metric_scores(table: Overlaps, block: str) -> dict[str, float | None]:
+    """The numbers of all metrics of a block of ``scores.json``, by name."""
+    return {name: m.function(table) for name, m in METRICS.items() if m.block == block}
+
+
+def foreground_iou(table: Overlaps) -> float | None:
+    """Jaccard index of "is in an instance", over all voxels; None without any foreground."""
+    shared, predicted, true = _foreground(table)
+    union = predicted + true - shared
+    return shared / union if union else None
+
+
+def foreground_dice(table: Overlaps) -> float | None:
+    """Dice coefficient of "is in an instance", over all voxels; None without any foreground."""
+    shared, predicted, true = _foreground(table)
+    return 2 * shared / (predicted + true) if predicted + true else None
+
+
+def _foreground(table: Overlaps) -> tuple[int, int, int]:
+    """Voxels of both, of the prediction and of the truth."""
+    both = int(table.voxels.sum())
+    return both, int(table.prediction.voxels.sum()), int(table.truth.voxels.sum())
+
+
+def adapted_rand_error(table: Overlaps) -> float | None:
+    """1 - 2PR / (P + R) of voxel pairs; 0 is perfect, None without truth.
 
     With n_ij the voxels that truth i shares with prediction j (j = 0: background), a_i and b_j
-    their sums over j and i, N the sum of all, and sums over truth i > 0 only:
-
-    - ``foreground_iou``, ``foreground_dice``: Jaccard index and Dice coefficient of "is in an
-      instance", over all voxels.
-    - ``adapted_rand_error``: 1 - 2PR / (P + R), P = S / sum b_j(b_j - 1), R = S / sum a_i(a_i - 1),
-      S = sum n_ij(n_ij - 1). Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142; 0 is
-      perfect. As in scikit-image, the prediction's background within the truth counts as one
-      segment.
-    - ``voi_split``: H(prediction | truth) = -sum n_ij/N log2(n_ij/a_i), and ``voi_merge``:
-      H(truth | prediction) = -sum n_ij/N log2(n_ij/b_j), in bits; 0 is perfect. Meila 2007,
-      doi:10.1016/j.jmva.2006.11.013; without the truth's background, as CREMI has it.
-
-    Returns:
-        The five scores; None where they are not defined (no truth, or for IoU and Dice no
-        foreground at all).
+    their sums over j and i, and sums over truth i > 0 only: P = S / sum b_j(b_j - 1),
+    R = S / sum a_i(a_i - 1), S = sum n_ij(n_ij - 1). Arganda-Carreras et al. 2015,
+    doi:10.3389/fnana.2015.00142. As in scikit-image, the prediction's background within the truth
+    counts as one segment.
     """
-    shared = int(table.voxels.sum())
-    predicted, true = int(table.prediction.voxels.sum()), int(table.truth.voxels.sum())
-    union = predicted + true - shared
-    scores: dict[str, float | None] = {
-        "foreground_iou": shared / union if union else None,
-        "foreground_dice": 2 * shared / (predicted + true) if union else None,
-        "adapted_rand_error": None,
-        "voi_split": None,
-        "voi_merge": None,
-    }
-    if true:
-        scores["adapted_rand_error"] = _adapted_rand_error(*_segments_in_truth(table))
-        scores["voi_split"], scores["voi_merge"] = _variation(*_segments_in_truth(table))
-    return scores
+    if not len(table.truth):
+        return None
+    true, segment, voxels = _segments_in_truth(table)
+    together = (voxels * (voxels - 1)).sum()
+    by_truth, by_segment = np.bincount(true, voxels), np.bincount(segment, voxels)
+    in_truth = (by_truth * (by_truth - 1)).sum()
+    in_segment = (by_segment * (by_segment - 1)).sum()
+    if in_truth + in_segment == 0:
+        return 0.0  # single voxels on both sides: no pair to get wrong
+    # the harmonic mean of P and R
+    return float(1 - 2 * together / (in_truth + in_segment))
+
+
+def voi_split(table: Overlaps) -> float | None:
+    """H(prediction | truth) = -sum n_ij/N log2(n_ij/a_i) in bits; 0 is perfect, None without truth.
+
+    n_ij and a_i are those of `adapted_rand_error`, N the sum of all. Meila 2007,
+    doi:10.1016/j.jmva.2006.11.013; without the truth's background, as CREMI has it.
+    """
+    return _lost_bits(table, by_truth=True)
+
+
+def voi_merge(table: Overlaps) -> float | None:
+    """H(truth | prediction) = -sum n_ij/N log2(n_ij/b_j) in bits, see `voi_split`."""
+    return _lost_bits(table, by_truth=False)
+
+
+def _lost_bits(table: Overlaps, by_truth: bool) -> float | None:
+    if not len(table.truth):
+        return None
+    true, segment, voxels = _segments_in_truth(table)
+    group = true if by_truth else segment
+    share = voxels / voxels.sum()
+    return float(-(share * np.log2(voxels / np.bincount(group, voxels)[group])).sum()) + 0.0
 
 
 def _segments_in_truth(table: Overlaps) -> tuple[Rows, Rows, Floats]:
@@ -252,26 +287,81 @@ def _segments_in_truth(table: Overlaps) -> tuple[Rows, Rows, Floats]:
     return true, segment, np.concatenate([table.voxels, uncovered[rows]]).astype(np.float64)
 
 
-def _adapted_rand_error(true: Rows, segment: Rows, voxels: Floats) -> float:
-    together = (voxels * (voxels - 1)).sum()
-    by_truth, by_segment = np.bincount(true, voxels), np.bincount(segment, voxels)
-    in_truth = (by_truth * (by_truth - 1)).sum()
-    in_segment = (by_segment * (by_segment - 1)).sum()
-    if in_truth + in_segment == 0:
-        return 0.0  # single voxels on both sides: no pair to get wrong
-    # the harmonic mean of P and R
-    return float(1 - 2 * together / (in_truth + in_segment))
-
-
-def _variation(true: Rows, segment: Rows, voxels: Floats) -> tuple[float, float]:
-    share = voxels / voxels.sum()
-    in_truth = np.bincount(true, voxels)[true]
-    in_segment = np.bincount(segment, voxels)[segment]
-    split = -(share * np.log2(voxels / in_truth)).sum()
-    merge = -(share * np.log2(voxels / in_segment)).sum()
-    return float(split) + 0.0, float(merge) + 0.0
-
-
 def given_scores(table: Overlaps, scores: Mapping[int, float]) -> Floats:
     """Ranking scores of the predictions from a table id -> score; those without one rank last."""
     return np.array([scores.get(int(i), -np.inf) for i in table.prediction.labels], np.float64)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score that is one number of an overlap table.
+
+    Attributes:
+        function: The number of a table; None where it is not defined.
+        title: What it is called, in tables and in the report.
+        meaning: One line for the report.
+        unit: Empty for shares.
+        better: Which way is better.
+        block: Block of ``scores.json`` in which it stands under its name.
+    """
+
+    function: Callable[[Overlaps], float | None]
+    title: str
+    meaning: str
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+    block: Literal["voxel", "metrics"] = "metrics"
+
+
+METRICS: dict[str, Metric] = {
+    "foreground_iou": Metric(
+        foreground_iou,
+        "foreground IoU",
+        "shared mitochondria voxels over all; 1 is perfect",
+        block="voxel",
+    ),
+    "foreground_dice": Metric(
+        foreground_dice,
+        "foreground Dice",
+        "the same as a Dice coefficient; 1 is perfect",
+        block="voxel",
+    ),
+    "adapted_rand_error": Metric(
+        adapted_rand_error,
+        "adapted Rand error",
+        "voxel pairs wrongly joined or parted; 0 is perfect",
+        better="lower",
+        block="voxel",
+    ),
+    "voi_split": Metric(
+        voi_split,
+        "VOI split",
+        "bits lost because instances are broken up; 0 is perfect",
+        "bits",
+        "lower",
+        "voxel",
+    ),
+    "voi_merge": Metric(
+        voi_merge,
+        "VOI merge",
+        "bits lost because instances are joined; 0 is perfect",
+        "bits",
+        "lower",
+        "voxel",
+    ),
+}
+"""By name in ``scores.json``. Scores, text, report, `tune` and `compare` go through this table;
+those of block ``voxel`` have their place in its schema."""
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """Add a metric to the table, for this process; it is scored with all others from then on.
+
+    Raises:
+        InputError: The name is taken, or the metric is of the block ``voxel``.
+    """
+    if name in METRICS:
+        raise InputError(f"metric {name!r}: there is one of that name, {METRICS[name].title}")
+    if metric.block != "metrics":
+        raise InputError(f"metric {name!r}: block {metric.block!r} found, expected 'metrics'")
+    METRICS[name] = metric

@@ -35,7 +35,8 @@ class Scores:
         matching: By IoU (``0.3``, ``0.5``, ``0.75``), by category (``all`` first): ``tp``, ``fp``,
             ``fn``, ``precision``, ``recall``, ``accuracy``, ``f1``, ``panoptic_quality``.
         associations: By category (``all`` first): counts, see `matching.association_counts`.
-        voxel: See `metrics.voxel_scores`.
+        voxel: By name, the metrics of that block, see `metrics.METRICS`.
+        metrics: By name, metrics that were added to the table; None where there are none.
         intervals: ``ap_75``, ``accuracy_75``: [low, high].
         without_border_cut: The blocks again but ``voxel``, without instances cut by the border.
         ranked_by: What ranked the predictions for average precision.
@@ -46,6 +47,7 @@ class Scores:
     matching: dict[str, dict[str, Numbers]] | None = None
     associations: dict[str, dict[str, int]] | None = None
     voxel: Numbers | None = None
+    metrics: Numbers | None = None
     intervals: dict[str, list[float] | None] | None = None
     without_border_cut: Block | None = None
     ranked_by: Ranking = "size"
@@ -73,6 +75,7 @@ _BLOCKS = (
     "matching",
     "associations",
     "voxel",
+    "metrics",
     "intervals",
     "without_border_cut",
 )

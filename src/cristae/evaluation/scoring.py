@@ -16,7 +16,7 @@ from cristae.evaluation.matching import (
     association_counts,
     matching_scores,
 )
-from cristae.evaluation.metrics import best_truth, match, voxel_scores
+from cristae.evaluation.metrics import best_truth, match, metric_scores
 from cristae.evaluation.overlaps import Floats, Overlaps, pool
 from cristae.evaluation.scores import Block, Ranking, Scores
 from cristae.evaluation.tables import MatchTables, Place, match_tables, overlaps_of_tables
@@ -131,7 +131,9 @@ def _all_blocks(
     config: EvaluateConfig,
 ) -> Block:
     blocks = _instance_blocks(table, ranking, codes, config)
-    blocks["voxel"] = voxel_scores(table)
+    blocks["voxel"] = metric_scores(table, "voxel")
+    if added := metric_scores(table, "metrics"):
+        blocks["metrics"] = added
     if config.without_border_cut:
         keep_predictions, keep_truth = _uncut(table)
         blocks["without_border_cut"] = _instance_blocks(

@@ -3,7 +3,8 @@
 from typing import Any
 
 from cristae.evaluation.cable import GRID
-from cristae.evaluation.scores import Scores
+from cristae.evaluation.metrics import METRICS
+from cristae.evaluation.scores import Numbers, Scores
 
 _SIZE_NOTE = (
     "Ranked by size, as mAP_3Dvolume does by default: small false positives come last and hardly\n"
@@ -35,7 +36,10 @@ def format_scores(scores: Scores) -> str:
     if scores.associations is not None:
         parts.append(_associations_text(scores.associations))
     if scores.voxel is not None:
-        parts.append(_voxel_text(scores.voxel))
+        head = "Voxels (errors: 0 is perfect; VOI in bits)"
+        parts.append(_metrics_text(head, scores.voxel))
+    if scores.metrics is not None:
+        parts.append(_metrics_text("Added metrics", scores.metrics))
     if scores.without_border_cut is not None:
         rest = Scores(**scores.without_border_cut, ranked_by=scores.ranked_by)
         parts.append("Without instances cut by the border\n\n" + format_scores(rest))
@@ -89,11 +93,18 @@ def _associations_text(associations: dict[str, dict[str, int]]) -> str:
     return "Associations of the truth; background: predictions without truth\n" + _grid(rows)
 
 
-def _voxel_text(voxel: dict[str, Any]) -> str:
-    head = ["foreground IoU", "Dice", "adapted Rand error", "VOI split", "VOI merge"]
-    keys = ("foreground_iou", "foreground_dice", "adapted_rand_error", "voi_split", "voi_merge")
-    return "Voxels (errors: 0 is perfect; VOI in bits)\n" + _grid(
-        [head, [_number(voxel[key]) for key in keys]]
+def _metrics_text(head: str, numbers: Numbers) -> str:
+    return f"{head}\n" + _grid(
+        [[_title(name) for name in numbers], [*map(_number, numbers.values())]]
+    )
+
+
+def _title(name: str) -> str:
+    metric = METRICS.get(name)  # scores may be of another process
+    if metric is None or metric.block == "voxel":  # whose units stand above
+        return name if metric is None else metric.title
+    return (
+        f"{metric.title} ({', '.join(filter(None, (metric.unit, f'{metric.better} is better')))})"
     )
 
 

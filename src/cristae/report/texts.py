@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cristae.evaluation.metrics import METRICS
 from cristae.grid import Triple
 from cristae.report.data import ReportData
 from cristae.report.errors import SegmentationError
@@ -29,17 +30,6 @@ _AP_ROWS = (
     ("75_small", "AP-75 small", "only the smallest of the truth (by default up to 5,000 voxels)"),
     ("75_medium", "AP-75 medium", "only truth between (by default 5,001 to 15,000)"),
     ("75_large", "AP-75 large", "only the largest (by default above 15,000)"),
-)
-_VOXEL_ROWS = (
-    ("foreground_iou", "Foreground IoU", "shared mitochondria voxels over all; 1 is perfect"),
-    ("foreground_dice", "Foreground Dice", "the same as a Dice coefficient; 1 is perfect"),
-    (
-        "adapted_rand_error",
-        "Adapted Rand error",
-        "voxel pairs wrongly joined or parted; 0 is perfect",
-    ),
-    ("voi_split", "VOI split", "bits lost because instances are broken up; 0 is perfect"),
-    ("voi_merge", "VOI merge", "bits lost because instances are joined; 0 is perfect"),
 )
 
 
@@ -131,24 +121,29 @@ def scores(tree: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not tree:
         return None
     precision = tree.get("average_precision_coco", {})
-    voxel = tree.get("voxel", {})
+    metrics = tree.get("voxel", {}) | tree.get("metrics", {})
     return {
         "precision": [
             (name, _number(precision[key]), meaning)
             for key, name, meaning in _AP_ROWS
             if key in precision
         ],
-        "voxel": [
-            (name, _number(voxel[key]), meaning)
-            for key, name, meaning in _VOXEL_ROWS
-            if key in voxel
-        ],
+        "voxel": [_metric_row(name, value) for name, value in metrics.items()],
         "matching": [
             (iou, [_number(block["all"].get(key)) for key in _MATCHING])
             for iou, block in tree.get("matching", {}).items()
         ],
         "matching_names": list(_MATCHING.values()),
     }
+
+
+def _metric_row(name: str, value: float | None) -> tuple[str, str, str]:
+    """Title, number and meaning."""
+    metric = METRICS.get(name)  # scores may be of another process
+    if metric is None:
+        return name.replace("_", " "), _number(value), ""
+    unit = f" {metric.unit}" if metric.block == "metrics" and metric.unit else ""
+    return metric.title[0].upper() + metric.title[1:], _number(value) + unit, metric.meaning
 
 
 _MATCHING = {

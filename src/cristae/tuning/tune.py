@@ -22,7 +22,16 @@ from cristae.evaluation.evaluate import (
     check_evaluate_config,
     scores_of_table,
 )
-from cristae.evaluation.judge import ERRORS, SCORES, Judge, Setting, Value, bytes_of, score_of
+from cristae.evaluation.judge import (
+    Judge,
+    Setting,
+    Value,
+    bytes_of,
+    keys_of,
+    lower_is_better,
+    score_of,
+    table_scores,
+)
 from cristae.evaluation.overlaps import overlaps_of_tally
 from cristae.evaluation.placement import Compared, place_volumes
 from cristae.grid import Box
@@ -69,8 +78,8 @@ class TuneConfig:
         grid: Values tried, by parameter; every combination is. By default the benchmark's seed
             and contour thresholds, or as many of them as the decoder has and the foreground's;
             of decoders of affinities, where these are cut and where regions merge.
-        score: What is best: a name of `SCORES`, or the keys of a number of ``scores.json``,
-            ``matching/0.5/all/recall``. Errors are best when lowest.
+        score: What is best: a name of `SCORES` or `METRICS`, or the keys of a number of
+            ``scores.json``, ``matching/0.5/all/recall``. Errors are best when lowest.
         evaluate: How to score; without relabelling, cropping and categories by cable length.
     """
 
@@ -110,7 +119,7 @@ class Tuning:
         for name in ("instances", "voxels", "median_voxels"):
             columns[name] = [getattr(setting, name) for setting in self.settings]
         if self.best is not None:
-            names = list(dict.fromkeys((self.score, *SCORES.values())))
+            names = list(dict.fromkeys((self.score, *table_scores())))
             for name in names:
                 columns[name] = [score_of(setting.scores, name) for setting in self.settings]
         else:
@@ -190,7 +199,7 @@ def _place_truth(prediction: Volume, truth: Volume, config: TuneConfig) -> Volum
         tally_runs(empty, empty, raster.shape), Box.of(raster.shape), raster.shape
     )
     nothing = scores_of_table(table, None, config.evaluate)
-    score_of(nothing, SCORES.get(config.score, config.score))  # refuses a name that is none
+    score_of(nothing, keys_of(config.score))  # refuses a name that is none
     return placed.truth
 
 
@@ -287,7 +296,7 @@ def _segmented(
 
 
 def _best(settings: Sequence[Setting], decodings: Sequence[Decoding], score: str, base: int) -> int:
-    sign = -1.0 if score.rsplit("/", 1)[-1] in ERRORS else 1.0
+    sign = -1.0 if lower_is_better(score) else 1.0
     values = [-math.inf if s.value is None else sign * s.value for s in settings]
     if max(values) == -math.inf:
         raise InputError(f"score {score!r} is not defined for any setting: is there any truth?")
