@@ -8,8 +8,10 @@ work after an interruption as well.
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import psutil
@@ -88,12 +90,26 @@ class Promise:
 
     def __init__(self, resources: Resources, most: int = 0) -> None:
         self.resources, self.most, self.held = resources, most, 0
+        self._lock = Lock()
 
     def __call__(self, part: str, bytes_needed: int) -> None:
         """Promise memory where a part of the stage needs more than was promised before."""
-        if self.held + bytes_needed > self.most:
-            self.most = self.held + bytes_needed
-            promise_memory(part, self.most, self.resources)
+        with self.holding(part, bytes_needed):
+            pass
+
+    @contextmanager
+    def holding(self, part: str, bytes_needed: int) -> Iterator[None]:
+        """Promise memory that is held while the context is open; threads may hold theirs."""
+        with self._lock:
+            if self.held + bytes_needed > self.most:
+                self.most = self.held + bytes_needed
+                promise_memory(part, self.most, self.resources)
+            self.held += bytes_needed
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.held -= bytes_needed
 
 
 def check_memory(stage: str, bytes_needed: int, resources: Resources) -> None:

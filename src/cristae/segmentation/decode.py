@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cristae.engine.blockwise import memory_limit
+from cristae.engine.blockwise import Promise, memory_limit
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import temporary_folder
 from cristae.engine.kernels import njit
@@ -66,18 +66,31 @@ def decode(
         MemoryLimitError: A piece that has to be flooded whole does not fit.
     """
     volume = open_volume(prediction, kind="prediction")
+    return decode_volume(volume, config or SegmentConfig(), Promise(resources or Resources()))
+
+
+def decode_volume(volume: Volume, config: SegmentConfig, promise: Promise) -> Array:
+    """Decode as `decode` does, within what a stage has promised.
+
+    Args:
+        volume: The prediction.
+        config: Decoder and parameters.
+        promise: Told of the memory; its resources are used.
+    """
     if isinstance(volume.reader, ArrayReader):  # may be read in layers as thin as one likes
         volume = volume.with_(chunk_shape=(1, *volume.shape[1:]))
-    resources = replace(resources or Resources(), executor="threads")
+    resources = replace(promise.resources, executor="threads")
     if volume.box.size <= SMALL:
         resources = replace(resources, executor="serial")
-    decoding = resolve(config or SegmentConfig(), volume)
+    decoding = resolve(config, volume)
     volume = settle_prediction(volume, resources)
     volume = checked_voxels(volume, resources, probabilities=True)
     job = Job(volume, decoding, volume.shape, MemoryScratch())
     if volume.box.size > SMALL:
-        if not _fits(job, resources):
+        needed = _needed(job)
+        if promise.held + needed > memory_limit(resources):
             return _through_files(volume, config, resources)
+        promise("decode", needed)
         job = replace(job, block_shape=_slabs(volume.shape, resources.workers))
     leave = partial(_leave, job, resources)
     leave("label", job.blocks, label_step)
@@ -97,13 +110,13 @@ def _slabs(shape: Triple, workers: int) -> Triple:
     return z, max(ROWS, -(-y // workers)), x
 
 
-def _fits(job: Job, resources: Resources) -> bool:
-    """Whether the tables of all blocks, and the labels, fit in memory."""
+def _needed(job: Job) -> int:
+    """Memory of the tables of all blocks, and of the labels."""
     tables = labelling_bytes(job, sampled_density(job), False, 1)
-    return tables + LABEL_BYTES * job.prediction.box.size <= memory_limit(resources)
+    return tables + LABEL_BYTES * job.prediction.box.size
 
 
-def _through_files(volume: Volume, config: SegmentConfig | None, resources: Resources) -> Array:
+def _through_files(volume: Volume, config: SegmentConfig, resources: Resources) -> Array:
     with temporary_folder() as folder:
         labels = segment_volume(
             volume, folder / "labels.zarr", config=config, pyramid=False, resources=resources

@@ -1,7 +1,7 @@
 """Tune: decoder thresholds searched on a validation pair, every setting scored.
 
-Settings whose meaning `sweep` knows share one reading of the prediction; any other is segmented
-on its own, out of core, and scored from its run table. Both give what `segment` gives.
+Settings whose meaning `shared_runs` knows share one reading of the prediction; any other is decoded
+on its own. Both give what `segment` gives.
 """
 
 import itertools
@@ -15,7 +15,6 @@ import numpy as np
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources
-from cristae.engine.files import temporary_folder
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
@@ -39,13 +38,13 @@ from cristae.labels.label_runs import Labelled, volume_runs
 from cristae.labels.runs import Raster, no_runs
 from cristae.labels.tally import tally_runs
 from cristae.measurement.table import Table
+from cristae.segmentation.decode import decode_volume
 from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
-from cristae.segmentation.segment import segment_volume
-from cristae.tuning.sweep import can_sweep, sweep
+from cristae.tuning.shared_runs import can_share, decode_settings
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_labels, open_volume
 from cristae.volumes.values import settle_prediction
-from cristae.volumes.volume import Volume
+from cristae.volumes.volume import Volume, array_volume
 
 GRID: dict[str, tuple[Value, ...]] = {
     "seed_threshold": (0.85, 0.9, 0.95),
@@ -270,29 +269,26 @@ def _all_found(
 ) -> Iterator[tuple[int, Labelled]]:
     """(index, instances) of every setting, one of them first where that is asked for."""
     order, resources = sorted(range(len(decodings)), key=lambda i: i != first), promise.resources
-    if all(can_sweep(decoding) for decoding in decodings):
+    if all(can_share(decoding) for decoding in decodings):
         tried = [decodings[i] for i in order]
-        for k, found in sweep(prediction, tried, resources, promise, first_alone=first is not None):
+        for k, found in decode_settings(
+            prediction, tried, resources, promise, first_alone=first is not None
+        ):
             yield order[k], found
         return
     for i in order:
-        yield i, _segmented(prediction, decodings[i], segment, promise)
+        yield i, _decoded(prediction, decodings[i], segment, promise)
 
 
-def _segmented(
+def _decoded(
     prediction: Volume, decoding: Decoding, segment: SegmentConfig, promise: Promise
 ) -> Labelled:
-    with temporary_folder() as folder:
-        fixed: dict[str, Any] = {"decoder": decoding.decoder, **decoding.parameters}
-        config = replace(segment, **fixed)
-        labels = segment_volume(
-            prediction,
-            folder / "labels.zarr",
-            config=config,
-            pyramid=False,
-            resources=promise.resources,
-        )
-        return volume_runs(labels, promise.resources, promise)
+    fixed: dict[str, Any] = {"decoder": decoding.decoder, **decoding.parameters}
+    labels = decode_volume(prediction, replace(segment, **fixed), promise)
+    promise.held += labels.nbytes
+    found = volume_runs(array_volume(labels, name=prediction.name), promise.resources, promise)
+    promise.held -= labels.nbytes
+    return found
 
 
 def _best(settings: Sequence[Setting], decodings: Sequence[Decoding], score: str, base: int) -> int:

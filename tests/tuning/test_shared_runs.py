@@ -1,4 +1,4 @@
-"""A sweep gives what every setting alone gives."""
+"""Settings that share their runs give what each alone gives."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from cristae.errors import MemoryLimitError
 from cristae.labels import blocks
 from cristae.labels.runs import Raster, paint_into
 from cristae.segmentation.decoders import SegmentConfig, resolve
-from cristae.tuning.sweep import can_sweep, sweep
+from cristae.tuning.shared_runs import can_share, decode_settings
 from cristae.volumes.volume import array_volume
 
 SHAPE = (6, 14, 40)
@@ -53,8 +53,8 @@ def test_equals_segmenting_with_every_setting(decoder, monkeypatch):
     volume = array_volume(prediction).with_(chunk_shape=(2, 5, 9))
     settings = list(settings_of(decoder))
     decodings = [resolve(SegmentConfig(**each), volume) for each in settings]
-    assert all(can_sweep(each) for each in decodings)
-    found = dict(sweep(volume, decodings, Resources(2)))
+    assert all(can_share(each) for each in decodings)
+    found = dict(decode_settings(volume, decodings, Resources(2)))
     assert sorted(found) == list(range(len(settings)))
     instances = 0
     for i, each in enumerate(settings):
@@ -77,19 +77,19 @@ def test_equals_segmenting_on_noise(seed):
         "min_size": int(rng.integers(0, 3)),
     }
     volume = array_volume(prediction)
-    ((_, found),) = sweep(volume, [resolve(SegmentConfig(**setting), volume)], SERIAL)
+    ((_, found),) = decode_settings(volume, [resolve(SegmentConfig(**setting), volume)], SERIAL)
     np.testing.assert_array_equal(painted(found, volume.shape), decode(prediction, **setting))
 
 
 def test_what_it_does_not_know_is_left_to_the_pipeline():
     volume = array_volume(noise(SHAPE, 1))
-    assert not can_sweep(resolve(SegmentConfig(decoder="bc_connected"), volume))
+    assert not can_share(resolve(SegmentConfig(decoder="bc_connected"), volume))
     narrow = SegmentConfig(decoder="bc_connected", dilation=(1, 1, 1))
-    assert can_sweep(resolve(narrow, volume))
+    assert can_share(resolve(narrow, volume))
 
 
 def test_a_foreground_that_does_not_fit_is_refused():
     volume = array_volume(np.full((2, 64, 512, 512), 255, np.uint8))
     decoding = resolve(SegmentConfig(decoder="bc_watershed"), volume)
     with pytest.raises(MemoryLimitError, match=r"tune, reading: needs .* 0\.10 GiB are allowed"):
-        list(sweep(volume, [decoding], Resources(1, "serial", memory_gib=0.1)))
+        list(decode_settings(volume, [decoding], Resources(1, "serial", memory_gib=0.1)))

@@ -8,12 +8,12 @@ are kept, as runs with their values one after the other::
 
 The packed values are scanned like a volume of a single row, so that every rule of every setting is
 applied by the decoders' own scan, and the runs found are moved back to their places. Settings of
-one foreground rule share its components, and what a flood of them needs to know of its voxels
-(`sweep_flood`), so that a setting costs its seeds, one flood and one walk along the runs.
+one foreground rule share its components and values, so that a setting costs its seeds, the flood of
+the components that hold several, and one walk along the runs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -29,16 +29,8 @@ from cristae.labels.blocks import blocks_of
 from cristae.labels.label_runs import Labelled, renumber
 from cristae.labels.runs import Ints, Raster, Runs, intersect, label_runs
 from cristae.segmentation.decoders import Decoding, quantise
-from cristae.segmentation.scanning import scan_rule, values_of
-from cristae.tuning.sweep_flood import (
-    NO_SEED,
-    SEVERAL,
-    Voxels,
-    flood_bytes,
-    flood_pieces,
-    painted,
-    voxels_of,
-)
+from cristae.segmentation.flood import flood, flood_bytes
+from cristae.segmentation.scanning import grown, scan_rule, select_values, values_of
 from cristae.volumes.volume import Volume
 
 Bytes = NDArray[np.uint8]
@@ -54,7 +46,10 @@ KNOWN = {
     "small",
     "dilation",
 }
-"""Parameters whose meaning `decode` knows."""
+"""Parameters whose meaning `decode_setting` knows."""
+
+NO_SEED, SEVERAL = -1, -2
+"""What stands for the label of a component without a seed, and of one that is flooded."""
 
 READ_RUN_BYTES, SHARED_RUN_BYTES, OWN_RUN_BYTES = 90, 60, 180
 """Memory for each run of the loosest foreground: to read it, of what all settings share, and to
@@ -105,20 +100,18 @@ class Foreground(NamedTuple):
     """What settings of one foreground rule share.
 
     Attributes:
-        packed: Runs in packed places.
-        runs: The same runs in the volume.
-        piece: (runs,) component of each run, 0..n-1.
-        voxels: What floods need to know; None where there are no seeds.
+        runs: Of the foreground, at their places in the volume.
+        component: (runs,) component of each run, 0..n-1.
+        value: Mask value of each voxel, in the order of the runs.
     """
 
-    packed: Runs
     runs: Runs
-    piece: NDArray[np.int32]
-    voxels: Voxels | None
+    component: NDArray[np.int32]
+    value: Bytes
 
 
-def can_sweep(decoding: Decoding) -> bool:
-    """Whether `decode` gives what the whole pipeline gives with this decoder."""
+def can_share(decoding: Decoding) -> bool:
+    """Whether `decode_setting` gives what `segment_volume` gives with this decoder."""
     parameters = decoding.parameters
     return (
         decoding.path in ("seeded_watershed", "connected")
@@ -128,7 +121,7 @@ def can_sweep(decoding: Decoding) -> bool:
     )
 
 
-def sweep(
+def decode_settings(
     prediction: Volume,
     decodings: Sequence[Decoding],
     resources: Resources,
@@ -140,7 +133,7 @@ def sweep(
 
     Args:
         prediction: What `segment_volume` takes.
-        decodings: The settings; `can_sweep` holds for each.
+        decodings: The settings; `can_share` holds for each.
         resources: Workers and executor.
         promise: Told of the memory, which counts as held until all settings are done.
         first_alone: The first setting comes before any other, which then wait for it.
@@ -155,8 +148,9 @@ def sweep(
     """
     above = min(min(d.foreground[0], (d.seed or d.foreground)[0]) for d in decodings)
     promise = promise or Promise(resources)
-    packed = pack(prediction, above, max(d.channels for d in decodings), resources, promise)
-    needed = _decoding_bytes(packed, any(d.seed for d in decodings), resources)
+    threads = replace(resources, executor="serial" if resources.executor == "serial" else "threads")
+    packed = pack(prediction, above, max(d.channels for d in decodings), threads, promise)
+    needed = _shared_bytes(packed, threads)
     promise("tune", needed)
     promise.held += needed
     groups: dict[tuple[Triple, bool], list[int]] = {}
@@ -165,30 +159,33 @@ def sweep(
     with track("settings", len(decodings), "settings") as advance:
         for (rule, connected), members in groups.items():
             foreground = _foreground(packed, rule, 26 if connected else 6)
-            task = partial(_decode_one, packed, foreground, decodings)
+            task = partial(_decode_one, packed, foreground, decodings, promise)
             if first_alone and 0 in members:
                 yield 0, task(0)
                 advance(1)
                 members.remove(0)
-            for i, found in run_tasks(task, members, resources):
+            for i, found in run_tasks(task, members, threads):
                 yield i, found
                 advance(1)
             del foreground, task  # before the next is made
     promise.held -= needed
 
 
-def _decoding_bytes(packed: Packed, floods: bool, resources: Resources) -> int:
-    """Memory of all that is packed, of one foreground and of as many settings as workers."""
-    voxels, runs = packed.values[0].size, packed.start.size
-    shared, own = flood_bytes(voxels) if floods else (0, 0)
-    needed = sum(v.nbytes for v in packed.values) + shared + SHARED_RUN_BYTES * runs
-    return needed + max(1, resources.workers) * (own + OWN_RUN_BYTES * runs)
+def _shared_bytes(packed: Packed, resources: Resources) -> int:
+    """Memory of all that is packed, of one foreground and of the runs of each worker's setting."""
+    runs = packed.start.size
+    needed = sum(values.nbytes for values in packed.values) + packed.values[0].nbytes
+    return needed + (SHARED_RUN_BYTES + max(1, resources.workers) * OWN_RUN_BYTES) * runs
 
 
 def _decode_one(
-    packed: Packed, foreground: Foreground, decodings: Sequence[Decoding], index: int
+    packed: Packed,
+    foreground: Foreground,
+    decodings: Sequence[Decoding],
+    promise: Promise,
+    index: int,
 ) -> Labelled:
-    return decode(packed, foreground, decodings[index])
+    return decode_setting(packed, foreground, decodings[index], promise)
 
 
 def pack(
@@ -253,45 +250,86 @@ def _copy_stretches(values, begin, length, first, out):  # type: ignore[no-untyp
 def _foreground(packed: Packed, rule: Triple, connectivity: int) -> Foreground:
     found = packed.scan(rule)
     runs = packed.placed(found)
-    piece, _ = label_runs(runs, packed.raster, connectivity)
-    if connectivity == 26:
-        return Foreground(found, runs, piece, None)
-    return Foreground(
-        found, runs, piece, voxels_of(runs, piece, packed.mask_of(found), packed.raster)
-    )
+    component, _ = label_runs(runs, packed.raster, connectivity)
+    return Foreground(runs, component, packed.mask_of(found))
 
 
-def decode(packed: Packed, foreground: Foreground, decoding: Decoding) -> Labelled:
+def decode_setting(
+    packed: Packed, foreground: Foreground, decoding: Decoding, promise: Promise
+) -> Labelled:
     """The instances of one setting.
 
     Args:
         packed: The prediction, above every mask threshold of the setting.
         foreground: Of the setting's foreground rule; 6-connected where there are seeds, else 26.
         decoding: The setting.
+        promise: Told of the memory of its flood.
     """
-    if decoding.seed is None or foreground.voxels is None:
-        return _finished(foreground.runs, foreground.piece.astype(np.int64), decoding.min_size)
+    runs, component, value = foreground
+    if decoding.seed is None:
+        return _finished(runs, component.astype(np.int64), decoding.min_size)
     seeds, seed = _seeds(packed, decoding.seed, decoding.min_seed_size)
-    common, in_piece, in_seed = intersect(foreground.runs, seeds)
-    piece, name = foreground.piece[in_piece], seed[in_seed]
-    target = _single_seed(piece, name, int(foreground.piece.max(initial=-1)) + 1)
-    mine = np.flatnonzero(target[piece] == SEVERAL)
-    mine = mine[np.argsort(piece[mine], kind="stable")]
-    label = flood_pieces(foreground.voxels, common.take(mine), in_piece[mine], name[mine])
-    runs, owner = painted(foreground.runs, foreground.voxels, target[foreground.piece], label)
-    return _finished(runs, owner, decoding.min_size)
+    common, in_run, in_seed = intersect(runs, seeds)
+    of_common, name = component[in_run], seed[in_seed]
+    target = _single_seed(of_common, name, int(component.max(initial=-1)) + 1)
+    contested, flooded = target[of_common] == SEVERAL, target[component] == SEVERAL
+    needed = flood_bytes(
+        int(runs.length[flooded].sum(dtype=np.int64)), int(np.count_nonzero(flooded))
+    )
+    with promise.holding("tune", needed):
+        label = flood(
+            runs.take(flooded),
+            select_values(runs.length, flooded, value),
+            common.take(contested),
+            name[contested] + np.int32(1),
+            packed.raster,
+        )
+        start, length, owner = _cut(runs.start, runs.length, target[component], label)
+    return _finished(Runs(start, length), owner, decoding.min_size)
 
 
 @njit(nogil=True, cache=True)
-def _single_seed(piece, name, count):  # type: ignore[no-untyped-def]
-    """(pieces,) the seed a piece holds, `NO_SEED` or `SEVERAL`."""
+def _single_seed(component, name, count):  # type: ignore[no-untyped-def]
+    """(components,) the seed a component holds, `NO_SEED` or `SEVERAL`."""
     target = np.full(count, NO_SEED, np.int64)
-    for i in range(piece.size):
-        if target[piece[i]] == NO_SEED:
-            target[piece[i]] = name[i]
-        elif target[piece[i]] != name[i]:
-            target[piece[i]] = SEVERAL
+    for i in range(component.size):
+        if target[component[i]] == NO_SEED:
+            target[component[i]] = name[i]
+        elif target[component[i]] != name[i]:
+            target[component[i]] = SEVERAL
     return target
+
+
+@njit(nogil=True, cache=True)
+def _cut(all_start, all_length, target, label):  # type: ignore[no-untyped-def]
+    """Runs of one seed each, in raster order, and the seed; ``label`` is of the flooded voxels."""
+    start = np.empty(1024 + all_start.size, np.int64)
+    length = np.empty(start.size, np.int32)
+    owner = np.empty(start.size, np.int64)
+    n = voxel = 0
+    for i in range(all_start.size):
+        extent = all_length[i]
+        if n + extent > start.size:
+            start, length, owner = (
+                grown(start, n + extent),
+                grown(length, n + extent),
+                grown(owner, n + extent),
+            )
+        if target[i] >= 0:
+            start[n], length[n], owner[n] = all_start[i], extent, target[i]
+            n += 1
+        elif target[i] == SEVERAL:
+            last = 0
+            for k in range(extent):
+                here = label[voxel + k]
+                if here and here == last:
+                    length[n - 1] += 1
+                elif here:
+                    start[n], length[n], owner[n] = all_start[i] + k, 1, here - 1
+                    n += 1
+                last = here
+            voxel += extent
+    return start[:n].copy(), length[:n].copy(), owner[:n].copy()
 
 
 @njit(nogil=True, cache=True)
