@@ -1,10 +1,13 @@
 """Nothing that cristae did not make is removed or written over, in any state of a record."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
+from tests.programs import run
 
+from cristae.engine.files import write_text
 from cristae.engine.ledger import open_ledger
 from cristae.engine.outputs import write_text_output
 from cristae.engine.records import is_unfinished
@@ -191,7 +194,48 @@ def test_what_has_come_beside_a_finished_output_stays(tmp_path, made, more):
     with begin() as ledger:
         assert ledger.state == "done"
         ledger.reopen()
-        beside[0].write_text("ours, more of it")
+        write_text(beside[0], "ours, more of it")
     with begin(overwrite=True) as ledger:  # begun again, and not finished
         assert ledger.state == "new"
         assert not beside[0].exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cristae.engine import files
+from cristae.engine.ledger import open_ledger
+
+output, moment = Path(sys.argv[1]), sys.argv[2]
+beside = [output.with_suffix(".csv")]
+ledger = open_ledger(output, stage="try", inputs={}, settings={}, beside=beside)
+files.write_text(beside[0], "ours, too")
+if moment == "before its name":
+    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+files.write_text(output, "ours")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before its name", "before its record"])
+def test_a_file_in_place_of_one_that_a_killed_stage_wrote_stays(tmp_path, moment):
+    """The stage is told by what it noted of its own files."""
+    output, table = tmp_path / "m.pt", tmp_path / "m.csv"
+    assert run(KILLED, output, moment).returncode == -signal.SIGKILL
+    assert output.exists() == (moment == "before its record")
+
+    def begin(overwrite=False):
+        identity = {"stage": "try", "inputs": {}, "settings": {}, "beside": [table]}
+        return open_ledger(output, **identity, overwrite=overwrite)
+
+    for file, ours in ((output, "ours"), (table, "ours, too")):
+        file.write_text("of a person")
+        for overwrite in (False, True):
+            with pytest.raises(OutputExistsError, match=rf"{file.name}: not made by cristae, or c"):
+                begin(overwrite)
+        assert file.read_text() == "of a person"
+        file.write_text(ours)
+    with begin() as ledger:
+        assert ledger.state == "resume"
+        ledger.finish()
+    assert begin().state == "done"

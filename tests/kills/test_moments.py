@@ -232,3 +232,28 @@ def test_training_made_anew_and_killed_on_the_way_is_not_gone_on_with(inputs, tm
             assert "seed: " in told.stderr
             undisturbed(again, out)
         assert contents(out) == expected, f"killed at {at}"
+
+
+@pytest.mark.parametrize("stage", ["measure", "train"])
+def test_a_file_in_place_of_one_that_a_killed_stage_wrote_stays(inputs, tmp_path, stage):
+    out = tmp_path / "out"
+    arguments, output, _ = commands(inputs, out)[stage]
+    prelude = SUBMISSION if stage == "submit" else ""
+    arguments = (*arguments, *QUIET)
+    changes = undisturbed(arguments, out, prelude)
+    record = output.with_name(output.name + ".cristae.json")
+    for at in range(changes - 4, 0, -4):
+        shutil.rmtree(out)
+        killed(arguments, out, at, prelude)
+        if not record.exists():
+            break  # the output has its name since a few changes
+    ours = output.read_bytes()
+    output.write_bytes(ours + b" ")
+    for more in ((), ("--overwrite",)):
+        told = command((*arguments, *more), out, prelude=prelude)
+        assert told.returncode == 2, told.stderr
+        assert f"{output.name}: not made by cristae, or changed since" in told.stderr
+        assert output.read_bytes() == ours + b" "
+    output.write_bytes(ours)
+    undisturbed(arguments, out, prelude)
+    assert record.exists()

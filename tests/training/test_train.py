@@ -15,6 +15,9 @@ import torch
 from tests.programs import start
 
 from cristae.configuration import to_plain
+from cristae.engine.files import write_atomic
+from cristae.engine.ownership import work_folder
+from cristae.engine.written import note_writes
 from cristae.errors import BusyError, ConfigError, InputError, OutputExistsError
 from cristae.networks.model import load_model, model_network
 from cristae.networks.unet import UNetConfig
@@ -216,6 +219,10 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(samples, tmp_path, m
     train_killed_at(1, monkeypatch, other, samples, out, overwrite=True)
     assert not Files(out).checkpoint.exists()
     Files(out).checkpoint.write_bytes(old)
+    with pytest.raises(OutputExistsError, match=r"a\.training\.pt: not made by cristae"):
+        train_model(other, samples, out)
+    note_writes([Files(out).checkpoint], work_folder(out, is_folder=False))
+    write_atomic(Files(out).checkpoint, lambda file: file.write(old))
     found = train_model(other, samples, out)
     expected = train_model(other, samples, tmp_path / "b.pt")
     for name, tensor in expected.state_dict.items():

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from cristae.engine.written import note
 from cristae.errors import CristaeError, DiskSpaceError, FileError, InputError, WorkerError
 
 _REASONS = {
@@ -71,6 +72,7 @@ def _write_atomic(path: Path, write: Callable[[IO[bytes]], object], alone: bool)
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        note(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ folder, ``OUT/.cristae`` for a folder and ``OUT.cristae`` beside a single file::
 
     identity.json   stage, inputs and settings
     done.jsonl      one line a finished piece, appended after its data is on disk
+    written.jsonl   one line a file written, before it gets its name: its content (`written`)
     scratch/        files between steps
 
 A finished folder keeps its identity as attribute ``cristae.record`` of ``OUT/zarr.json``, with the
@@ -40,12 +41,11 @@ from cristae.engine.manifest import write_manifest
 from cristae.engine.ownership import (
     beside_content,
     check_path,
-    content_of,
     drop_torn_line,
     find_record,
     read_marks,
     record_file,
-    refuse_changed_beside,
+    refuse_changed,
     refuse_foreign,
     refuse_foreign_entries,
     refuse_input,
@@ -62,6 +62,7 @@ from cristae.engine.records import (
     trusted_roles,
 )
 from cristae.engine.unfinished import refuse_unfinished
+from cristae.engine.written import content_of, forget_writes, note_writes, notes_file
 from cristae.errors import BusyError, FileError, InputError, OutputExistsError
 
 State = Literal["new", "resume", "done"]
@@ -155,7 +156,8 @@ class Ledger:
         if not finished or differences(record or {}, self._identity, roles, True)[0]:
             self.close()
             raise BusyError(f"{self.output}: another process has changed it just now")
-        refuse_changed_beside(record or {}, self._beside)
+        if not self._is_folder:
+            refuse_changed(self.output, self._beside)
         self._begin("resume")
 
     def close(self) -> None:
@@ -169,16 +171,20 @@ class Ledger:
         if self._log is not None:
             self._log.close()
             self._log = None
+            forget_writes((self.output, *self._beside))
 
     def _begin(self, state: State) -> None:
         with translate_os_errors(self.output):
             make_folder(self.scratch)
             sweep_output(self.output)
             write_json(self._work / "identity.json", self._identity)
-            drop_torn_line(self._work / "done.jsonl")
+            for lines in (self._work / "done.jsonl", notes_file(self._work)):
+                drop_torn_line(lines)
             self._done = read_marks(self._work / "done.jsonl")
             self._log = (self._work / "done.jsonl").open("a", encoding="utf-8")
             sync_folder(self._work)
+        if not self._is_folder:
+            note_writes((self.output, *self._beside), self._work)
         self.state = state
 
 
@@ -344,11 +350,12 @@ def _judge(
             raise OutputExistsError(
                 f"{output}: {names} would be written as well, but was not made by cristae"
             )
+        refuse_changed(output, beside)
         return "new", None, []
+    if not is_folder and (overwrite or not finished):
+        refuse_changed(output, beside if finished else (output, *beside))
     if overwrite:
         refuse_foreign_entries(output, is_folder)
-        if finished:
-            refuse_changed_beside(record, beside)
         return "new", record, []
     found, notes = differences(record, identity, trusted, finished)
     if found:

@@ -1,19 +1,16 @@
 """What cristae made, and so may remove: known by its record, never by its place alone."""
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cristae.engine.files import parse_json, read_attributes, read_json, remove_tree, write_json
 from cristae.engine.identity import Place
+from cristae.engine.written import content_of, notes_file
 from cristae.errors import InputError, OutputExistsError
-
-CONTENT_BYTES = 8 << 20
-"""Of a file hashed at its beginning, and as much at its end, so that it is known again."""
 
 _NAMES_SHOWN = 5
 
@@ -76,16 +73,6 @@ def _file_id(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def content_of(file: Path) -> dict[str, Any]:
-    """What a written file is known by again: its size and a hash of it."""
-    digest, size = hashlib.blake2b(digest_size=16), file.stat().st_size
-    with file.open("rb") as opened:
-        digest.update(opened.read(CONTENT_BYTES))
-        opened.seek(max(opened.tell(), size - CONTENT_BYTES))
-        digest.update(opened.read(CONTENT_BYTES))
-    return {"size": size, "hash": digest.hexdigest()}
-
-
 def foreign_text(folder: Path) -> str:
     """Names of what lies in an image of cristae's and is not of it; empty where all is."""
     found = sorted(_foreign_entries(folder))
@@ -108,7 +95,7 @@ def has_foreign_work(work: Path) -> bool:
     """Whether a work folder without an identity holds what cristae would not have put there."""
     if not work.is_dir():
         return work.exists()
-    own = re.compile(rf"scratch|done\.jsonl|lock|{_TEMPORARY}")
+    own = re.compile(rf"scratch|(?:done|written)\.jsonl|lock|{_TEMPORARY}")
     return any(not own.fullmatch(name) for name in os.listdir(work))
 
 
@@ -214,26 +201,39 @@ def beside_content(beside: Sequence[Path]) -> dict[str, dict[str, Any]]:
     return {path.name: content_of(path) for path in beside if path.is_file()}
 
 
-def refuse_changed_beside(record: Mapping[str, Any], beside: Sequence[Path]) -> None:
-    """Refuse to replace what has taken the place of files that a finished record knows.
+def refuse_changed(output: Path, files: Iterable[Path]) -> None:
+    """Refuse to write again what has taken the place of files that a stage wrote.
 
-    Release 0.1 recorded none: what stands beside its outputs is taken for theirs.
+    Args:
+        output: A single file with a record.
+        files: The output itself, where it is unfinished, and what is written beside it.
 
     Raises:
         OutputExistsError: The names of such files.
     """
-    known = record.get("beside")
+    known = _known_contents(output)
     if known is None:
         return
-    there = beside_content(beside)
-    changed = [
-        path for path in beside if path.name in there and there[path.name] != known.get(path.name)
-    ]
+    changed = [path for path in files if path.is_file() and content_of(path) not in known(path)]
     if changed:
         raise OutputExistsError(
             f"{', '.join(map(str, changed))}: not made by cristae, or changed since, and would be "
             "written again; expected to have it moved away"
         )
+
+
+def _known_contents(output: Path) -> Callable[[Path], list[Any]] | None:
+    """What our files held when the output was finished, and what was written to them since.
+
+    None where release 0.1 finished it: it recorded neither, so what stands there is taken for ours.
+    """
+    record = read_json(record_file(output)) or {}
+    _check_record(record or None, record_file(output))
+    if record and "content" not in record:
+        return None
+    finished = {output.name: record.get("content"), **record.get("beside", {})}
+    since = read_notes(notes_file(work_folder(output, False)))
+    return lambda path: [finished.get(path.name), *since.get(path.name, [])]
 
 
 def remove_output(output: Path, is_folder: bool) -> None:
@@ -249,14 +249,28 @@ def remove_output(output: Path, is_folder: bool) -> None:
 def read_marks(path: Path) -> dict[str, dict[str, Any]]:
     """Values of finished pieces by step and key."""
     marks: dict[str, dict[str, Any]] = {}
-    whole = path.read_bytes() if path.exists() else b""
-    for line in whole[: whole.rfind(b"\n") + 1].splitlines():  # a torn last line was never done
-        mark = parse_json(line, str(path))
+    for mark in _lines(path):
         if not (isinstance(mark, list) and len(mark) == 3 and isinstance(mark[0], str)):
             raise InputError(f"{path}: {mark!r} found, expected step, piece and value")
         step, key, value = mark
         marks.setdefault(step, {})[key] = value
     return marks
+
+
+def read_notes(path: Path) -> dict[str, list[Any]]:
+    """Contents that were written to files, by their names (`written.note`)."""
+    notes: dict[str, list[Any]] = {}
+    for line in _lines(path):
+        if not (isinstance(line, list) and len(line) == 2 and isinstance(line[0], str)):
+            raise InputError(f"{path}: {line!r} found, expected the name and content of a file")
+        notes.setdefault(line[0], []).append(line[1])
+    return notes
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    whole = path.read_bytes() if path.exists() else b""
+    for line in whole[: whole.rfind(b"\n") + 1].splitlines():  # a torn last line was never done
+        yield parse_json(line, str(path))
 
 
 def drop_torn_line(path: Path) -> None:

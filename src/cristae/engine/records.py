@@ -16,7 +16,6 @@ from cristae.engine.files import (
 from cristae.engine.identity import Identity, compare, fingerprint_of, stable
 from cristae.engine.locks import take_lock
 from cristae.engine.ownership import (
-    content_of,
     find_record,
     read_marks,
     record_file,
@@ -24,6 +23,7 @@ from cristae.engine.ownership import (
     work_folder,
 )
 from cristae.engine.paths import user_path
+from cristae.engine.written import content_of
 
 Input = str | Identity
 """What an input is, by a text or by what it is at this moment."""

@@ -21,9 +21,11 @@ from cristae.engine.blockwise import available_memory, promise_memory
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, check_output, open_ledger
+from cristae.engine.ownership import work_folder
 from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
+from cristae.engine.written import note_writes
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.model import Model, fresh_network, load_model
 from cristae.samples.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
@@ -215,6 +217,7 @@ def _work(
     identity: str,
 ) -> dict[str, Any] | None:
     """What every process of a team does; facts for the record, or None where time was up."""
+    note_writes((files.model, *files.beside), work_folder(files.model, is_folder=False))
     start = None if start_from is None else load_model(start_from)
     with _advising(config, team.device()):
         run = Run.prepare(config, opened, files, start, team, identity)
