@@ -15,6 +15,7 @@ import tifffile
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.volumes.formats import open_volume
+from cristae.volumes.formats.spans import read_box
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(1, 255, (6, 40, 48)).astype(np.uint8)
@@ -442,6 +443,57 @@ def test_a_file_that_changes_is_one_error(tmp_path: Path, stored: str) -> None:
         with pytest.raises(InputError, match="changed since it was opened"):
             volume.read(Box((z, 0, 0), (z + 1, 40, 48)))
     assert np.array_equal(open_volume(path).read(), 255 - STACK)
+
+
+@pytest.mark.parametrize("stored", ["plain", "deflate", "tiled"])
+def test_a_file_cut_off_while_it_is_read_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    path, whole = tmp_path / "a.tif", os.pread
+    tifffile.imwrite(path, STACK, photometric="minisblack", **STORED[stored])
+    volume, size = open_volume(path), path.stat().st_size
+
+    def cut_before(descriptor: int, count: int, offset: int) -> bytes:
+        os.truncate(path, size // 2)
+        return whole(descriptor, count, offset)
+
+    monkeypatch.setattr(os, "pread", cut_before)
+    expected = rf"a\.tif: changed since it was opened \({size // 2} bytes found, {size} expected\)"
+    with pytest.raises(InputError, match=expected):
+        volume.read()
+
+
+def test_a_file_is_cut_off_between_reads_of_many_threads(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.tile(STACK, (4, 20, 20)), photometric="minisblack")
+    volume = open_volume(path)
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(volume.read) for _ in range(200)]
+        os.truncate(path, 40_000)
+        errors = {str(error) for read in reads if (error := read.exception()) is not None}
+    assert len(errors) == 1
+    assert "changed since it was opened" in errors.pop()
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 8), (3, 2, 40, 20_001)])
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "<f4"])
+def test_any_part_of_an_array_in_one_piece(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str
+) -> None:
+    array = RNG.integers(0, 99, shape).astype(dtype)
+    (tmp_path / "raw").write_bytes(b"head" + array.tobytes())
+    descriptor = os.open(tmp_path / "raw", os.O_RDONLY)
+    for _ in range(60):
+        pairs = [sorted(map(int, RNG.integers(0, n + 1, 2))) for n in shape]
+        kinds = RNG.integers(0, 3, len(shape))
+        select = tuple(
+            (min(i, n - 1), slice(i, j), slice(None))[kind]
+            for (i, j), n, kind in zip(pairs, shape, kinds, strict=True)
+        )
+        found = read_box(descriptor, 4, array.dtype, shape, select)
+        assert found.dtype == array.dtype
+        assert np.array_equal(found, array[select])
+    os.close(descriptor)
 
 
 @pytest.mark.parametrize("stored", ["plain", "deflate", "tiled", "lzw"])

@@ -51,14 +51,21 @@ def state_of(path: str) -> State:
     return status.st_size, status.st_mtime_ns
 
 
-def check_unchanged(path: str, state: State) -> None:
+def check_unchanged(path: str, state: State, status: os.stat_result | None = None) -> None:
     """Refuse a file that has another state than when it was opened.
 
+    Args:
+        path: The file.
+        state: What it must have.
+        status: What it is now, where that is known.
+
     Raises:
-        InputError: It has, or it is gone.
+        InputError: It has another one, or it is gone.
     """
-    if state_of(path) != state:
-        raise InputError(f"{path}: changed since it was opened; open it again")
+    now = state_of(path) if status is None else (status.st_size, status.st_mtime_ns)
+    if now != state:
+        sizes = f" ({now[0]} bytes found, {state[0]} expected)" if now[0] != state[0] else ""
+        raise InputError(f"{path}: changed since it was opened{sizes}; open it again")
 
 
 @contextmanager
@@ -66,7 +73,8 @@ def open_unchanged(path: str, state: State | None) -> Iterator[int]:
     """A descriptor of a file that has a state, before and after.
 
     Raises:
-        InputError: It has another one, is gone or cannot be read.
+        InputError: It has another one, is gone or cannot be read; in place of what went wrong while
+            it was read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -74,12 +82,12 @@ def open_unchanged(path: str, state: State | None) -> Iterator[int]:
         raise InputError(f"{path}: {why(error)}") from error
     try:
         before = os.fstat(descriptor)
-        yield descriptor
-        after = os.fstat(descriptor)
         known = (before.st_size, before.st_mtime_ns) if state is None else state
-        for status in (before, after):
-            if (status.st_size, status.st_mtime_ns) != known:
-                raise InputError(f"{path}: changed since it was opened; open it again")
+        check_unchanged(path, known, before)
+        try:
+            yield descriptor
+        finally:
+            check_unchanged(path, known, os.fstat(descriptor))
     finally:
         os.close(descriptor)
 

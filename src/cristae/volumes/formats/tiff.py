@@ -1,15 +1,14 @@
 """TIFF files of many planes: ``file.tif`` and sets of files, ImageJ and OME-TIFF included.
 
 A file may hold several series; one is read, by number or name (``--series``). Pages that were
-written one by one and are alike are one stack. Values that lie in one piece are mapped into memory
-and cost nothing but what is read; others are decoded page by page. Where 0 is white, values are
-turned. The identity covers every file of a set.
+written one by one and are alike are one stack. Of values that lie in one piece only what is needed
+is read; others are decoded page by page. Where 0 is white, values are turned. The identity covers
+every file of a set.
 """
 
 import math
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,10 @@ from cristae.volumes.formats.pages import (
     TIFF_SUFFIXES,
     State,
     check_unchanged,
+    open_unchanged,
     plain_dtype,
 )
+from cristae.volumes.formats.spans import read_box
 from cristae.volumes.formats.tiff_pages import black_from_white, page_path, turn_white
 from cristae.volumes.formats.tiff_size import find_place
 from cristae.volumes.formats.tiff_stack import Stack, load_stack
@@ -47,8 +48,8 @@ class TiffReader:
         axes: How the axes of the series are read.
         stored: Extents of the series, in stored order.
         outer: How many of its axes count planes.
-        mapped: Where the whole series lies in the file and how (offset, dtype), for one that can
-            be mapped into memory; None otherwise.
+        piece: Where the whole series lies in the file and how (offset, dtype), for one that lies
+            there in one piece; None otherwise.
         white: What values are taken from where 0 is white; None where it is black.
     """
 
@@ -59,13 +60,13 @@ class TiffReader:
     axes: Axes
     stored: tuple[int, ...]
     outer: int
-    mapped: tuple[int, str] | None
+    piece: tuple[int, str] | None
     white: int | None
 
     @property
     def cached(self) -> bool:
         """Whether decoded planes are kept for a while."""
-        return self.mapped is None
+        return self.piece is None
 
     def read(self, box: Box) -> Array:
         """The ([c,] z, y, x) array of a box.
@@ -75,14 +76,19 @@ class TiffReader:
                 since it was opened.
         """
         select = self.axes.select(box)
-        if self.mapped is not None:
-            check_unchanged(self.path, self.states[0])
-            array = np.array(_map(self.path, self.states[0], self.mapped, self.stored)[select])
-            check_unchanged(self.path, self.states[0])
-        else:
-            array = self._planes(select)
+        array = self._planes(select) if self.piece is None else self._part(self.piece, select)
         array = self.axes.turn(array).astype(plain_dtype(array.dtype), copy=False)
         return turn_white(array, self.white)
+
+    def _part(self, piece: tuple[int, str], select: tuple[int | slice, ...]) -> Array:
+        offset, dtype = piece
+        try:
+            with open_unchanged(self.path, self.states[0]) as descriptor:
+                return read_box(descriptor, offset, np.dtype(dtype), self.stored, select)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: cannot be read: {error}") from error
 
     def _planes(self, select: tuple[int | slice, ...]) -> Array:
         sides = self.stored[: self.outer]
@@ -99,12 +105,6 @@ class TiffReader:
         check_unchanged(path, state)
         key = (path, state, self.path, self.series, number)
         return PLANES.get(key, lambda: stack.plane(number, state))
-
-
-@lru_cache(maxsize=16)
-def _map(path: str, state: State, mapped: tuple[int, str], stored: tuple[int, ...]) -> Array:
-    offset, dtype = mapped
-    return np.memmap(path, np.dtype(dtype), "r", offset, stored)
 
 
 def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
@@ -139,7 +139,7 @@ def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
         axes=axes,
         stored=stack.shape,
         outer=stack.outer,
-        mapped=_mapping(stack),
+        piece=_piece(stack),
         white=white,
     )
     files = [os.path.realpath(file) for file in stack.files]
@@ -179,7 +179,7 @@ def _arrange(stack: Stack, options: OpenOptions) -> Axes:
     return arrange(letters, stack.shape, options, source)
 
 
-def _mapping(stack: Stack) -> tuple[int, str] | None:
+def _piece(stack: Stack) -> tuple[int, str] | None:
     if stack.offset is None:
         return None
     order = stack.first.parent.byteorder
@@ -196,7 +196,7 @@ def _white(stack: Stack, name: str) -> int | None:
 
 
 def _chunk(stack: Stack, axes: Axes) -> tuple[int, int, int]:
-    """What is read at least: some rows of a plane that is mapped, else whole planes."""
+    """What is read at least: some rows of a plane of a stack in one piece, else whole planes."""
     whole = [1] * stack.outer + list(stack.shape[stack.outer :])
     if stack.offset is not None:
         rows = int(getattr(stack.first, "rowsperstrip", 0) or stack.shape[-2])

@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 
 from cristae.errors import InputError
+from cristae.volumes.formats.spans import read_bytes
 from cristae.volumes.volume import Array
 
 FORMAT_ERRORS = (
@@ -90,7 +91,7 @@ def decode_page(page: Any, descriptor: int) -> Array:
     """The values of a page as tifffile decodes them, read from an open file."""
     keyframe = page.keyframe
     if keyframe.is_final:
-        data = _bytes(descriptor, page.dataoffsets[0], keyframe.nbytes)
+        data = read_bytes(descriptor, page.dataoffsets[0], keyframe.nbytes)
         stored = keyframe.dtype.newbyteorder(keyframe.parent.byteorder)
         return np.frombuffer(data, stored).reshape(keyframe.shape)
     out = np.empty(keyframe.shaped, keyframe.dtype)
@@ -101,7 +102,7 @@ def decode_page(page: Any, descriptor: int) -> Array:
     for index, (offset, count) in enumerate(places):
         if index == math.prod(keyframe.chunked):
             break
-        stored_bytes = _bytes(descriptor, offset, count) if offset and count else None
+        stored_bytes = read_bytes(descriptor, offset, count) if offset and count else None
         segment, (sample, z, y, x, _), (depth, height, width, _) = keyframe.decode(
             stored_bytes, index, **options
         )
@@ -111,16 +112,6 @@ def decode_page(page: Any, descriptor: int) -> Array:
         else:
             target[...] = segment[: target.shape[0], : target.shape[1], : target.shape[2]]
     return out.reshape(keyframe.shape)
-
-
-def _bytes(descriptor: int, offset: int, count: int) -> bytes:
-    data = os.pread(descriptor, count, offset)
-    while len(data) < count:  # a system reads at most 2 GiB at once
-        more = os.pread(descriptor, count - len(data), offset + len(data))
-        if not more:
-            raise ValueError(f"{count} bytes expected at {offset}, {len(data)} found")
-        data += more
-    return data
 
 
 def _aloud(_: logging.LogRecord) -> bool:
