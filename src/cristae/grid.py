@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from operator import add, le
 
 from cristae.errors import InputError
 
@@ -59,7 +60,7 @@ class Box:
 
     def slices(self) -> tuple[slice, slice, slice]:
         """The box as (z, y, x) slices of an array that starts at voxel 0."""
-        z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        z, y, x = map(slice, self.start, self.stop)
         return z, y, x
 
     def grow(self, lo: Triple, hi: Triple | None = None) -> "Box":
@@ -78,10 +79,7 @@ class Box:
 
     def shift(self, by: Triple) -> "Box":
         """The box moved by ``by`` voxels."""
-        return Box(
-            _triple(a + d for a, d in zip(self.start, by, strict=True)),
-            _triple(b + d for b, d in zip(self.stop, by, strict=True)),
-        )
+        return Box(_triple(map(add, self.start, by)), _triple(map(add, self.stop, by)))
 
     def relative_to(self, corner: Triple) -> "Box":
         """The same voxels counted from ``corner`` instead of voxel 0."""
@@ -90,7 +88,8 @@ class Box:
 
     def contains(self, other: "Box") -> bool:
         """Whether every voxel of ``other`` lies inside."""
-        return other.empty or self.clip(other) == other
+        inside = all(map(le, self.start, other.start)) and all(map(le, other.stop, self.stop))
+        return inside or other.empty
 
     def __str__(self) -> str:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))

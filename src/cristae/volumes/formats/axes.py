@@ -85,7 +85,7 @@ class Axes:
     @property
     def plain(self) -> bool:
         """Whether the whole array is read, as it is stored."""
-        return list(self.names) == (["c", *SPACE] if self.channels else [*SPACE])
+        return self.names == (("c", *SPACE) if self.channels else SPACE)
 
     @property
     def told(self) -> str:
@@ -94,6 +94,8 @@ class Axes:
 
     def select(self, box: Box) -> tuple[int | slice, ...]:
         """An index of the stored array that reads a box, its axes still in stored order."""
+        if self.plain:
+            return (slice(None), *box.slices()) if self.channels else box.slices()
         sides = dict(zip(SPACE, box.slices(), strict=True))
         return tuple(
             taken if taken is not None else sides.get(name, slice(None))
@@ -102,6 +104,8 @@ class Axes:
 
     def turn(self, array: Array) -> Array:
         """What `select` read, as ([c,] z, y, x)."""
+        if self.plain:
+            return array
         kept = [name for name, taken in zip(self.names, self.take, strict=True) if taken is None]
         wanted = ["c", *SPACE] if self.channels else [*SPACE]
         turned = array.transpose([kept.index(name) for name in wanted if name in kept])

@@ -3,9 +3,10 @@
 The file is not mapped into memory: where it is cut off meanwhile, the system would end the process.
 """
 
-import math
 import os
 from collections.abc import Sequence
+from itertools import product
+from operator import mul
 
 import numpy as np
 
@@ -15,7 +16,7 @@ _SPAN_BYTES = 16 << 20
 """Read at once, at most."""
 
 _GAP_BYTES = 8 << 10
-"""Between two rows: less is read along, as that takes no longer than another call."""
+"""Between rows, or planes: less is read along, as that takes no longer than another call."""
 
 
 def read_box(
@@ -40,33 +41,25 @@ def read_box(
     Raises:
         ValueError: The file ends before.
     """
-    parts = [
-        (s, s + 1) if isinstance(s, int) else s.indices(n)[:2]
-        for s, n in zip(select, shape, strict=True)
-    ]
-    sides = [max(0, stop - start) for start, stop in parts]
-    strides = [dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    first = offset + sum(start * step for (start, _), step in zip(parts, strides, strict=True))
+    sides, strides, first = [0] * len(shape), [0] * len(shape), offset
+    step = span = dtype.itemsize  # of one step along an axis; from the first value to the last
+    inner = len(shape)  # axes from this one on are read at once
+    for axis in range(len(shape) - 1, -1, -1):
+        part, side = select[axis], shape[axis]
+        start, stop = (part, part + 1) if isinstance(part, int) else part.indices(side)[:2]
+        first += start * step
+        strides[axis], sides[axis] = step, max(0, stop - start)
+        along = span + (stop - start - 1) * step
+        is_near = step - span <= _GAP_BYTES and along <= _SPAN_BYTES
+        if inner == axis + 1 and (is_near or step == dtype.itemsize):
+            inner, span = axis, along
+        step *= side
     array = np.empty(sides, dtype)
-    if array.size:
-        depth, span = _outer_axes(sides, strides)
-        for place in np.ndindex(*sides[:depth]):
-            at = first + sum(i * step for i, step in zip(place, strides, strict=False))
-            data = read_bytes(descriptor, at, span)
-            array[place] = np.ndarray(sides[depth:], dtype, data, 0, strides[depth:])
-    kept = tuple(i for i, s in enumerate(select) if isinstance(s, int))
-    return array.squeeze(kept)
-
-
-def _outer_axes(sides: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
-    """How many axes are walked along, and the bytes from the first to the last value inside."""
-    for depth in range(len(sides)):
-        inner = range(depth, len(sides))
-        span = strides[-1] + sum((sides[i] - 1) * strides[i] for i in inner)
-        gaps = span - strides[-1] * math.prod(sides[depth:])
-        if span <= _SPAN_BYTES and gaps <= _GAP_BYTES * math.prod(sides[depth:-1]):
-            break
-    return depth, span
+    for place in product(*map(range, sides[:inner])) if array.size else ():
+        data = read_bytes(descriptor, sum(map(mul, place, strides), first), span)
+        array[place] = np.ndarray(sides[inner:], dtype, data, 0, strides[inner:])
+    kept = tuple(i for i, part in enumerate(select) if isinstance(part, int))
+    return array.squeeze(kept) if kept else array
 
 
 def read_bytes(descriptor: int, offset: int, count: int) -> bytes:
