@@ -25,6 +25,7 @@ from cristae.labels.runs import (
     Lengths,
     Raster,
     Runs,
+    grown,
     label_runs,
     merge_ends,
     no_runs,
@@ -250,7 +251,7 @@ def _scan_labels(labels, shape, corner, plane, row):  # type: ignore[no-untyped-
     for z in range(shape[0]):
         for y in range(ny):
             if n + nx > start.size:
-                start, length, name = _grown(start, n), _grown(length, n), _grown(name, n)
+                start, length, name = grown(start, 0), grown(length, 0), grown(name, 0)
             begin = np.uint64((z * ny + y) * nx)
             at = begin
             for i in range(row_ends(labels, labels, begin, begin + np.uint64(nx), ends)):
@@ -261,10 +262,3 @@ def _scan_labels(labels, shape, corner, plane, row):  # type: ignore[no-untyped-
                     n += 1
                 at = ends[i]
     return start[:n].copy(), length[:n].copy(), name[:n].copy()
-
-
-@njit(nogil=True, cache=True)
-def _grown(array, n):  # type: ignore[no-untyped-def]
-    larger = np.empty(2 * array.size, array.dtype)
-    larger[:n] = array[:n]
-    return larger

@@ -135,6 +135,15 @@ def number_roots(parent: NDArray[Any]) -> tuple[NDArray[Any], int]:
 
 
 @njit(nogil=True, cache=True)
+def grown(array, least):  # type: ignore[no-untyped-def]
+    """A copy with twice the room, and room for at least so many."""
+    larger = np.empty(max(2 * array.size, least), array.dtype)
+    for i in range(array.size):  # compiled in a tenth of the time that a slice takes
+        larger[i] = array[i]
+    return larger
+
+
+@njit(nogil=True, cache=True)
 def locate(place, plane, row):  # type: ignore[no-untyped-def]
     """(z, y, x) of a numbered voxel, for kernels (`Raster.locate`)."""
     z = place // plane

@@ -21,6 +21,7 @@ import scipy
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
+from cristae.labels.runs import grown
 from cristae.labels.voxels import NO_FACES, Faces, Floats, Part
 from cristae.volumes.volume import Nanometres
 
@@ -238,8 +239,7 @@ def _least_path(first, near, penalty, target, root, order):  # type: ignore[no-u
         if here != cost[voxel]:
             continue  # a cheaper way was found since
         if size + 26 > keys.size:
-            keys = np.concatenate((keys, np.empty_like(keys)))
-            voxels = np.concatenate((voxels, np.empty_like(voxels)))
+            keys, voxels = grown(keys, 0), grown(voxels, 0)
         bits = near[voxel]
         for k in range(26):
             if not bits >> order[k, 0] & _ONE:

@@ -446,7 +446,9 @@ def _slots_of(keys, count):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _grown(table):  # type: ignore[no-untyped-def]
     out = np.empty((2 * table.shape[0], table.shape[1]), table.dtype)
-    out[: table.shape[0]] = table
+    for i in range(table.shape[0]):
+        for k in range(table.shape[1]):
+            out[i, k] = table[i, k]
     return out
 
 

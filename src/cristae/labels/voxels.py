@@ -166,9 +166,13 @@ def _walk(first, near, start, lengths):  # type: ignore[no-untyped-def]
     An entry that is not its voxel's distance any more was followed by a shorter one. Unsigned
     indices spare the test for negative ones.
     """
-    width = lengths[lengths > 0].min()
+    width, longest = lengths[1], lengths[0]
+    for length in lengths:
+        longest = max(longest, length)
+        if 0 < length < width:
+            width = length
     ring = 4
-    while ring < int(lengths.max() / width) + 3:
+    while ring < int(longest / width) + 3:
         ring *= 2
     wrap, scale = ring - 1, np.float32(1 / width)
     distance = np.full(near.size, np.inf, np.float32)
@@ -176,7 +180,7 @@ def _walk(first, near, start, lengths):  # type: ignore[no-untyped-def]
     count = np.zeros(ring, np.int64)
     distance[start] = 0
     voxels[0, 0], keys[0, 0], count[0] = start, 0, 1
-    pending, k = 1, 0
+    pending, fullest, k = 1, 1, 0
     while pending:
         slot = k & wrap
         i = 0
@@ -185,7 +189,7 @@ def _walk(first, near, start, lengths):  # type: ignore[no-untyped-def]
             i += 1
             if here != distance[voxel]:
                 continue
-            if count.max() + 27 > voxels.shape[1]:
+            if fullest + 27 > voxels.shape[1]:
                 voxels, keys = _widened(voxels), _widened(keys)
             bits = near[voxel]
             for row in range(9):
@@ -199,6 +203,7 @@ def _walk(first, near, start, lengths):  # type: ignore[no-untyped-def]
                             at = count[into]
                             voxels[into, at], keys[into, at] = other, there
                             count[into] = at + 1
+                            fullest = max(fullest, at + 1)
                             pending += 1
                         other += _STEP
                     bits >>= _ONE
@@ -211,7 +216,9 @@ def _walk(first, near, start, lengths):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _widened(table):  # type: ignore[no-untyped-def]
     out = np.empty((table.shape[0], 2 * table.shape[1]), table.dtype)
-    out[:, : table.shape[1]] = table
+    for i in range(table.shape[0]):
+        for k in range(table.shape[1]):
+            out[i, k] = table[i, k]
     return out
 
 
@@ -281,7 +288,8 @@ def _lowest(values, spacing, heights, sites, limits):  # type: ignore[no-untyped
         n += 1
         sites[n], limits[n] = i, cut
     if n < 0:
-        heights[: values.size] = np.inf
+        for k in range(values.size):
+            heights[k] = np.inf
         return
     limits[n + 1] = np.inf
     at = 0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
-from cristae.labels.runs import Ints, Raster, Runs, number_roots, unite
+from cristae.labels.runs import Ints, Raster, Runs, grown, number_roots, unite
 from cristae.segmentation.components import (
     BlockTable,
     Labelled,
@@ -175,9 +175,9 @@ def _scan_edges(edges, level, corner, plane, row):  # type: ignore[no-untyped-de
         now, before = run_of[z % 2], run_of[1 - z % 2]
         for y in range(ny):
             if n + nx > start.size:
-                start, length, parent = _doubled(start), _doubled(length), _doubled(parent)
+                start, length, parent = grown(start, 0), grown(length, 0), grown(parent, 0)
             if crossing + 3 * nx > ends.size:
-                ends, back = _doubled(ends), _doubled(back)
+                ends, back = grown(ends, 0), grown(back, 0)
             place = corner + z * plane + y * row
             rows = (edges[0, z, y], edges[1, z, y], edges[0, z + 1, y], edges[1, z, y + 1])
             n = _scan_row(rows, edges[2, z, y], level, place, (start, length, parent), n, now[y])
@@ -223,13 +223,6 @@ def _join_rows(value, level, run_of, run_before, parent):  # type: ignore[no-unt
     for x in range(run_of.size):
         if value[x] > level:
             unite(parent, run_of[x], run_before[x])
-
-
-@njit(nogil=True, cache=True)
-def _doubled(array):  # type: ignore[no-untyped-def]
-    larger = np.empty(2 * array.size, array.dtype)
-    larger[: array.size] = array
-    return larger
 
 
 def join_by_edges(

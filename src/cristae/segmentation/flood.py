@@ -133,11 +133,15 @@ def _label_seeds(records, start, length, name, label):  # type: ignore[no-untype
 def _push_seeds(records, shifts, value, start, length, run_of, label, queue):  # type: ignore[no-untyped-def]
     """Push the seed voxels that have an unlabelled neighbour; no other would push anything."""
     head, tail, after = queue
-    open_side = np.zeros(length.max() if length.size else 0, np.uint8)
+    longest = np.int64(0)
+    for i in range(length.size):
+        longest = max(longest, length[i])
+    open_side = np.zeros(longest, np.uint8)
     for i in range(start.size):
         run, n = run_of[i], length[i]
         first = records[run, FIRST] + start[i] - records[run, START]
-        open_side[:n] = 0
+        for k in range(n):
+            open_side[k] = 0
         if first > records[run, FIRST]:
             open_side[0] = label[first - 1] == 0
         if first + n < records[run + 1, FIRST] and label[first + n] == 0:

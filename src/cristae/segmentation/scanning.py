@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
-from cristae.labels.runs import Raster, Runs, no_runs
+from cristae.labels.runs import Raster, Runs, grown, no_runs
 from cristae.segmentation.decoders import Decoding, Levels
 
 Layers = Iterable[tuple[Box, Levels]]
@@ -176,14 +176,6 @@ def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untype
                     n += 1
                     inside = False
     return n
-
-
-@njit(nogil=True, cache=True)
-def grown(array, least):  # type: ignore[no-untyped-def]
-    """A copy with twice the room, and room for at least so many."""
-    larger = np.empty(max(2 * array.size, least), array.dtype)
-    larger[: array.size] = array
-    return larger
 
 
 def is_within(rule: Triple, other: Triple) -> bool:

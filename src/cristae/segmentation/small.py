@@ -83,7 +83,9 @@ def _contacts(canvas, small):  # type: ignore[no-untyped-def]
                 continue
             if n == len(rows):
                 larger = np.zeros((2 * n, AROUND + 1), np.int64)
-                larger[:n] = rows
+                for k in range(n):
+                    for m in range(AROUND + 1):
+                        larger[k, m] = rows[k, m]
                 rows = larger
             rows[n, 0] = own
             held = 0

@@ -14,9 +14,6 @@ from cristae.volumes.formats.ome_zarr import Layout
 from cristae.volumes.formats.shards import encode_chunk, write_shard
 from cristae.volumes.volume import Array, Volume
 
-SHORT = 64
-"""Runs of a row that are sorted by insertion: nearly all are in order."""
-
 
 def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
     """Runs of a block after everything, in any order, and the final number of each."""
@@ -195,15 +192,18 @@ def sort_by_row(start, row, first_row, rows):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _sort_row(order, start):  # type: ignore[no-untyped-def]
-    if order.size > SHORT:
-        order[:] = order[np.argsort(start[order])]
-        return
-    for i in range(1, order.size):
-        mine, k = order[i], i
-        while k > 0 and start[order[k - 1]] > start[mine]:
-            order[k] = order[k - 1]
-            k -= 1
-        order[k] = mine
+    """Shell's sort: most rows are short, and compiling a library's takes seconds."""
+    gap = 1
+    while 9 * gap < order.size:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(gap, order.size):
+            mine, k = order[i], i
+            while k >= gap and start[order[k - gap]] > start[mine]:
+                order[k] = order[k - gap]
+                k -= gap
+            order[k] = mine
+        gap //= 3
 
 
 @njit(nogil=True, cache=True)

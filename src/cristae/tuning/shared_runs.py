@@ -27,10 +27,10 @@ from cristae.engine.progress import track
 from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of
 from cristae.labels.label_runs import Labelled, renumber
-from cristae.labels.runs import Ints, Raster, Runs, intersect, label_runs
+from cristae.labels.runs import Ints, Raster, Runs, grown, intersect, label_runs
 from cristae.segmentation.decoders import Decoding, quantise
 from cristae.segmentation.flood import flood, flood_bytes
-from cristae.segmentation.scanning import grown, scan_rule, select_values, values_of
+from cristae.segmentation.scanning import scan_rule, select_values, values_of
 from cristae.volumes.volume import Volume
 
 Bytes = NDArray[np.uint8]
