@@ -13,7 +13,7 @@ from cristae.segmentation.components import label_block
 from cristae.segmentation.decoders import SegmentConfig, resolve
 from cristae.segmentation.scanning import is_within, scan, scan_rule, scan_within, select_values
 from cristae.segmentation.scratch import FolderScratch, Job, MemoryScratch
-from cristae.segmentation.writing import SHORT, sort_by_row
+from cristae.segmentation.writing import sort_by_row
 from cristae.volumes.volume import array_volume
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 7), st.integers(1, 20))
@@ -66,7 +66,7 @@ def test_values_of_some_runs(runs, seed):
 
 def test_runs_of_blocks_in_raster_order():
     """Rows of few runs and of many, given in parts that alternate along x."""
-    mask = np.zeros((2, 3, 6 * SHORT), np.uint8)
+    mask = np.zeros((2, 3, 400), np.uint8)
     mask[0, 1, ::2] = mask[1, 0, ::50] = mask[1, 2, 5:9] = 1
     raster = Raster((5, *mask.shape[1:]))
     runs = scan(mask, Box((3, 0, 0), (5, *mask.shape[1:])), raster)
