@@ -1,5 +1,6 @@
 """Every name of the package can be had."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def test_the_page_lists_every_public_name():
         name for line in re.findall(r"^\| (`.*?) \|", text, re.M) for name in line.split(", ")
     }
     assert listed == {f"`{name}`" for name in cristae.__all__ if name[0] != "_"}
+
+
+def test_every_stage_takes_a_function_for_its_progress():
+    stages = {"convert_volume", "decode", "evaluate_volume", "measure_instances", "predict_volume"}
+    stages |= {"run", "score_instances", "segment_volume", "train_model", "tune_decoder"}
+    for name in stages:
+        assert "progress" in inspect.signature(getattr(cristae, name)).parameters, name
 
 
 def test_numpy_reads_a_volume():

@@ -14,6 +14,7 @@ _HOMES = {
     "EvaluateConfig": "cristae.evaluation.scoring",
     "Model": "cristae.networks.model",
     "PredictConfig": "cristae.prediction.checks",
+    "Progress": "cristae.engine.progress",
     "Resources": "cristae.engine.executors",
     "RunConfig": "cristae.pipeline",
     "Sample": "cristae.samples.dataset",

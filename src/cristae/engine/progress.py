@@ -3,21 +3,15 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 log = logging.getLogger("cristae")
 
@@ -30,6 +24,50 @@ class Advance(Protocol):
 
     def __call__(self, amount: float, note: str = "") -> None:
         """Count an amount as finished; a note, such as a loss, is shown beside it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far some work is.
+
+    Attributes:
+        description: What is being done (``segment``).
+        done: The part finished.
+        total: All of the work.
+        unit: What both count (``voxels``).
+        note: What is known besides, such as a loss.
+    """
+
+    description: str
+    done: float
+    total: float
+    unit: str
+    note: str = ""
+
+
+ProgressCallback = Callable[[Progress], None]
+_callback: ContextVar[ProgressCallback | None] = ContextVar("progress", default=None)
+
+
+def takes_progress(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Give a stage the keyword ``progress``: a function called with a `Progress` as work is done.
+
+    Stages called by it report to the same function. It is called in the thread that called the
+    stage; what it raises ends the stage as Ctrl-C would, so that the same call resumes it.
+    """
+
+    @wraps(function)
+    def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        callback = named.pop("progress", None)
+        if callback is None:
+            return function(*arguments, **named)
+        token = _callback.set(callback)  # type: ignore[arg-type]
+        try:
+            return function(*arguments, **named)
+        finally:
+            _callback.reset(token)
+
+    return call
 
 
 @contextmanager
@@ -45,8 +83,29 @@ def track(description: str, total: float, unit: str, done: float = 0.0) -> Itera
     Yields:
         A function to call with each amount finished.
     """
+    with _shown(description, total, unit, done) as advance:
+        callback = _callback.get()
+        if callback is None:
+            yield advance
+            return
+        now = done
+
+        def report(amount: float, note: str = "") -> None:
+            nonlocal now
+            now += amount
+            advance(amount, note)
+            callback(Progress(description, now, total, unit, note))
+
+        callback(Progress(description, now, total, unit))
+        yield report
+
+
+@contextmanager
+def _shown(description: str, total: float, unit: str, done: float) -> Iterator[Advance]:
     if log.isEnabledFor(logging.INFO) and sys.stderr.isatty():
-        with _live(description, total, unit, done) as advance:
+        from cristae.engine.progress_bar import live_line
+
+        with live_line(description, total, unit, done) as advance:
             yield advance
     else:
         yield _LogLines(description, total, unit, done)
@@ -108,29 +167,3 @@ class _LogLines:
         rate = rate_text(fresh, seconds, self.unit)
         noted = f", {note}" if note else ""
         log.info("%s: %.0f %%, %s, %.0f s left%s", self.description, share, rate, left, noted)
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        fresh = task.completed - task.fields["before"]
-        return Text(rate_text(fresh, task.elapsed or 0.0, task.fields["unit"]))
-
-
-@contextmanager
-def _live(description: str, total: float, unit: str, done: float) -> Iterator[Advance]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total, unit=unit, before=done)
-        progress.update(task, completed=done)
-
-        def advance(amount: float, note: str = "") -> None:
-            text = f"{description} {note}" if note else description
-            progress.update(task, advance=amount, description=text)
-
-        yield advance

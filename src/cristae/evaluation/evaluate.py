@@ -14,7 +14,7 @@ from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity, fingerprint_of
 from cristae.engine.ledger import Ledger, check_output, open_ledger
-from cristae.engine.progress import log
+from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.engine.records import is_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
@@ -82,7 +82,8 @@ SLOW_S = 5.0
 """From so many seconds on it is said that cable lengths took longer than the rest."""
 
 
-def score_instances(
+@takes_progress
+def score_instances(  # noqa: PLR0913 - one parameter an option
     instances: Source,
     truth: Source,
     *,
@@ -92,6 +93,7 @@ def score_instances(
     config: EvaluateConfig | None = None,
     block_shape: Triple | None = None,
     resources: Resources | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Scores:
     """Score predicted instances against the truth.
 
@@ -106,6 +108,7 @@ def score_instances(
         config: How to score.
         block_shape: Voxels (z, y, x) read at a time, see `overlap_table`.
         resources: Workers and executor.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         The scores, independent of blocks and workers.
@@ -138,7 +141,8 @@ def score_instances(
     return scores_of_table(table, _place_of(volumes), config, ranking, codes, lengths)
 
 
-def evaluate_volume(
+@takes_progress
+def evaluate_volume(  # noqa: PLR0913 - one parameter an option
     instances: Source,
     truth: Source,
     out: str | Path | ScoreFiles,
@@ -148,6 +152,7 @@ def evaluate_volume(
     config: EvaluateConfig | None = None,
     block_shape: Triple | None = None,
     resources: Resources | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Scores:
     """Score instances and write ``scores.json`` and, where asked, the match tables.
 
@@ -164,6 +169,7 @@ def evaluate_volume(
         config: How to score.
         block_shape: Voxels (z, y, x) read at a time, see `overlap_table`.
         resources: Workers and executor.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         The scores with their tables, or without where the file was done and no folder is given.

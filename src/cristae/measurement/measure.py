@@ -14,7 +14,7 @@ from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import log
+from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of, memory_of, read_block, tally_blocks
@@ -41,12 +41,14 @@ NM3_PER_UM3 = 1e9
 _AXES = ("z", "y", "x")
 
 
+@takes_progress
 def measure_instances(
     instances: Source,
     out_csv: str | Path | None = None,
     *,
     resources: Resources | None = None,
     overwrite: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> "pd.DataFrame":
     """Measure every instance.
 
@@ -56,6 +58,7 @@ def measure_instances(
             alone, an interrupted one goes on with the blocks that are missing.
         resources: Workers and executor.
         overwrite: Replace a table of other instances.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         One row an instance, ascending by id:

@@ -9,7 +9,7 @@ from cristae.engine.blockwise import Stopwatch
 from cristae.engine.files import read_json
 from cristae.engine.locks import locked_folder
 from cristae.engine.paths import user_path
-from cristae.engine.progress import log
+from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import ConfigError
 from cristae.evaluation.compare import write_pooled
 from cristae.evaluation.evaluate import ScoreFiles, evaluate_volume, pool_scores, read_matches
@@ -29,12 +29,19 @@ from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
 
 
-def run(config: RunConfig, running: Running | None = None) -> Path:
+@takes_progress
+def run(
+    config: RunConfig,
+    running: Running | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+) -> Path:
     """Do every stage of a run that is not done yet.
 
     Args:
         config: What to do.
         running: How to carry it out.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         Path of the report.

@@ -23,7 +23,7 @@ from cristae.engine.files import check_disk
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import log, rate_text
+from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
 from cristae.engine.records import Input, identity_tree, looked_at, record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
@@ -77,6 +77,7 @@ VERSION = 2
 """Of the predicting code, as far as it changes levels; 1 saw padding as if it were tissue."""
 
 
+@takes_progress
 def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, and how
     source: Source,
     model: ModelLike | Sequence[ModelLike],
@@ -89,6 +90,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     resources: Resources | None = None,
     overwrite: bool = False,
     chunks: str | Path | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Volume:
     """Run a volume through a network, or through several whose outputs are combined.
 
@@ -114,6 +116,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
             decides how large tiles may be.
         overwrite: Replace an output of other inputs or settings.
         chunks: Folder to write PyTorch Connectomics' chunk files to as well (`chunks`).
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         The prediction: uint8 (channels, z, y, x) on the source's or the working grid, 255 times the

@@ -14,6 +14,7 @@ from cristae.engine.blockwise import Promise, memory_limit
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import temporary_folder
 from cristae.engine.kernels import njit
+from cristae.engine.progress import ProgressCallback, takes_progress, track
 from cristae.grid import Triple
 from cristae.labels.runs import locate
 from cristae.segmentation.decoders import SegmentConfig, resolve
@@ -39,11 +40,13 @@ LABEL_BYTES = 4
 """Of a voxel of the labels."""
 
 
+@takes_progress
 def decode(
     prediction: Source,
     config: SegmentConfig | None = None,
     *,
     resources: Resources | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Array:
     """Decode a prediction into instances in memory.
 
@@ -55,6 +58,7 @@ def decode(
             array, a volume, or the path of one.
         config: Decoder and parameters; ``bc_watershed`` with its own by default.
         resources: Workers and memory; threads, or none.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         Labels (z, y, x), uint32 (uint64 beyond 2**32 - 1 instances), 0 background, 1..n in order
@@ -128,8 +132,9 @@ def _leave(
     job: Job, resources: Resources, name: str, items: Sequence[Any], step: Callable[..., None]
 ) -> list[str]:
     """Run a step that leaves a table for each item; gives the names of the tables."""
-    for _ in run_tasks(partial(call_step, job, step), enumerate(items), resources):
-        pass
+    with track(name, len(items), "items") as advance:
+        for _ in run_tasks(partial(call_step, job, step), enumerate(items), resources):
+            advance(1)
     return [f"{name}-{i}" for i in range(len(items))]
 
 

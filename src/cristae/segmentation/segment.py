@@ -34,7 +34,7 @@ from cristae.engine.executors import Resources, meanwhile, run_tasks
 from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import log, rate_text, track
+from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress, track
 from cristae.engine.records import settings_recorded
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
@@ -82,6 +82,7 @@ BUDGET_SHARE = 0.9
 __all__ = ["SegmentConfig", "read_instances_table", "read_runs", "segment_volume"]
 
 
+@takes_progress
 def segment_volume(
     prediction: Source,
     out: str | Path,
@@ -91,6 +92,7 @@ def segment_volume(
     pyramid: bool = True,
     resources: Resources | None = None,
     overwrite: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Volume:
     """Decode a prediction into instances, out of core and exactly.
 
@@ -111,6 +113,7 @@ def segment_volume(
         pyramid: Write smaller levels, too.
         resources: Workers, executor and memory.
         overwrite: Replace an output made from other inputs or settings.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         Labels (z, y, x), uint32 (uint64 beyond 2**32 - 1 instances), 0 background, 1..n in order

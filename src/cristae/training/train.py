@@ -23,7 +23,7 @@ from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.ownership import work_folder
 from cristae.engine.paths import user_path
-from cristae.engine.progress import log
+from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
 from cristae.engine.written import note_writes
 from cristae.errors import ConfigError, InputError, MemoryLimitError
@@ -50,7 +50,8 @@ LEARNED_SHARE = 0.9
 """A step that ran out of memory needs more than there is: advice is for so much of it."""
 
 
-def train_model(
+@takes_progress
+def train_model(  # noqa: PLR0913 - one parameter an option
     config: TrainConfig,
     samples: Sequence[Sample],
     out: str | Path,
@@ -60,6 +61,7 @@ def train_model(
     stop_after_minutes: float | None = None,
     overwrite: bool = False,
     same_source: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Model:
     """Train a network, or go on where a run of the same settings was cut off.
 
@@ -77,6 +79,7 @@ def train_model(
         stop_after_minutes: Make a checkpoint and return after this time; calling again goes on.
         overwrite: Replace an output of other settings, and start anew.
         same_source: The samples are those that a record names, although time or content differ.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         The model as it is in ``out``.

@@ -15,6 +15,7 @@ import numpy as np
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources
+from cristae.engine.progress import ProgressCallback, takes_progress
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
@@ -126,12 +127,14 @@ class Tuning:
         return {name: np.array(column, dtype=object) for name, column in columns.items()}
 
 
+@takes_progress
 def tune_decoder(
     prediction: Source,
     truth: Source | None = None,
     *,
     config: TuneConfig | None = None,
     resources: Resources | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Tuning:
     """Try settings of a decoder on a prediction, and score each against the truth.
 
@@ -141,6 +144,7 @@ def tune_decoder(
             changes against the base setting is told instead.
         config: What is tried.
         resources: Workers, executor and memory.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         Every setting with its scores, and the best one. Instances are ranked by size.

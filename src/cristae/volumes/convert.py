@@ -27,7 +27,7 @@ from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import check_disk, folder_bytes
 from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import log, rate_text, track
+from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress, track
 from cristae.errors import InputError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.expected import Expected, expected_volume
@@ -85,6 +85,7 @@ class Job:
         return self.target.shard_shape or self.target.chunk_shape
 
 
+@takes_progress
 def convert_volume(
     source: Source,
     out: str | Path,
@@ -93,6 +94,7 @@ def convert_volume(
     pyramid: bool = True,
     resources: Resources | None = None,
     overwrite: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Volume:
     """Write a volume as sharded OME-Zarr.
 
@@ -109,6 +111,7 @@ def convert_volume(
         pyramid: Write smaller levels, too.
         resources: Workers, executor and memory; they change no byte. All cores by default.
         overwrite: Replace an existing output.
+        progress: Called with a `Progress` as work is done.
 
     Returns:
         The new volume.
