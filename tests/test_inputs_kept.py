@@ -6,13 +6,21 @@ import shutil
 import numpy as np
 import pytest
 import tifffile
+from typer.testing import CliRunner
 
+from cristae import cli
+from cristae.engine.files import write_atomic
 from cristae.engine.ledger import open_ledger
 from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.evaluate import ScoreFiles, evaluate_volume, score_instances
+from cristae.evaluation.scores import load_scores
 from cristae.evaluation.scoring import EvaluateConfig
-from cristae.measurement.measure import measure_instances
+from cristae.evaluation.tables import read_scores
+from cristae.measurement.measure import measure_instances, read_measurements
+from cristae.networks.model import Model, load_model, save_model
+from cristae.networks.unet import UNetConfig, build_network
+from cristae.report.tuning import read_tuned
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
@@ -134,6 +142,64 @@ def test_an_image_without_its_last_step_is_refused(tmp_path):
         ledger.mark("copy", "0:2,0:3,0:4")
     with pytest.raises(InputError, match="has written all 1 pieces of it, and has still to compl"):
         refuse_unfinished(tmp_path / "p.zarr")
+
+
+def begun(path, content, stage):
+    """A single file of a stage that has not come to its end."""
+    with open_ledger(path, stage=stage, inputs={}, settings={}):
+        write_atomic(path, lambda file: file.write(content))
+    return path
+
+
+def test_an_unfinished_model_is_no_input(tmp_path, image):
+    network = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
+    model = Model(network, build_network(network).state_dict(), network.channels)
+    save_model(model, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    unfinished = begun(tmp_path / "m.pt", whole, "train")
+    before = state(tmp_path)
+    for command in (
+        ["predict", image, unfinished, tmp_path / "p.zarr"],
+        ["average", tmp_path / "whole.pt", unfinished, "--out", tmp_path / "n.pt"],
+        ["preview", image, unfinished, tmp_path / "p.html"],
+    ):
+        result = CliRunner().invoke(cli.app, [*map(str, command)])
+        assert isinstance(result.exception, InputError), command
+        told = "m.pt: unfinished: train has still to complete it; expected a finished output"
+        assert told in str(result.exception)
+    assert state(tmp_path) == before
+    unfinished.with_name("copy.pt").write_bytes(whole)
+    load_model(unfinished.with_name("copy.pt"))
+
+
+def test_a_model_that_is_trained_further_is_whole_until_it_is_written_again(tmp_path):
+    path, more = tmp_path / "m.pt", {"stage": "train", "inputs": {}, "settings": {}}
+    with open_ledger(path, **more) as ledger:
+        write_atomic(path, lambda file: file.write(b"of 10 steps"))
+        ledger.finish()
+    with open_ledger(path, **more) as ledger:
+        ledger.reopen()
+        refuse_unfinished(path)
+        write_atomic(path, lambda file: file.write(b"of 15 steps"))
+        with pytest.raises(InputError, match=r"m\.pt: unfinished"):
+            refuse_unfinished(path)
+        ledger.finish()
+    refuse_unfinished(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("t.csv", b"instance,score\n1,0.5\n", read_scores),
+        ("t.csv", b"instance,voxels\n1,5\n", read_measurements),
+        ("s.json", b'{"schema_version": 1}', load_scores),
+        ("TUNED.yaml", b"decoder: binary_connected\n", read_tuned),
+    ],
+)
+def test_an_unfinished_file_is_no_input(tmp_path, name, content, read):
+    path = begun(tmp_path / name, content, "some stage")
+    with pytest.raises(InputError, match=f"{name}: unfinished: some stage has still to complete"):
+        read(path)
 
 
 @pytest.mark.parametrize(

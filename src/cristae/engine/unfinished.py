@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from cristae.engine.files import read_json
-from cristae.engine.ownership import find_record, read_marks
+from cristae.engine.ownership import find_record, read_marks, record_file, work_folder
 from cristae.engine.paths import user_path
+from cristae.engine.written import content_of
 from cristae.errors import InputError
 
 _BOX = re.compile(r"\d+:\d+,\d+:\d+,\d+:\d+")
@@ -19,6 +20,7 @@ def refuse_unfinished(source: str | Path) -> None:
         InputError: What is missing.
     """
     path = user_path(source).absolute()
+    _refuse_unfinished_file(path)
     for folder in (path, *path.parents):
         if folder.name == ".cristae":  # a step's own files
             return
@@ -29,6 +31,22 @@ def refuse_unfinished(source: str | Path) -> None:
                     f"{source}: unfinished: {_progress(folder, record['stage'])}; expected a "
                     "finished output: the command that makes it goes on where it stopped"
                 )
+
+
+def _refuse_unfinished_file(path: Path) -> None:
+    """Refuse a single file whose stage is at work; what was finished before it began is whole."""
+    if not (work_folder(path, False) / "identity.json").is_file() or not path.is_file():
+        return
+    record, finished = find_record(path, False)
+    before = read_json(record_file(path))
+    if record is None or finished:
+        return
+    if isinstance(before, dict) and before.get("content") == content_of(path):
+        return
+    raise InputError(
+        f"{path}: unfinished: {record['stage']} has still to complete it; expected a finished "
+        "output (the command that makes it goes on where it stopped), or a copy of this one"
+    )
 
 
 def _progress(folder: Path, stage: str) -> str:

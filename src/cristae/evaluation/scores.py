@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from cristae.engine.files import read_json, write_json
+from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import InputError
 from cristae.evaluation.overlaps import Floats
 from cristae.evaluation.tables import (
@@ -125,6 +126,7 @@ def load_scores(json_path: Path, csv_dir: Path | None = None) -> Scores:
     Raises:
         InputError: Not a scores file of a version that is known.
     """
+    refuse_unfinished(json_path)
     tree = read_json(json_path)
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if version != SCHEMA_VERSION:

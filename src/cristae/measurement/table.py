@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.files import write_atomic
 from cristae.engine.paths import user_path
+from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     """
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: no such file")
+    refuse_unfinished(path)
     lines, comma = _lines(path)
     (_, names), *rows = lines or [(1, [])]
     names = _names(path, names)

@@ -33,6 +33,7 @@ from cristae.engine.checksums import check_zip
 from cristae.engine.files import write_atomic
 from cristae.engine.ownership import keep_record
 from cristae.engine.paths import user_path
+from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
@@ -226,6 +227,12 @@ def load_model(path_or_name: str | Path) -> Model:
         InputError: Not a model file, one of a newer format, or one with missing or unfit parts.
     """
     path = find_model(path_or_name)
+    refuse_unfinished(path)
+    return read_model(path)
+
+
+def read_model(path: Path) -> Model:
+    """Read a model file, also one that its training has not finished; see `load_model`."""
     tree = _read(path)
     version = tree.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -301,7 +308,7 @@ def retune_model(
         raise SourceNotFoundError(f"{path}: no such model file")
     if is_shipped(path):
         raise InputError(f"{path}: a model of the package; copy it and change the copy")
-    model = load_model(path)
+    model = read_model(path)
     stored_as: StoredAs = _read(path)["stored_as"]
     new = to_plain(thresholds)
     tuned = replace(model, decoder=decoder, thresholds=new, threshold_voxel_size_nm=voxel_size_nm)

@@ -13,6 +13,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.files import write_text
 from cristae.engine.ledger import open_ledger
 from cristae.engine.progress import log
+from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import ConfigError
 from cristae.evaluation.judge import Setting
 from cristae.figures.raster import contrast_window, data_uri
@@ -108,6 +109,7 @@ def read_tuned(path: Path) -> tuple[str, dict[str, Any]]:
         SourceNotFoundError: No such file.
         ConfigError: Not such a file.
     """
+    refuse_unfinished(path)
     found = load_config(SegmentConfig, path)
     if found.decoder is None:
         raise ConfigError(f"{path}: names no decoder")

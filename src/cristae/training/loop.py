@@ -17,8 +17,8 @@ from cristae.networks.channels import affinity_offsets
 from cristae.networks.model import (
     GREY,
     Model,
-    load_model,
     model_network,
+    read_model,
     retune_model,
     save_model,
 )
@@ -151,7 +151,7 @@ class Run:
         for path in (self.files.model, self.files.best):
             if not path.exists():
                 continue
-            network = model_network(load_model(path)).to(self.device)
+            network = model_network(read_model(path)).to(self.device)
             found = tuned_thresholds(network, self.validation_sources, self.config, self.device)
             if found is None:
                 log.warning("train: thresholds not tuned, no true instance in the boxes looked at")

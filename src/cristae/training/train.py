@@ -27,7 +27,7 @@ from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
 from cristae.engine.written import note_writes
 from cristae.errors import ConfigError, InputError, MemoryLimitError
-from cristae.networks.model import Model, fresh_network, load_model
+from cristae.networks.model import Model, fresh_network, load_model, read_model
 from cristae.samples.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
 from cristae.training.config import TrainConfig, check_train_config, recorded_settings
 from cristae.training.loop import GIB, Run, model_of, too_far
@@ -118,7 +118,7 @@ def train_model(  # noqa: PLR0913 - one parameter an option
             summary = run_team(_work, job, config.devices, threads=threads)
         if summary is not None:
             ledger.finish(**summary, run=run)
-    return load_model(files.model)
+    return read_model(files.model)
 
 
 def check_train(
