@@ -202,6 +202,10 @@ def test_an_unfinished_file_is_no_input(tmp_path, name, content, read):
         read(path)
 
 
+def padded(shape, row):
+    return {"shape": shape, "sections": [0, 8], "rectangles": [row]}
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
@@ -212,6 +216,12 @@ def test_an_unfinished_file_is_no_input(tmp_path, name, content, read):
         ({"origin_nm": [0, 0, float("inf")]}, "origin_nm"),
         ({"kind": 3}, "kind: found 3"),
         ({"channels": 7}, "channels: found 7"),
+        ({"intensity": 7}, "intensity: intensity statistics: found 7"),
+        ({"intensity": {"low": 1}}, r"intensity: intensity statistics: found keys \['low'\]"),
+        ({"padding": [1]}, r"padding: padding: found \[1\]"),
+        ({"padding": padded([8, 32, 32], [0, 0, 9, 0, 99])}, "expected what fits"),
+        ({"padding": padded([8, 32, 32], [1, 0, 9, 0, 9])}, "expected what fits"),
+        ({"padding": padded([8, 32, 40], [0, 0, 9, 0, 40])}, "found of a volume of .8, 32, 40."),
     ],
 )
 def test_own_attributes_of_other_kinds_are_one_error(image, changes, fault):

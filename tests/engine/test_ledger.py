@@ -152,6 +152,18 @@ def test_a_torn_last_line_was_never_done(output):
         assert list(ledger.done("step")) == ["one", "two"]
 
 
+def test_a_refusal_before_anything_is_written_leaves_nothing(output):
+    with pytest.raises(InputError), begin(output):
+        raise InputError("no room")
+    assert list(output.parent.iterdir()) == []
+    with begin(output) as ledger:
+        ledger.mark("step", "one")
+    with pytest.raises(InputError), begin(output):
+        raise InputError("no room")
+    with begin(output) as ledger:
+        assert list(ledger.done("step")) == ["one"]
+
+
 def test_two_writers_are_refused(output):
     with begin(output):
         make(output)

@@ -1,5 +1,7 @@
 """What predict says of NaN, of a voxel size in another unit, and of one that is given later."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,21 @@ def test_a_voxel_size_given_later_costs_no_second_prediction(make_model, texture
     assert [(path, path.stat().st_mtime_ns) for path in (out / "0" / "c").rglob("*")] == voxels
     with pytest.raises(OutputExistsError, match="voxel_size_nm"):
         predict(open_volume(array, voxel_size_nm=(30.0, 4.0, 4.0)), make_model(), out)
+
+
+def test_one_warning_where_a_mask_says_its_place_and_the_image_does_not(
+    make_model, texture, tmp_path, caplog
+):
+    array, ones = texture((6, 40, 48)), np.ones((3, 20, 24), np.uint8)
+    source = open_volume(array, voxel_size_nm=SIZE)
+    mask = array_volume(ones, voxel_size_nm=SIZE).with_(origin_nm=(90.0, 80.0, 80.0))
+    with caplog.at_level(logging.WARNING, logger="cristae"):
+        predict(source, make_model(), tmp_path / "p.zarr", mask=mask)
+        told = [text for text in caplog.messages if "covers only 3:6,10:30,10:34" in text]
+        assert len(told) == 1
+        assert "origin 90, 80, 80 nm" in told[0]
+        assert "which states no origin" in told[0]
+        caplog.clear()
+        stated = source.with_(found={"origin": "somewhere"})
+        predict(stated, make_model(), tmp_path / "q.zarr", mask=mask)
+        assert "covers only" not in caplog.text

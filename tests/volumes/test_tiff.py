@@ -445,6 +445,23 @@ def test_a_file_that_changes_is_one_error(tmp_path: Path, stored: str) -> None:
     assert np.array_equal(open_volume(path).read(), 255 - STACK)
 
 
+@pytest.mark.parametrize(("tag", "value"), [("Compression", 55555), ("Predictor", 77)])
+@pytest.mark.parametrize("planes", [1, 6])
+def test_what_nothing_decodes_is_found_when_it_is_opened(
+    tmp_path: Path, tag: str, value: int, planes: int
+) -> None:
+    options = {"photometric": "minisblack", "compression": "lzw", "predictor": True}
+    for i in range(6 // planes):
+        path = tmp_path / f"{i}.tif"
+        tifffile.imwrite(path, STACK[:planes], **options)
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            for page in file.pages:
+                page.tags[tag].overwrite(value)
+    for source in {tmp_path / "0.tif", tmp_path if planes == 1 else tmp_path / "0.tif"}:
+        with pytest.raises(InputError, match=rf"0\.tif.*cannot be read as TIFF: .*{value}"):
+            open_volume(source)
+
+
 @pytest.mark.parametrize("stored", ["plain", "deflate", "tiled"])
 def test_a_file_cut_off_while_it_is_read_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str

@@ -19,6 +19,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -100,10 +101,23 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and self.state == "new" and not self._done and self._log is not None:
+            self._leave_nothing()
         self.close()
         told = told_error(error, self.output)
         if told is not None:
             raise told from error
+
+    def _leave_nothing(self) -> None:
+        """Take the record back where the stage ended before it had written anything."""
+        self._close_log()
+        written = set(os.listdir(self.output)) - {".cristae"} if self._is_folder else ()
+        if written or self.output.is_file() or any(self.scratch.iterdir()):
+            return
+        with suppress(OSError):  # of the disk, perhaps, as the error was
+            remove_tree(self._work)
+            if self._is_folder:
+                self.output.rmdir()
 
     def done(self, step: str) -> dict[str, Any]:
         """Keys of the pieces of a step that are finished, with the values they were marked with."""

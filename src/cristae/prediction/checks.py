@@ -11,6 +11,7 @@ import numpy as np
 from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.blockwise import GIB, memory_limit
 from cristae.engine.executors import Resources
+from cristae.engine.progress import log
 from cristae.errors import InputError, MemoryLimitError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.device import DeviceName, device_faults
@@ -22,7 +23,7 @@ from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grid, Grids
 from cristae.prediction.regions import Region
 from cristae.prediction.resample import Factors
-from cristae.volumes.place import Align, lay, spread_over
+from cristae.volumes.place import Align, lay, place_text, spread_over
 from cristae.volumes.plausible import far_from_model, guess, size_text
 from cristae.volumes.volume import Volume
 
@@ -215,6 +216,22 @@ def _mask_faults(source: Volume, mask: Volume, align: Align) -> list[str]:
     except InputError as error:
         return [f"mask {error}"]
     return []
+
+
+def warn_of_mask(source: Volume, mask: Volume, align: Align = "origin") -> None:
+    """Warn of a mask that covers a part of an image which does not say where it lies."""
+    placed = "origin" in source.found or any(source.origin_nm) or not any(mask.origin_nm)
+    covered = lay(source, mask, align).box
+    if not placed and covered != source.box:
+        log.warning(
+            "mask %s: %s, covers only %s of %s: %s, which states no origin; the output is 0 "
+            "elsewhere (`--align voxels` lays voxel 0 on voxel 0)",
+            mask.name,
+            place_text(mask),
+            covered,
+            source.name,
+            place_text(source),
+        )
 
 
 def mask_scale(source: Volume, mask: Volume, align: Align = "origin") -> Factors | None:

@@ -43,6 +43,7 @@ from cristae.prediction.checks import (
     plain_settings,
     resolve_config,
     section_thickness,
+    warn_of_mask,
 )
 from cristae.prediction.chunks import plan_chunks, write_chunks
 from cristae.prediction.grids import Grids, plan_grids
@@ -153,6 +154,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
             update_attributes(out, **passed_on(models[0], grids))
             check_disk(out, 0, besides)
         else:
+            if tissue is not None:
+                warn_of_mask(volume, tissue, align)
             _predict(asked, ledger, besides)
     prediction = open_ome_zarr(out)
     if plan is not None:

@@ -169,20 +169,26 @@ def check_convert(
         return Expected(state, open_ome_zarr(out))
     if source.kind == "labels":
         raise_faults("convert", label_faults(source, negative=None))
-    shown, layout = replace(source, dtype=_stored_dtype(source)), Layout().fitted(source.shape)
-    attributes = _passed_on(source)
+    job = _planned(source, resources)
+    attributes = dict(job.target.attributes)
     if source.kind == "image":
         attributes[INTENSITY_ATTRIBUTE] = sample_intensity(source).to_dict()
+    check_memory("convert", _memory(job, True, resources), resources)
+    bytes_missing = max(0, _disk_bytes(job.target, True) - folder_bytes(out))
+    return Expected(state, job.target.with_(attributes=attributes), bytes_missing)
+
+
+def _planned(source: Volume, resources: Resources) -> Job:
+    """The conversion with a target that is not made yet."""
+    shown, layout = replace(source, dtype=_stored_dtype(source)), Layout().fitted(source.shape)
     target = expected_volume(
         shown,
         source.name,  # what a person knows it by, for messages
         chunk_shape=layout.chunk,
         shard_shape=layout.shard,
-        attributes=attributes,
+        attributes=_passed_on(source),
     )
-    job = Job(source, target, _group_shape(source, target, resources))
-    check_memory("convert", _memory(job, True, resources), resources)
-    return Expected(state, target, max(0, _disk_bytes(shown, True) - folder_bytes(out)))
+    return Job(source, target, _group_shape(source, target, resources))
 
 
 def _check_place(source: Volume, out: Path) -> None:
@@ -210,12 +216,11 @@ def _convert(
     source: Volume, out: Path, pyramid: bool, resources: Resources, ledger: Ledger, reason: str
 ) -> None:
     warn_of_size(source)
-    watch, shown = Stopwatch(), replace(source, dtype=_stored_dtype(source))
-    check_disk(out, _disk_bytes(shown, pyramid) - folder_bytes(out))
-    target = _create_target(shown, out)
-    job = Job(source, target, _group_shape(source, target, resources))
+    watch, job = Stopwatch(), _planned(source, resources)
+    check_disk(out, _disk_bytes(job.target, pyramid) - folder_bytes(out))
     promise_memory("convert", _memory(job, pyramid, resources), resources)
-    _copy(job, ledger, resources)
+    target = _create_target(job.target, out)
+    _copy(replace(job, target=target), ledger, resources)
     if source.kind == "image":
         _describe(source, target, out, resources)
     levels = build_pyramid(out, ledger=ledger, resources=resources) if pyramid else 1

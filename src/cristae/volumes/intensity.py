@@ -11,6 +11,7 @@ Rules (the names a model file stores):
 - ``uint8``: ``(v / 255 - 0.5) / 0.5``, as PyTorch Connectomics does. For 8-bit volumes only.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,17 +70,22 @@ class IntensityStatistics:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "IntensityStatistics":
+    def from_dict(cls, values: Any) -> "IntensityStatistics":
         """The statistics back from `to_dict`.
 
         Raises:
-            InputError: Keys that are missing or unknown.
+            InputError: Keys that are missing or unknown, or values of another kind.
         """
-        expected = set(cls.__dataclass_fields__)
-        if set(values) != expected:
-            raise InputError(
-                f"intensity statistics: found keys {sorted(values)}, expected {sorted(expected)}"
-            )
+        expected = {name: field.type for name, field in cls.__dataclass_fields__.items()}
+        if not isinstance(values, dict) or set(values) != set(expected):
+            found = f"keys {sorted(values)}" if isinstance(values, dict) else str(values)[:80]
+            raise InputError(f"intensity statistics: found {found}, expected {sorted(expected)}")
+        kinds = {"float": (int, float), "bool": (bool,), "str": (str,)}
+        for name, value in values.items():
+            kind = getattr(expected[name], "__name__", str(expected[name]))
+            number = not isinstance(value, float) or math.isfinite(value)
+            if not isinstance(value, kinds[kind]) or not number:
+                raise InputError(f"intensity statistics: {name} {value!r} found, expected {kind}")
         return cls(**values)
 
 
@@ -125,7 +131,7 @@ def sample_intensity(volume: Volume, padding: Padding | None = None) -> Intensit
         InputError: What reading the volume raises.
     """
     stored = volume.attributes.get(INTENSITY_ATTRIBUTE)
-    if isinstance(stored, dict):
+    if stored is not None:
         return IntensityStatistics.from_dict(stored)
     content = volume.box if padding is None else padding.common
     boxes = [box.shift(content.start) for box in sample_boxes(content.shape)]

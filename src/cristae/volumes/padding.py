@@ -12,9 +12,10 @@ Sections of one value at both ends of a volume are padding too; between others t
 are. What is not a rectangle counts as one: its bounding box.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import index, lt
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,25 @@ class Padding:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Padding":
-        """Back from `to_dict`."""
-        z, y, x = values["shape"]
-        first, stop = values["sections"]
-        rectangles = ((a, (b, c, d, e)) for a, b, c, d, e in values["rectangles"])
-        return cls((z, y, x), (first, stop), tuple(rectangles))
+    def from_dict(cls, values: Any) -> "Padding":
+        """Back from `to_dict`.
+
+        Raises:
+            InputError: Anything else.
+        """
+        try:
+            z, y, x = map(index, values["shape"])
+            first, stop = map(index, values["sections"])
+            rows = [tuple(map(index, row)) for row in values["rectangles"]]
+            rectangles = tuple((a, (b, c, d, e)) for a, b, c, d, e in rows)
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(f"padding: found {str(values)[:80]}, expected cristae's") from error
+        starts = [start for start, _ in rectangles]
+        inside = all(0 <= a < b <= y and 0 <= c < d <= x for _, (a, b, c, d) in rectangles)
+        ordered = starts[:1] == [0] and all(map(lt, starts, [*starts[1:], z]))
+        if not (inside and ordered and 0 <= first < stop <= z):
+            raise InputError(f"padding: found {str(values)[:80]}, expected what fits {z, y, x}")
+        return cls((z, y, x), (first, stop), rectangles)
 
     def cropped(self, box: Box) -> "Padding | None":
         """That of a part of the volume; None where the part has none, or nothing else."""
@@ -203,14 +217,7 @@ class ContentReader:
 def _carried(volume: Volume, stored: Any) -> Padding | None:
     if stored is None:
         return None
-    try:
-        padding = Padding.from_dict(stored)
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{volume.name}: attribute {PADDING_ATTRIBUTE!r} is {str(stored)[:80]}, expected what "
-            "cristae writes there"
-        ) from error
-    return padding.cropped(volume.box.shift(volume.corner))
+    return Padding.from_dict(stored).cropped(volume.box.shift(volume.corner))
 
 
 def _look(volume: Volume, slab: tuple[int, int]) -> list[Rectangle | None]:

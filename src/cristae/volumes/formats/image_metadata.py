@@ -16,6 +16,8 @@ import numpy as np
 from cristae.engine.files import read_json
 from cristae.errors import InputError, raise_faults
 from cristae.grid import Triple
+from cristae.volumes.intensity import INTENSITY_ATTRIBUTE, IntensityStatistics
+from cristae.volumes.padding import PADDING_ATTRIBUTE, Padding
 from cristae.volumes.volume import MOST_VOXELS, Kind, Nanometres
 
 AXES = ("z", "y", "x")
@@ -115,6 +117,15 @@ def image_metadata(path: Path) -> ImageMetadata:
         for key, (fits, what) in expected.items()
         if not fits(ours.get(key))
     ]
+    carried: dict[str, Callable[[Any], object]] = {
+        INTENSITY_ATTRIBUTE: IntensityStatistics.from_dict,
+        PADDING_ATTRIBUTE: Padding.from_dict,
+    }
+    for key, read in carried.items():
+        try:
+            _ = None if ours.get(key) is None else read(ours[key])
+        except InputError as error:
+            faults.append(f"{key}: {error}")
     raise_faults(where, faults)
     channels, size, origin = ours["channels"], ours["voxel_size_nm"], ours["origin_nm"]
     return ImageMetadata(

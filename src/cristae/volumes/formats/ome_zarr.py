@@ -33,6 +33,7 @@ from cristae.volumes.formats.image_metadata import (
 )
 from cristae.volumes.formats.pages import plain_dtype
 from cristae.volumes.formats.store_errors import plain_text, read_fault, system_error
+from cristae.volumes.padding import PADDING_ATTRIBUTE
 from cristae.volumes.volume import Array, Kind, Nanometres, Volume
 
 CHUNK: Triple = (32, 128, 128)
@@ -272,6 +273,9 @@ def open_ome_zarr(path: str | Path, name: str | None = None) -> Volume:
     path = user_path(path)
     image = image_metadata(path)
     array = array_metadata(path / "0", image.channels)
+    padded = (image.attributes.get(PADDING_ATTRIBUTE) or {}).get("shape")
+    if padded is not None and image.record and tuple(padded) != array.shape:
+        raise InputError(f"{path}: padding: found of a volume of {padded}, expected {array.shape}")
     return Volume(
         name=name or str(path),
         reader=_reader(path / "0", _finished(path, image.record)),

@@ -87,6 +87,16 @@ def chain_faults(path: Path) -> list[str]:
     return [f"cut off: {len(seen)} pages begin in it, the last or next lies beyond {size} bytes"]
 
 
+def check_decoder(keyframe: Any) -> None:
+    """Raise what decoding a page would, where tifffile has nothing that decodes it.
+
+    Raises:
+        ValueError: A compression, predictor or type of values that is not known.
+    """
+    if not keyframe.is_final:
+        keyframe.decode(None, 0)  # of a strip or tile that is not stored
+
+
 def decode_page(page: Any, descriptor: int) -> Array:
     """The values of a page as tifffile decodes them, read from an open file."""
     keyframe = page.keyframe
@@ -188,6 +198,7 @@ def _any_header(descriptor: int, size: int) -> Header:
         with _tifffile_of(descriptor) as file:
             count, page = len(file.pages), file.pages[0]
             shape, dtype, fault = page.shape, page.dtype, page_fault(page)
+            check_decoder(page.keyframe)
     except FORMAT_ERRORS as error:
         raise InputError(f"cannot be read as TIFF: {error}") from error
     if count != 1:
@@ -204,6 +215,7 @@ def _any_header(descriptor: int, size: int) -> Header:
 
 _TYPES = {3: "H", 4: "I", 16: "Q"}  # of the tags that count here
 _KINDS = {1: "u", 2: "i", 3: "f"}
+_USUAL_COMPRESSIONS = (1, 5, 8, 32773, 32946, 50000)  # none, LZW, deflate, PackBits, Zstandard
 
 
 def _plain_header(descriptor: int, size: int) -> Header | None:
@@ -224,6 +236,8 @@ def _plain_header(descriptor: int, size: int) -> Header | None:
         kind is not None
         and bits in (8, 16, 32, 64)
         and tags.get(277, (1,)) == (1,)
+        and (tags.get(259) or (1,))[0] in _USUAL_COMPRESSIONS
+        and (tags.get(317) or (1,))[0] in (1, 2, 3)
         and min(width, height) > 0
         and len(offsets) == len(counts) == segments
         and not {32997, 33628, 34412, 330} & set(tags)

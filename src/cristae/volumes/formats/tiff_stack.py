@@ -22,6 +22,7 @@ from cristae.volumes.formats.pages import State, open_unchanged, raise_capped, s
 from cristae.volumes.formats.tiff_pages import (
     FORMAT_ERRORS,
     chain_faults,
+    check_decoder,
     decode_page,
     page_fault,
     page_path,
@@ -230,7 +231,7 @@ def _stack(
     mapped = series.offset is not None
     pages = () if mapped else tuple(series.pages)
     for keyframe in {id(page.keyframe): page.keyframe for page in pages}.values():
-        _ = keyframe.decode  # made while the file is open: it may look into it
+        check_decoder(keyframe)  # while the file is open: it may look into it
     planes = 1 if mapped else len(pages)
     outer = 0 if mapped else _outer(str(path), series, planes)
     files = dict.fromkeys([str(path), *map(page_path, pages)])
