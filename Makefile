@@ -21,9 +21,14 @@ lint: .venv/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What takes long, whole or in parts: make check-long PART=fuzz|kills|oracles
+# What takes long, whole or in parts: make check-long PART=fuzz|kills|oracles; each long test is in one of them
+WHERE := tests
+WHERE_fuzz := tests/fuzz
+WHERE_kills := tests/kills
+WHERE_oracles := tests --ignore=tests/fuzz --ignore=tests/kills
+
 check-long: .venv/.ready-dev
-	$(BIN)/pytest -q -n 2 -m long tests/$(PART)
+	$(BIN)/pytest -q -n 2 -m long $(or $(WHERE$(PART:%=_%)),$(error PART=$(PART): expected fuzz, kills or oracles))
 
 bench: .venv/.ready-dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --small || exit 1; done
