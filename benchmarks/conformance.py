@@ -118,7 +118,7 @@ class Row:
 
 def label_with_cristae(task):
     from cristae.engine.executors import Resources
-    from cristae.segmentation.decoders import SegmentConfig
+    from cristae.segmentation.config import SegmentConfig
     from cristae.segmentation.segment import segment_volume
     from cristae.volumes.formats import open_volume
     from cristae.volumes.volume import array_volume

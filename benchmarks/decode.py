@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from cristae.engine.executors import Resources
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decode import decode
-from cristae.segmentation.decoders import SegmentConfig
 from segment import drop_small, peak, resident, simulate
 
 CONFIG = SegmentConfig(decoder="mitoem")

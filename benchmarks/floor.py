@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from cristae.engine import blockwise
 from cristae.segmentation import segment
-from cristae.segmentation.steps import layers_of
+from cristae.segmentation.reading import layers_of
 
 
 def copy_block(prediction, copy, box, labels):

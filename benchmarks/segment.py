@@ -28,7 +28,7 @@ import numpy as np
 
 from cristae.engine.executors import Resources, run_tasks
 from cristae.grid import tile
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from floor import copy_block, print_stages, timed

@@ -19,7 +19,7 @@ import numpy as np
 
 from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.formats.ome_zarr import open_ome_zarr

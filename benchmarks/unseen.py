@@ -37,7 +37,8 @@ from cristae.errors import InputError, raise_faults
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.networks.model import Model, load_model
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import SimulationConfig, simulate_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Volume, array_volume

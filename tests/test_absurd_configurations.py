@@ -6,7 +6,7 @@ import pytest
 
 from cristae.configuration import load_config, load_tree
 from cristae.errors import ConfigError, SourceNotFoundError
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)

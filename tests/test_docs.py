@@ -21,6 +21,9 @@ import yaml
 from tests.recipes import BASE, BC
 
 from cristae import challenge, cli
+from cristae.evaluation.metrics import METRICS
+from cristae.segmentation.decoders import DECODERS
+from cristae.volumes.formats.table import FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +62,16 @@ def run_line(line, shrink=SHRINK):
 
 def run_python(code):
     exec(compile(code, "<page>", "exec"), {"__name__": "__main__"})
+
+
+@pytest.fixture(autouse=True)
+def _tables():
+    """What a page adds to a table goes with it."""
+    kept = [(table, dict(table)) for table in (FORMATS, METRICS, DECODERS)]
+    yield
+    for table, before in kept:
+        table.clear()
+        table.update(before)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -21,7 +21,8 @@ from cristae.measurement.measure import measure_instances, read_measurements
 from cristae.networks.model import Model, load_model, save_model
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.report.tuning import read_tuned
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.formats.ome_zarr import create_ome_zarr

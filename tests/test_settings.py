@@ -11,7 +11,7 @@ from cristae.cli.settings import STAGES, stage_config
 from cristae.errors import ConfigError
 from cristae.pipeline import RunConfig
 from cristae.prediction.checks import PredictConfig
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.settings import nearest, settings_of
 
 

@@ -18,7 +18,7 @@ _HOMES = {
     "Resources": "cristae.engine.executors",
     "RunConfig": "cristae.pipeline",
     "Sample": "cristae.samples.dataset",
-    "SegmentConfig": "cristae.segmentation.decoders",
+    "SegmentConfig": "cristae.segmentation.config",
     "SimulationConfig": "cristae.simulation.simulate",
     "TrainConfig": "cristae.training.config",
     "TuneConfig": "cristae.tuning.tune",

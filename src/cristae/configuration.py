@@ -111,6 +111,8 @@ def _faults_of_values(node: Any, where: str = "") -> Iterator[str]:
 
 def to_plain(config: Any) -> Any:
     """A configuration as plain dicts, lists, numbers and strings, ready for YAML or JSON."""
+    if hasattr(config, "plain") and not isinstance(config, type):  # it says how
+        return to_plain(config.plain())
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping):

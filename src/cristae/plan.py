@@ -26,8 +26,9 @@ from cristae.prediction.estimate import expected_precision, network_rate, predic
 from cristae.samples.dataset import OpenedSample, Sample, open_samples, open_sources
 from cristae.samples.fingerprint import Fingerprint, fingerprint_sample, label_boxes
 from cristae.segmentation.decoders import resolve
+from cristae.segmentation.job import Job
 from cristae.segmentation.memory import labelling_bytes, sampled_density
-from cristae.segmentation.scratch import Job, MemoryScratch
+from cristae.segmentation.scratch import MemoryScratch
 from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import simulate_volume
 from cristae.training.config import TrainConfig, check_train_config

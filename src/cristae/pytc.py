@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from cristae.errors import InputError, raise_faults
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decode import decode
-from cristae.segmentation.decoders import SegmentConfig
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Array
 

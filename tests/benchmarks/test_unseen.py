@@ -9,7 +9,7 @@ import tifffile
 from cristae.errors import CristaeError
 from cristae.networks.model import Model
 from cristae.networks.unet import UNetConfig, build_network
-from cristae.segmentation.segment import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.volumes.volume import array_volume
 
 

@@ -27,7 +27,7 @@ from cristae.pipeline import stages as pipeline
 from cristae.prediction.predict import PredictConfig
 from cristae.runfolder import RunFolder
 from cristae.samples.dataset import Sample
-from cristae.segmentation.segment import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.volumes.volume import array_volume
 
 SIZE = (30.0, 16.0, 16.0)

@@ -34,7 +34,8 @@ from cristae.evaluation.evaluate import (
 from cristae.measurement.measure import measure_instances
 from cristae.measurement.table import write_table
 from cristae.prediction.predict import predict_volume
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.volume import Volume, array_volume

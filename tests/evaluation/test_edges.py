@@ -18,7 +18,7 @@ from cristae.evaluation.evaluate import (
     read_matches,
 )
 from cristae.measurement.measure import measure_instances, read_measurements
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.volume import array_volume
 

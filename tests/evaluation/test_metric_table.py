@@ -17,7 +17,7 @@ from cristae.evaluation.evaluate import (
 )
 from cristae.evaluation.metrics import METRICS, Metric, register_metric
 from cristae.report.texts import scores as score_rows
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.tuning.tune import TuneConfig, tune_decoder
 
 SERIAL = Resources(1, "serial")

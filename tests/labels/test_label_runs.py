@@ -20,7 +20,7 @@ from cristae.labels import blocks
 from cristae.labels.label_runs import connected_labels, run_table_of, volume_runs
 from cristae.labels.runs import Raster, paint_into
 from cristae.labels.tally import tally_block, tally_runs
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume

@@ -14,7 +14,8 @@ from cristae import challenge
 from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.measurement.measure import measure_instances
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.volume import Volume, array_volume
 

@@ -15,7 +15,8 @@ from cristae.errors import ConfigError, InputError, OutputExistsError
 from cristae.evaluation.evaluate import EvaluateConfig
 from cristae.grid import Box
 from cristae.report.tuning import read_tuned, tune_volume
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
 from cristae.tuning.tune import TuneConfig
 from cristae.volumes.volume import array_volume
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.segmentation import decode as in_memory
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.volume import array_volume
 

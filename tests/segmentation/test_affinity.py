@@ -19,7 +19,9 @@ from tests.segmentation.oracle import (
 from cristae.engine.executors import Resources
 from cristae.errors import ConfigError
 from cristae.segmentation import segment as stage
-from cristae.segmentation.decoders import OFFSETS, SegmentConfig, resolve
+from cristae.segmentation.affinity import OFFSETS
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
 from cristae.segmentation.segment import read_instances_table, segment_volume
 from cristae.volumes.volume import array_volume
 
@@ -211,15 +213,15 @@ def test_interrupted_agglomeration_equals_uninterrupted(tmp_path, monkeypatch):
     }
     whole = decode(affinities, **parameters)
     assert whole.max() > 3
-    real, volume = stage.agglomerate_step, array_volume(affinities)
+    real, volume = stage.decode_step, array_volume(affinities)
 
     def stop(*_):
         raise KeyboardInterrupt
 
     arguments = {"config": SegmentConfig(**parameters), "resources": Resources(1, "serial")}
-    monkeypatch.setattr(stage, "agglomerate_step", stop)
+    monkeypatch.setattr(stage, "decode_step", stop)
     with pytest.raises(KeyboardInterrupt):
         segment_volume(volume, tmp_path / "a.zarr", **arguments)
-    monkeypatch.setattr(stage, "agglomerate_step", real)
+    monkeypatch.setattr(stage, "decode_step", real)
     found = segment_volume(volume, tmp_path / "a.zarr", **arguments)
     np.testing.assert_array_equal(found.read(), whole)

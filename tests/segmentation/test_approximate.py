@@ -10,7 +10,7 @@ from tests.segmentation.test_golden_decode import same_partition
 from cristae.engine.executors import Resources
 from cristae.errors import MemoryLimitError, OutputExistsError
 from cristae.segmentation import segment as stage
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, segment_volume
 from cristae.volumes.volume import array_volume
 

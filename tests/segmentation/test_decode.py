@@ -8,8 +8,8 @@ from tests.segmentation.helpers import noise
 from cristae.engine.executors import Resources
 from cristae.errors import ConfigError, InputError
 from cristae.segmentation import decode as module
+from cristae.segmentation.config import PRESETS, SegmentConfig
 from cristae.segmentation.decode import decode
-from cristae.segmentation.decoders import DECODERS, SegmentConfig
 from cristae.volumes.formats.ome_zarr import create_ome_zarr
 from cristae.volumes.volume import array_volume
 
@@ -23,12 +23,12 @@ def in_slabs(monkeypatch):
     monkeypatch.setattr(module, "ROWS", 4)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", PRESETS)
 @pytest.mark.parametrize("small", ["background", "neighbor"])
 def test_in_slabs_and_by_blocks(decoder, small, in_slabs):
     prediction = noise((9, 17, 21), 5, smooth=False)
     loose = {"min_seed_size": 1, "seed_threshold": 0.8, "foreground_threshold": 0.7}
-    config = {name: v for name, v in loose.items() if name in DECODERS[decoder].defaults}
+    config = {name: v for name, v in loose.items() if name in PRESETS[decoder].defaults}
     config |= {"decoder": decoder, "min_size": 2, "small": small}
     expected = segmented(prediction, block_shape=(4, 8, 8), **config)
     assert expected.max() > 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cristae.engine.executors import Resources
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.volume import array_volume
 

@@ -8,11 +8,12 @@ from tests.segmentation.helpers import noise
 
 from cristae.grid import Box
 from cristae.labels.runs import Raster, Runs, intersect
-from cristae.segmentation import steps
-from cristae.segmentation.components import label_block
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation import reading
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
+from cristae.segmentation.job import Job
 from cristae.segmentation.scanning import is_within, scan, scan_rule, scan_within, select_values
-from cristae.segmentation.scratch import FolderScratch, Job, MemoryScratch
+from cristae.segmentation.scratch import FolderScratch, MemoryScratch
 from cristae.segmentation.writing import sort_by_row
 from cristae.volumes.volume import array_volume
 
@@ -22,17 +23,18 @@ SEEDS = st.integers(0, 10**6)
 
 @pytest.mark.parametrize("decoder", ["bcd_watershed", "binary_connected"])
 def test_layers_of_a_block_give_the_table_of_the_block(decoder, monkeypatch):
-    monkeypatch.setattr(steps, "LAYER", 2)
+    monkeypatch.setattr(reading, "LAYER", 2)
     volume = array_volume(noise((11, 9, 13), 3)).with_(chunk_shape=(3, 4, 4))
     decoding = resolve(SegmentConfig(decoder=decoder, foreground_threshold=0.4), volume)
     job = Job(volume, decoding, (10, 9, 13), MemoryScratch())
     box = Box((1, 0, 0), (11, 9, 13))
-    layers = list(steps.read_layers(job, box))
+    layers = list(reading.read_layers(job, box))
     assert [(layer.start[0], layer.stop[0]) for layer, _ in layers] == [
         (1, 3), (3, 6), (6, 9), (9, 11),
     ]  # fmt: skip
-    pieces = label_block(layers, box, job.raster, decoding)
-    whole = label_block([(box, steps.read_channels(job, box))], box, job.raster, decoding)
+    pieces = decoding.label(job, box)
+    monkeypatch.setattr(reading, "LAYER", 99)
+    whole = decoding.label(job, box)
     assert whole.start.size > 20
     for field, found, expected in zip(whole._fields, pieces, whole, strict=True):
         np.testing.assert_array_equal(found, expected, err_msg=field)

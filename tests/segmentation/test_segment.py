@@ -17,7 +17,7 @@ from cristae.engine.executors import Resources
 from cristae.errors import DiskSpaceError, InputError, MemoryLimitError, OutputExistsError
 from cristae.segmentation import segment as stage
 from cristae.segmentation import writing
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, read_runs, segment_volume
 from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
 from cristae.volumes.volume import array_volume
@@ -152,7 +152,7 @@ def test_done_is_left_alone_and_other_settings_are_refused(prediction, labels, t
     assert open_ome_zarr(out).attributes["parameters"]["min_size"] == 11
 
 
-STEPS = ("label_step", "resolve_pieces", "flood_step", "write_step", "slab_step")
+STEPS = ("label_step", "resolve_pieces", "decode_step", "write_step", "slab_step")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -171,7 +171,7 @@ def test_interrupted_equals_uninterrupted(
 
     def stop_at_the_second(*args, **kwargs):
         calls.append(args)
-        if len(calls) == (1 if step in ("resolve_pieces", "flood_step") else 2):
+        if len(calls) == (1 if step in ("resolve_pieces", "decode_step") else 2):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 

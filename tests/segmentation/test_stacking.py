@@ -16,7 +16,8 @@ from tests.segmentation.oracle import (
 )
 
 from cristae.errors import ConfigError
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
 from cristae.segmentation.stacking import join_slices
 from cristae.volumes.volume import array_volume
 

@@ -12,7 +12,8 @@ from cristae.engine.executors import Resources
 from cristae.errors import MemoryLimitError
 from cristae.labels import blocks
 from cristae.labels.runs import Raster, paint_into
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
 from cristae.tuning.shared_runs import can_share, decode_settings
 from cristae.volumes.volume import array_volume
 

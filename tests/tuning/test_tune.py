@@ -10,7 +10,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity
 from cristae.errors import ConfigError, InputError
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.tuning.tune import TuneConfig, tune_decoder, tuned_config
 from cristae.volumes.volume import array_volume
 

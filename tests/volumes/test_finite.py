@@ -14,7 +14,8 @@ from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.evaluation.evaluate import evaluate_volume
 from cristae.samples.dataset import Sample, open_sample
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.volumes import finite
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.finite import FINITE, checked_voxels, voxel_fault, without_nan

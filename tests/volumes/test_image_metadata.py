@@ -9,7 +9,7 @@ import pytest
 
 from cristae import measure_instances, score_instances
 from cristae.errors import CristaeError, InputError
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume

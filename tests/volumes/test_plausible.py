@@ -9,7 +9,8 @@ import pytest
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, OutputExistsError, WorkerError
 from cristae.measurement.measure import measure_instances
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.volumes import pyramid
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume

@@ -20,7 +20,7 @@ from cristae.engine.stored import array_state
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.evaluate import EvaluateConfig
 from cristae.grid import Box, tile
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, read_runs, segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume

@@ -10,7 +10,8 @@ from cristae import pytc
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.evaluation.evaluate import score_instances
-from cristae.segmentation.segment import SegmentConfig, segment_volume
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.segment import segment_volume
 from cristae.tuning.tune import TuneConfig, tune_decoder
 from cristae.volumes.formats import open_volume
 from cristae.volumes.values import as_mask, mask_value, probabilities, settle_mask

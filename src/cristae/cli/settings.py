@@ -19,7 +19,7 @@ STAGES = {
     "preview": ("cristae.prediction.checks", "PredictConfig", ""),
     "predict": ("cristae.prediction.checks", "PredictConfig", ""),
     "tune": ("cristae.tuning.tune", "TuneConfig", ""),
-    "segment": ("cristae.segmentation.decoders", "SegmentConfig", ""),
+    "segment": ("cristae.segmentation.config", "SegmentConfig", ""),
     "evaluate": ("cristae.evaluation.scoring", "EvaluateConfig", ""),
 }
 """Where the configuration of a command is, and what comes before its keys."""
@@ -41,6 +41,12 @@ def settings(
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"settings {stage!r}: expected one of {', '.join(STAGES)}")
     typer.echo(settings_text(stage or "run"))
+    if stage in ("segment", "tune", "run", None):
+        from cristae.segmentation.decoders import added_settings
+        from cristae.settings import table
+
+        if added := added_settings():
+            typer.echo(f"of decoders of other packages, beside their name\n{table(added)}")
 
 
 def settings_text(stage: str) -> str:

@@ -337,7 +337,8 @@ def segment(
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
     )
-    from cristae.segmentation.segment import SegmentConfig, segment_volume
+    from cristae.segmentation.config import SegmentConfig
+    from cristae.segmentation.segment import segment_volume
 
     given = settings_given(decoder=decoder, allow_approximate=allow_approximate)
     segment_volume(

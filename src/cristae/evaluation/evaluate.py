@@ -24,7 +24,7 @@ from cristae.evaluation.matching import (
     category_codes,
 )
 from cristae.evaluation.metrics import METRICS, given_scores
-from cristae.evaluation.overlaps import Floats, Overlaps
+from cristae.evaluation.overlaps import Floats, Overlaps, Placed
 from cristae.evaluation.placement import Compared, place_volumes
 from cristae.evaluation.scores import (
     ScoreFiles,
@@ -351,13 +351,14 @@ def _table(
         resources=resources,
         ledger=ledger,
     )
+    box, placed = place_volumes(volumes, config.crop, config.align)
+    table = replace(table, placed=Placed(placed.prediction, placed.truth, box.start))
     size = volumes.prediction.voxel_size_nm or volumes.truth.voxel_size_nm
     if config.categories != "cable_length":
         return table, None
     if size is None:
         log.info("evaluate: no categories by cable length, the voxel size is unknown")
         return table, None
-    box, placed = place_volumes(volumes, config.crop, config.align)
     counted = time.perf_counter()
     lengths = truth_lengths(placed, box, table.truth, size, resources, ledger, table.nbytes)
     traced = time.perf_counter()

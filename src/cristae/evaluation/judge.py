@@ -16,7 +16,7 @@ from cristae.labels.blocks import TABLE_BYTES, TablePromise
 from cristae.labels.label_runs import Labelled, volume_runs
 from cristae.labels.runs import Raster
 from cristae.labels.tally import LabelRuns, Tally, merge_tallies, tally_runs
-from cristae.segmentation.decoders import Decoding
+from cristae.segmentation.job import Decoding
 from cristae.volumes.volume import Volume
 
 Value = int | float

@@ -7,6 +7,7 @@ is where every source of such counts joins.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from cristae.labels.tally import (
     Tally,
     collapse,
 )
+from cristae.volumes.volume import Array, Volume
 
 Floats = NDArray[np.float64]
 
@@ -80,6 +82,25 @@ class Instances:
         )
 
 
+class Placed(NamedTuple):
+    """The two label volumes that a table is of, voxel on voxel, for metrics that read them.
+
+    Attributes:
+        prediction: Predicted labels, of what was compared.
+        truth: True labels of the same voxels.
+        corner: First voxel (z, y, x) of both, as the table counts voxels.
+    """
+
+    prediction: Volume
+    truth: Volume
+    corner: Triple
+
+    def read(self, box: Box) -> tuple[Array, Array]:
+        """Predicted and true labels of a box of the table's voxels; no mask is in them."""
+        here = box.relative_to(self.corner)
+        return self.prediction.read(here), self.truth.read(here)
+
+
 @dataclass(frozen=True)
 class Overlaps:
     """The sparse overlap table of a prediction and a truth.
@@ -91,6 +112,7 @@ class Overlaps:
         true: (m,) rows of ``truth`` of the same pairs, ascending within a prediction.
         voxels: (m,) voxels that the pair shares, at least 1.
         score_unit: What one voxel of score 1 adds to ``score_sums``; None without scores.
+        placed: The volumes; None where the table was made of other tables, or of a search.
     """
 
     prediction: Instances
@@ -99,6 +121,7 @@ class Overlaps:
     true: NDArray[np.intp]
     voxels: Integers
     score_unit: int | None = None
+    placed: Placed | None = None
 
     @property
     def nbytes(self) -> int:

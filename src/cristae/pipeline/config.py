@@ -9,7 +9,7 @@ from cristae.evaluation.evaluate import EvaluateConfig
 from cristae.networks.device import device_faults
 from cristae.prediction.predict import PredictConfig
 from cristae.samples.dataset import Sample, sample_faults
-from cristae.segmentation.segment import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.training.train import TrainConfig
 
 STAGES = ("convert", "train", "predict", "segment", "evaluate", "measure", "report")

@@ -23,7 +23,7 @@ from cristae.report.atlas import Scene, error_picture, locate
 from cristae.report.errors import choose, find_errors
 from cristae.report.report import templates
 from cristae.report.sampling import plane_box, read_at
-from cristae.segmentation.decoders import SegmentConfig
+from cristae.segmentation.config import SegmentConfig
 from cristae.tuning.tune import (
     TuneConfig,
     Tuning,

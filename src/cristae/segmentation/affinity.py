@@ -12,8 +12,9 @@ hold together, so two runs may meet end to end and be strangers, and blocks are 
 between them, not by contact.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,33 +22,43 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.labels.runs import Ints, Raster, Runs, grown, number_roots, unite
+from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.block_table import BlockTable
 from cristae.segmentation.components import (
-    BlockTable,
     Labelled,
+    component_targets,
     connected_table,
-    plain_table,
-    small_at_once,
+    face_runs,
 )
-from cristae.segmentation.decoders import AffinityRule, Decoding
+from cristae.segmentation.decoder import Decoder
+from cristae.segmentation.job import Decoding, Job, Joined, Targets, load_table
+from cristae.segmentation.reading import read_channels
 from cristae.segmentation.scanning import values_of
+from cristae.volumes.volume import Volume
+
+OFFSETS: tuple[Triple, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+"""Of z, y and x: each joins a voxel to the one before."""
+
+EDGE_BYTES = 4
+"""Memory of labelling for each voxel of a block: its edges and their mean."""
 
 Edges = NDArray[np.uint8]
 
 
-def box_of_edges(box: Box, shape: Triple, rule: AffinityRule) -> Box:
+def box_of_edges(box: Box, shape: Triple, offsets: Sequence[Triple]) -> Box:
     """The box of the prediction that `edges_of` needs for a block."""
-    after = any(max(offset) > 0 for offset in rule.offsets)
+    after = any(max(offset) > 0 for offset in offsets)
     return box.grow((1, 1, 1) if after else (0, 0, 0), (1, 1, 1)).clip(Box.of(shape))
 
 
-def edges_of(channels: NDArray[np.uint8], read: Box, box: Box, rule: AffinityRule) -> Edges:
+def edges_of(channels: NDArray[np.uint8], read: Box, box: Box, offsets: Sequence[Triple]) -> Edges:
     """Edges that end in a block or just behind it.
 
     Args:
         channels: (3, z, y, x) uint8 affinities of the box ``read``.
         read: `box_of_edges` of the block.
         box: The block.
-        rule: Says which voxel each channel joins a voxel to.
+        offsets: Which voxel each channel joins a voxel to.
 
     Returns:
         (3, z + 1, y + 1, x + 1) uint8: the value of the edge to the voxel before along z, y and x;
@@ -55,7 +66,7 @@ def edges_of(channels: NDArray[np.uint8], read: Box, box: Box, rule: AffinityRul
     """
     z, y, x = (extent + 1 for extent in box.shape)
     edges = np.zeros((3, z, y, x), np.uint8)
-    for channel, offset in zip(channels, rule.offsets, strict=True):
+    for channel, offset in zip(channels, offsets, strict=True):
         axis = int(np.argmax(np.abs(offset)))
         first = (int(axis == 0), int(axis == 1), int(axis == 2))  # nothing before the volume
         ends = box.grow((0, 0, 0), (1, 1, 1)).clip(Box(first, read.stop))
@@ -73,90 +84,22 @@ def confidence_of(edges: Edges) -> NDArray[np.uint8]:
     return mean
 
 
-def label_affinities(edges: Edges, box: Box, raster: Raster, decoding: Decoding) -> BlockTable:
-    """Label one block alone by its edges (as `cristae.segmentation.components.label_block`).
+def scan_edges(
+    edges: Edges, box: Box, raster: Raster, level: int
+) -> tuple[Runs, NDArray[np.int32], Ints]:
+    """Runs of a block, the forest its edges make of them, and the edges to other blocks.
 
     Args:
         edges: `edges_of` the block.
-        box: Where the block lies in the volume.
+        box: Where it lies in the volume.
         raster: Numbering of the volume.
-        decoding: The decoder.
-    """
-    runs, parent, cross = scan_edges(edges, box, raster, decoding)
-    pieces = Labelled.of(runs, *number_roots(parent), box, raster)
-    mean, rule = confidence_of(edges), decoding.affinity
-    if rule is None or rule.merge is None:
-        own_mean = values_of(pieces.runs, mean, box, raster)
-        return connected_table(pieces, own_mean, raster, decoding)._replace(cross=cross)
-    contacts = _count_contacts(edges, pieces, box, raster, rule.fragment)
-    small = small_at_once(pieces, decoding) & (contacts == 0)  # one fragment, one instance
-    pieces, contacts = pieces.keep(~small), contacts[~small]
-    valued = pieces.leaves | (contacts > 0)
-    mine = pieces.runs.take(valued[pieces.label])
-    value = [values_of(mine, axis, box, raster) for axis in edges]
-    own_mean = values_of(pieces.runs, mean, box, raster)
-    table = plain_table(pieces, own_mean, raster, int(small.sum()))
-    return table._replace(
-        cross=cross, contacts=contacts, valued=valued, value=np.stack(value, axis=1).reshape(-1)
-    )
-
-
-def _count_contacts(
-    edges: Edges, pieces: Labelled, box: Box, raster: Raster, level: int
-) -> NDArray[np.int64]:
-    """For each piece, how many edges that end in it may lie between two fragments of it."""
-    contacts = np.zeros(pieces.n, np.int64)
-    earlier = np.array([start > 0 for start in box.start])
-    names = (pieces.label, pieces.leaves, earlier)
-    corner = raster.place(*box.start)
-    _count(edges, *pieces.runs, names, level, (corner, raster.plane, raster.row), contacts)
-    return contacts
-
-
-@njit(nogil=True, cache=True)
-def _count(edges, start, length, names, level, place, contacts):  # type: ignore[no-untyped-def]
-    label, leaves, earlier = names
-    corner, plane, row = place
-    _, nz, ny, nx = edges.shape
-    label_of = np.full((2, ny, nx), -1, np.int32)  # shifted by one along y and x
-    i = 0
-    for z in range(nz - 1):
-        now, before = label_of[z % 2], label_of[1 - z % 2]
-        now[:] = -1
-        if z == 0 and earlier[0]:
-            before[:] = -2  # unknown: another block's
-        if earlier[1]:
-            now[0] = -2
-        if earlier[2]:
-            now[:, 0] = -2
-        first = i
-        while i < start.size and start[i] < corner + (z + 1) * plane:
-            rest = start[i] - corner - z * plane
-            y = rest // row
-            now[y + 1, rest - y * row + 1 : rest - y * row + 1 + length[i]] = label[i]
-            i += 1
-        for k in range(first, i):
-            rest = start[k] - corner - z * plane
-            y = rest // row
-            own = label[k]
-            for x in range(rest - y * row, rest - y * row + length[k]):
-                for axis, other in enumerate((before[y + 1, x + 1], now[y, x + 1], now[y + 1, x])):
-                    # pieces that leave the block may be one outside of it
-                    maybe = other == own or other == -2 or (other >= 0 and leaves[own])
-                    contacts[own] += maybe and edges[axis, z, y, x] <= level
-
-
-def scan_edges(
-    edges: Edges, box: Box, raster: Raster, decoding: Decoding
-) -> tuple[Runs, NDArray[np.int32], Ints]:
-    """Runs of a block, the forest its edges make of them, and the edges to other blocks.
+        level: An edge joins its voxels where its value is above.
 
     Returns:
         The runs, union-find parents over them, and (2, n): place of the voxel where an edge to
         another block ends, and how far before it the edge begins.
     """
     corner = raster.place(*box.start)
-    level = decoding.foreground[0]
     start, length, parent, *cross = _scan_edges(edges, level, corner, raster.plane, raster.row)
     return Runs(start, length), parent, np.stack(cross)
 
@@ -254,3 +197,122 @@ def join_by_edges(
 def _unite_pairs(parent, a, b):  # type: ignore[no-untyped-def]
     for i in range(a.size):
         unite(parent, a[i], b[i])
+
+
+def _are_offsets(value: Any) -> bool:
+    """Whether a value is three (z, y, x) offsets of one voxel, one along each axis."""
+    try:
+        steps = np.array(value)
+    except ValueError:  # rows of unequal lengths
+        return False
+    if steps.shape != (3, 3) or steps.dtype.kind != "i":
+        return False
+    size = np.abs(steps)
+    return bool((size.sum(axis=0) == 1).all() and (size.sum(axis=1) == 1).all())
+
+
+@dataclass(frozen=True)
+class Affinity(Decoding):
+    """Instances are what the edges above ``affinity_threshold`` hold together.
+
+    Attributes:
+        offsets: Offset (z, y, x) of the voxel that each channel joins a voxel to.
+    """
+
+    offsets: tuple[Triple, ...] = OFFSETS
+
+    ordered = False
+    width = 3
+    voxel_bytes = EDGE_BYTES
+
+    @classmethod
+    def of(
+        cls,
+        decoder: str,
+        channels: int,
+        parameters: Mapping[str, Any],
+        approximate: bool,
+        prediction: Volume,
+    ) -> Self:
+        """With the offsets that the prediction names."""
+        steps = _offsets_of(prediction, channels)
+        offsets = tuple((int(z), int(y), int(x)) for z, y, x in steps)
+        return cls(decoder, channels, parameters, approximate, offsets)
+
+    @classmethod
+    def faults(cls, parameters: Mapping[str, Any], prediction: Volume, channels: int) -> list[str]:
+        """Offsets that cannot be used."""
+        offsets = _offsets_of(prediction, channels)
+        if _are_offsets(offsets):
+            return []
+        return [
+            f"offsets: {offsets!r} found, expected three of one voxel, one along each axis, "
+            f"such as {[list(o) for o in OFFSETS]}"
+        ]
+
+    @property
+    def edge(self) -> int:
+        """An edge joins its voxels where its value is above."""
+        return int(255 * self.parameters["affinity_threshold"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The offsets."""
+        return {"offsets": self.offsets}
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Edges of a block are made of all of its channels."""
+        return True
+
+    @property
+    def drops_small_at_once(self) -> bool:
+        """Components of edges touch others, which may want them."""
+        return not self.to_neighbor
+
+    def read_edges(self, job: Job, box: Box) -> Edges:
+        """The edges that end in a block or just behind it."""
+        read = box_of_edges(box, job.prediction.shape, self.offsets)
+        return edges_of(read_channels(job, read), read, box, self.offsets)
+
+    def label(self, job: Job, box: Box) -> BlockTable:
+        """Components of a block's edges; whole ones that are small are dropped."""
+        return self.label_edges(self.read_edges(job, box), job.raster, box)
+
+    def label_edges(self, edges: Edges, raster: Raster, box: Box) -> BlockTable:
+        """See `label`."""
+        runs, parent, cross = scan_edges(edges, box, raster, self.edge)
+        pieces = Labelled.of(runs, *number_roots(parent), box, raster)
+        own_mean = values_of(pieces.runs, confidence_of(edges), box, raster)
+        return connected_table(pieces, own_mean, raster, self)._replace(cross=cross)
+
+    def join(self, job: Job, base: Ints) -> tuple[Ints, int]:
+        """Components of neighbouring blocks are one where an edge joins them."""
+        cross = [load_table(job, i, "cross")[0] for i in range(len(job.blocks))]
+        return join_by_edges(*face_runs(job, base), cross, int(base[-1]))
+
+    def targets(self, job: Job, joined: Joined) -> Targets:
+        """A component of one fragment is an instance; others have to be agglomerated."""
+        return component_targets(joined)
+
+    def decode(self, job: Job, k: int, batch: Batch) -> None:
+        """Never called: no piece is left to decode."""
+        raise TypeError(f"{self.decoder} decodes no pieces")
+
+    def sample(self, job: Job, box: Box) -> tuple[float, float]:
+        """By the edges."""
+        runs, _, _ = scan_edges(self.read_edges(job, box), box, job.raster, self.edge)
+        return runs.start.size / box.size, float(runs.length.sum()) / box.size
+
+    def piece_bytes(self, extent: Extent) -> int:
+        """Nothing is decoded."""
+        return 0
+
+
+def _offsets_of(prediction: Volume, channels: int) -> Any:
+    """The offsets of the channels that are read; others join voxels farther away."""
+    offsets = prediction.attributes.get("offsets") or OFFSETS
+    return offsets[:channels] if isinstance(offsets, list | tuple) else offsets
+
+
+DECODER = Decoder(Affinity, ("affinity_z", "affinity_y", "affinity_x"))

@@ -12,16 +12,26 @@ it, no such mean is ever high enough, so that components never join and each is 
 """
 
 import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
+from cristae.grid import Box
 from cristae.labels.runs import Ints, Raster, Runs, find_root, intersect, number_roots, unite
-from cristae.segmentation.batches import Batch
-from cristae.segmentation.contested import Decoded, contested_runs, in_raster_order, save_decoded
-from cristae.segmentation.flood import labelled_runs
-from cristae.segmentation.scratch import Job
+from cristae.segmentation.affinity import Affinity, Edges, confidence_of, scan_edges
+from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.block_table import BlockTable
+from cristae.segmentation.components import Labelled, plain_table, small_at_once
+from cristae.segmentation.decoder import Decoder
+from cristae.segmentation.flood import agglomeration_bytes
+from cristae.segmentation.job import Job
+from cristae.segmentation.pieces import split_pieces
+from cristae.segmentation.scanning import values_of
+from cristae.volumes.volume import Volume
 
 SCATTER = np.uint64(0x9E3779B97F4A7C15)
 """Spreads keys over a table (Fibonacci hashing)."""
@@ -30,29 +40,111 @@ Contacts = tuple[Ints, Ints, Ints, Ints]
 """First fragment, second fragment (the larger number), sum of the edges, number of edges."""
 
 
-def agglomerate_step(job: Job, k: int, batch: Batch) -> None:
-    """Agglomerate a batch of components, each on its own; leaves labelled runs by block."""
-    found, block = contested_runs(job, batch)
-    order, runs, value, bounds = in_raster_order(found, len(batch.pieces), 3)
-    rule = job.decoding.affinity
-    if rule is None or rule.merge is None:
-        raise TypeError(f"{job.decoding.decoder} does not agglomerate")
-    results, regions, removed = [], 0, 0
-    least = 0 if job.decoding.to_neighbor else job.decoding.min_size
-    for low, high, first, last in bounds:
-        piece = runs.take(slice(low, high))
-        edges = value[3 * first : 3 * last].reshape(-1, 3)
-        fragment, contacts = find_fragments(piece, edges, job.raster, rule.fragment)
-        region = agglomerate(contacts, int(fragment.max()) + 1, rule.merge)[fragment]
-        stays = np.bincount(region) >= least  # a region is whole here
-        number = np.where(stays, np.cumsum(stays) + regions, 0)
-        label = number[region].astype(np.int32)
-        regions += int(stays.sum())
-        removed += int((~stays).sum())
-        cut, name, source = labelled_runs(piece, label)
-        mean = (edges.sum(axis=1, dtype=np.uint16) // 3).astype(np.uint8)
-        results.append(Decoded(*cut, name - 1, order[low:high][source], mean[label > 0]))
-    save_decoded(job, k, batch, results, ~np.arange(regions), block, removed)
+@dataclass(frozen=True)
+class Agglomeration(Affinity):
+    """Instances are what the fragments of a component agglomerate to."""
+
+    @classmethod
+    def faults(cls, parameters: Mapping[str, Any], prediction: Volume, channels: int) -> list[str]:
+        """Offsets, or a merge threshold, that cannot be used."""
+        faults = super().faults(parameters, prediction, channels)
+        cut, merge = (parameters.get(key) for key in ("affinity_threshold", "merge_threshold"))
+        if isinstance(cut, float | int) and isinstance(merge, float | int) and merge < cut:
+            faults.append(
+                f"merge_threshold: {merge!r} found, expected at least affinity_threshold "
+                f"({cut!r}): below it, what edges over the threshold hold apart could join"
+            )
+        return faults
+
+    @property
+    def fragment(self) -> int:
+        """An edge makes fragments where its value is above; not below `edge`."""
+        return max(self.edge, int(255 * self.parameters["seed_threshold"]))
+
+    @property
+    def merge(self) -> int:
+        """Fragments join while the mean of the edges between them is above."""
+        return int(255 * self.parameters["merge_threshold"])
+
+    def label_edges(self, edges: Edges, raster: Raster, box: Box) -> BlockTable:
+        """Components of a block, with the edges of those that may have several fragments."""
+        runs, parent, cross = scan_edges(edges, box, raster, self.edge)
+        pieces = Labelled.of(runs, *number_roots(parent), box, raster)
+        contacts = _count_contacts(edges, pieces, box, raster, self.fragment)
+        small = small_at_once(pieces, self) & (contacts == 0)  # one fragment, one instance
+        pieces, contacts = pieces.keep(~small), contacts[~small]
+        valued = pieces.leaves | (contacts > 0)
+        mine = pieces.runs.take(valued[pieces.label])
+        value = [values_of(mine, axis, box, raster) for axis in edges]
+        own_mean = values_of(pieces.runs, confidence_of(edges), box, raster)
+        table = plain_table(pieces, own_mean, raster, int(small.sum()))
+        return table._replace(
+            cross=cross, contacts=contacts, valued=valued, value=np.stack(value, axis=1).reshape(-1)
+        )
+
+    def decode(self, job: Job, k: int, batch: Batch) -> None:
+        """Agglomerate the fragments of components; leaves labelled runs by block."""
+        split_pieces(job, k, batch, self.split, _mean_of_edges)
+
+    def split(self, piece: Runs, value: NDArray[np.uint8], raster: Raster) -> NDArray[np.int32]:
+        """Region of each voxel of a component, from 1 on."""
+        fragment, contacts = find_fragments(piece, value.reshape(-1, 3), raster, self.fragment)
+        region = agglomerate(contacts, int(fragment.max()) + 1, self.merge)
+        return region.astype(np.int32)[fragment] + np.int32(1)
+
+    def piece_bytes(self, extent: Extent) -> int:
+        """Memory to agglomerate components."""
+        return agglomeration_bytes(extent.voxels, extent.runs, extent.contacts)
+
+
+def _mean_of_edges(value: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    mean = value.reshape(-1, 3).sum(axis=1, dtype=np.uint16) // 3
+    return np.asarray(mean, np.uint8)
+
+
+def _count_contacts(
+    edges: Edges, pieces: Labelled, box: Box, raster: Raster, level: int
+) -> NDArray[np.int64]:
+    """For each piece, how many edges that end in it may lie between two fragments of it."""
+    contacts = np.zeros(pieces.n, np.int64)
+    earlier = np.array([start > 0 for start in box.start])
+    names = (pieces.label, pieces.leaves, earlier)
+    corner = raster.place(*box.start)
+    _count(edges, *pieces.runs, names, level, (corner, raster.plane, raster.row), contacts)
+    return contacts
+
+
+@njit(nogil=True, cache=True)
+def _count(edges, start, length, names, level, place, contacts):  # type: ignore[no-untyped-def]
+    label, leaves, earlier = names
+    corner, plane, row = place
+    _, nz, ny, nx = edges.shape
+    label_of = np.full((2, ny, nx), -1, np.int32)  # shifted by one along y and x
+    i = 0
+    for z in range(nz - 1):
+        now, before = label_of[z % 2], label_of[1 - z % 2]
+        now[:] = -1
+        if z == 0 and earlier[0]:
+            before[:] = -2  # unknown: another block's
+        if earlier[1]:
+            now[0] = -2
+        if earlier[2]:
+            now[:, 0] = -2
+        first = i
+        while i < start.size and start[i] < corner + (z + 1) * plane:
+            rest = start[i] - corner - z * plane
+            y = rest // row
+            now[y + 1, rest - y * row + 1 : rest - y * row + 1 + length[i]] = label[i]
+            i += 1
+        for k in range(first, i):
+            rest = start[k] - corner - z * plane
+            y = rest // row
+            own = label[k]
+            for x in range(rest - y * row, rest - y * row + length[k]):
+                for axis, other in enumerate((before[y + 1, x + 1], now[y, x + 1], now[y + 1, x])):
+                    # pieces that leave the block may be one outside of it
+                    maybe = other == own or other == -2 or (other >= 0 and leaves[own])
+                    contacts[own] += maybe and edges[axis, z, y, x] <= level
 
 
 def find_fragments(
@@ -245,3 +337,6 @@ def _hang(half, region, first, last, after, degree):  # type: ignore[no-untyped-
         after[last[region]] = half
     last[region] = half
     degree[region] += 1
+
+
+DECODER = Decoder(Agglomeration, ("affinity_z", "affinity_y", "affinity_x"))

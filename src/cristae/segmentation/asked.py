@@ -6,7 +6,7 @@ from typing import Any
 from cristae.configuration import to_plain
 from cristae.errors import InputError
 from cristae.grid import Triple
-from cristae.segmentation.decoders import Decoding
+from cristae.segmentation.job import Decoding
 
 VERSION = 2
 """Raised when the same prediction and parameters would give other labels, or other scratch files:
@@ -25,8 +25,7 @@ def segment_settings(
     """The settings that make a segmentation this one, for its record."""
     parameters = to_plain(decoding.parameters)
     settings = {"version": VERSION, "decoder": decoding.decoder, "pyramid": pyramid, **parameters}
-    if decoding.affinity is not None:
-        settings["offsets"] = to_plain(decoding.affinity.offsets)
+    settings |= to_plain(decoding.settings)
     if decoding.approximate:  # a cut follows the blocks
         settings |= {"allow_approximate": True, "block_shape": block_shape and list(block_shape)}
     return settings

@@ -5,7 +5,7 @@ in the memory allowed is an error, unless approximation is allowed. Then it is c
 of blocks, into stretches of consecutive blocks that fit, and each stretch is decoded on its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from cristae.labels.runs import Ints
 from cristae.labels.statistics import Statistics
-from cristae.segmentation.flood import agglomeration_bytes, flood_bytes
 
 BATCH_VOXELS = 2_000_000
 """Contested pieces are decoded together up to about so many voxels."""
@@ -72,6 +71,22 @@ class Parts(NamedTuple):
         return Parts(*(field[rows] for field in self))
 
 
+class Extent(NamedTuple):
+    """How large pieces are that are decoded one after the other.
+
+    Attributes:
+        voxels: Voxels of all of them.
+        runs: Runs of all of them, at most.
+        contacts: Edges between their fragments, at most; 0 where nothing is agglomerated.
+        box: Voxels of the largest one's bounding box.
+    """
+
+    voxels: int
+    runs: int
+    contacts: int
+    box: int
+
+
 @dataclass(frozen=True)
 class Packer:
     """Makes batches of contested pieces.
@@ -80,14 +95,14 @@ class Packer:
         parts: What the pieces have in each block.
         statistics: Statistics of the pieces, by number among the contested.
         runs: Runs and seed runs of each block.
-        agglomerates: Whether batches are agglomerated; else they are flooded.
+        piece_bytes: Memory to decode pieces.
         budget: Memory over which a piece is cut; None to cut none.
     """
 
     parts: Parts
     statistics: Statistics
     runs: Ints
-    agglomerates: bool
+    piece_bytes: Callable[[Extent], int]
     budget: int | None
 
     def pack(self) -> tuple[Batch, ...]:
@@ -151,6 +166,7 @@ class Packer:
     def _bytes(self, parts: Parts) -> int:
         size = int(parts.voxels.sum())
         runs = min(size, int(self.runs[np.unique(parts.block)].sum()))
-        if self.agglomerates:
-            return agglomeration_bytes(size, runs, int(parts.contacts.sum()))
-        return flood_bytes(size, runs)
+        pieces = np.unique(parts.piece)
+        sides = self.statistics.high[pieces] - self.statistics.low[pieces]
+        box = int(sides.prod(axis=1).max(initial=0))
+        return self.piece_bytes(Extent(size, runs, int(parts.contacts.sum()), box))

@@ -9,9 +9,11 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import check_output
 from cristae.engine.paths import user_path
 from cristae.segmentation.asked import check_name, segment_settings
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
+from cristae.segmentation.job import Job
 from cristae.segmentation.memory import labelling_bytes
-from cristae.segmentation.scratch import Job, MemoryScratch
+from cristae.segmentation.scratch import MemoryScratch
 from cristae.volumes.expected import Expected, expected_volume, known_identity
 from cristae.volumes.formats.ome_zarr import Layout, open_ome_zarr
 from cristae.volumes.values import MASK_SETTING

@@ -9,96 +9,31 @@ places do (`cristae.labels.runs`)::
     .......========|======.......     face runs of all blocks finds every contact
                   face
 
-The seeded path keeps two labellings. *Pieces* are the 6-connected components of the foreground:
-a flood cannot leave one, and its order inside one depends on nothing outside. *Seeds* are the
-26-connected components of the seed mask, wherever they lie. A piece that only one seed reaches
-is that seed's without any flood; only a piece that holds several seeds is flooded, and only such
-pieces keep the values of their voxels. The connected path has pieces alone, 26-connected.
+What a piece and a seed are, and how pieces are joined, each decoder says.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.labels.runs import (
     Ints,
     Raster,
     Runs,
-    intersect,
     join_owners,
     label_runs,
     no_runs,
     number_roots,
     on_faces,
 )
-from cristae.labels.statistics import NOWHERE, Statistics, mass_of, measure_runs
-from cristae.segmentation.decoders import Decoding
-from cristae.segmentation.scanning import Layers, Scanned, scan_layers, select_values
-
-
-class BlockTable(NamedTuple):
-    """What a block keeps between the steps; local numbers are those of the block alone.
-
-    Attributes:
-        start: Places of the runs of the pieces kept, in raster order.
-        length: Their lengths.
-        piece: Local piece of each run.
-        voxels: Voxels of each piece in this block.
-        mass: Sum of the mask channel over them.
-        first: Place of each piece's first voxel in this block.
-        low: First voxel (z, y, x) of each piece's box in this block.
-        high: Last voxel of it, plus one.
-        face: Places, lengths and local pieces of the runs on faces that another block adjoins;
-            (3, n).
-        seed_voxels: Voxels of each local seed in this block.
-        seed_first: Place of its first voxel in this block.
-        seed_face: Places, lengths and local seeds of seed runs on such faces; (3, n).
-        pairs: (piece, seed) that share a voxel, each pair once; (n, 2).
-        valued: Whether the values of a piece's voxels are kept: it may hold several seeds.
-        value: Those values, one run after the other; of an agglomeration the three edges that
-            end in each voxel, z, y, x.
-        share: Places, lengths and local seeds of the seeds' voxels in those pieces; (3, n).
-        share_piece: Local piece of each.
-        removed: Whole instances dropped because they are small.
-        cross: Affinity path: places of voxels that an edge joins to another block, and how far
-            before it the edge ends; (2, n).
-        contacts: Agglomeration: at most so many edges between fragments of each piece end here.
-    """
-
-    start: Ints
-    length: NDArray[np.int32]
-    piece: NDArray[np.int32]
-    voxels: Ints
-    mass: Ints
-    first: Ints
-    low: Ints
-    high: Ints
-    face: Ints
-    seed_voxels: Ints
-    seed_first: Ints
-    seed_face: Ints
-    pairs: Ints
-    valued: NDArray[np.bool_]
-    value: NDArray[np.uint8]
-    share: Ints
-    share_piece: Ints
-    removed: Ints
-    cross: Ints
-    contacts: Ints
-
-    @property
-    def runs(self) -> Runs:
-        """Runs of the pieces."""
-        return Runs(self.start, self.length)
-
-    @property
-    def statistics(self) -> Statistics:
-        """Statistics of the pieces in this block."""
-        return Statistics(self.voxels, self.mass, self.first, self.low, self.high)
+from cristae.labels.statistics import mass_of, measure_runs
+from cristae.segmentation.block_table import BlockTable
+from cristae.segmentation.job import Decoding, Job, Joined, Targets, load_table
+from cristae.segmentation.scanning import select_values
 
 
 @dataclass(frozen=True)
@@ -148,27 +83,8 @@ class Labelled:
         )
 
 
-def label_block(layers: Layers, box: Box, raster: Raster, decoding: Decoding) -> BlockTable:
-    """Label one block alone and keep what the joined volume will need of it.
-
-    A component that does not reach a face another block adjoins is whole: what can be said of it
-    here is said here, and what will never become an instance is dropped.
-
-    Args:
-        layers: The uint8 prediction of the block, layer by layer.
-        box: Where the block lies in the volume.
-        raster: Numbering of the volume.
-        decoding: The decoder.
-    """
-    found = scan_layers(layers, raster, decoding)
-    connectivity = 6 if decoding.seed is not None else 26
-    pieces = _label(found.runs, box, raster, connectivity)
-    if decoding.seed is None:
-        return connected_table(pieces, found.value, raster, decoding)
-    return _seeded_table(pieces, found, box, raster, decoding)
-
-
-def _label(runs: Runs, box: Box, raster: Raster, connectivity: int) -> Labelled:
+def label_pieces(runs: Runs, box: Box, raster: Raster, connectivity: int) -> Labelled:
+    """Components of the runs of a block."""
     return Labelled.of(runs, *label_runs(runs, raster, connectivity), box, raster)
 
 
@@ -206,7 +122,7 @@ def plain_table(
     pieces: Labelled, value: NDArray[np.uint8], raster: Raster, removed: int
 ) -> BlockTable:
     """Table of a block without seeds."""
-    return _table(pieces, value, raster, None, removed)
+    return block_table(pieces, value, raster, np.zeros(pieces.n, bool), no_seeds(), removed)
 
 
 class Share(NamedTuple):
@@ -218,8 +134,8 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Seeds:
-    """What a block keeps of its seeds."""
+class Seeds:
+    """What a block keeps of its seeds (`BlockTable`)."""
 
     voxels: Ints
     first: Ints
@@ -228,68 +144,33 @@ class _Seeds:
     share: Share
 
 
-def _seeded_table(
-    pieces: Labelled, scanned: Scanned, box: Box, raster: Raster, decoding: Decoding
-) -> BlockTable:
-    seeds = _label(scanned.seeds, box, raster, 26)
-    voxels = np.bincount(seeds.label, seeds.runs.length, seeds.n)
-    seeds = seeds.keep(seeds.leaves | (voxels >= decoding.min_seed_size))
-    common, in_piece, in_seed = intersect(pieces.runs, seeds.runs)
-    piece = pieces.label[in_piece].astype(np.int64)
-    seed = seeds.label[in_seed].astype(np.int64)
-    seeded = np.zeros(pieces.n, bool)
-    seeded[piece] = True
-    wanted = pieces.leaves | seeded
-    number = np.cumsum(wanted) - 1
-    share = Share(common, number[piece], seed)
-    found = _Seeds(
-        np.bincount(seeds.label, seeds.runs.length, seeds.n).astype(np.int64),
-        _first_of(seeds),
-        seeds.on_face,
-        _unique_pairs(share.piece, seed, seeds.n),
-        share,
-    )
-    return _table(*keep_valued(pieces, scanned.value, wanted), raster, found, 0)
+def no_seeds() -> Seeds:
+    """Where there are none."""
+    none = np.zeros((3, 0), np.int64)
+    share = Share(no_runs(), none[0], none[0])
+    return Seeds(none[0], none[0], none, np.zeros((0, 2), np.int64), share)
 
 
-def _first_of(found: Labelled) -> Ints:
-    first = np.full(found.n, NOWHERE, np.int64)
-    np.minimum.at(first, found.label, found.runs.start)
-    return first
-
-
-def _unique_pairs(piece: Ints, seed: Ints, seeds: int) -> Ints:
-    first = _is_new(piece, seed, np.full(seeds, -1, np.int64))
-    key = np.unique(piece[first] * max(seeds, 1) + seed[first])
-    return np.stack(np.divmod(key, max(seeds, 1)), axis=1)
-
-
-@njit(nogil=True, cache=True)
-def _is_new(piece, seed, last):  # type: ignore[no-untyped-def]
-    """Which pairs have another piece than the pair of the same seed before."""
-    new = np.empty(piece.size, np.bool_)
-    for i in range(piece.size):
-        new[i] = last[seed[i]] != piece[i]
-        last[seed[i]] = piece[i]
-    return new
-
-
-def _table(
+def block_table(
     pieces: Labelled,
     value: NDArray[np.uint8],
     raster: Raster,
-    seeds: _Seeds | None,
-    removed: int,
+    valued: NDArray[np.bool_],
+    seeds: Seeds,
+    removed: int = 0,
 ) -> BlockTable:
+    """Table of a block.
+
+    Args:
+        pieces: The pieces that are kept.
+        value: What is summed over an instance for its confidence: of each voxel, run by run.
+        raster: Numbering of the volume.
+        valued: Pieces whose values are kept.
+        seeds: The seeds.
+        removed: Whole instances that were dropped because they are small.
+    """
     mass = mass_of(pieces.runs.length, value)
     statistics = measure_runs(pieces.runs, pieces.label, pieces.n, mass, raster)
-    valued = np.zeros(pieces.n, bool)
-    if seeds is None:
-        none = np.zeros((3, 0), np.int64)
-        share = Share(no_runs(), none[0], none[0])
-        seeds = _Seeds(none[0], none[0], none, np.zeros((0, 2), np.int64), share)
-    else:
-        valued = (np.bincount(seeds.pairs[:, 0], minlength=pieces.n) > 1) | pieces.leaves
     shared = valued[seeds.share.piece]
     share_runs = seeds.share.runs.take(shared)
     return BlockTable(
@@ -310,6 +191,40 @@ def _table(
         np.zeros((2, 0), np.int64),
         np.zeros(pieces.n, np.int64),
     )
+
+
+def bases(counts: Sequence[int]) -> Ints:
+    """First item of each block where items are counted over all blocks, and the end."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def component_targets(joined: Joined) -> Targets:
+    """Pieces without contacts are an instance each; the others have to be decoded."""
+    target = np.empty(joined.first.size, np.int64)
+    whole, several = np.flatnonzero(joined.contacts == 0), np.flatnonzero(joined.contacts)
+    target[whole[np.argsort(joined.first[whole])]] = np.arange(whole.size)
+    target[several] = -2 - np.arange(several.size)
+    none = np.zeros(0, np.int64)
+    return Targets(target, whole.size, none, np.zeros(joined.base.size, np.int64))
+
+
+def join_contacts(job: Job, base: Ints, connectivity: int) -> tuple[Ints, int]:
+    """Join the pieces of blocks that touch (`join`).
+
+    Args:
+        job: The segmentation, its blocks labelled.
+        base: First piece of each block, and the end.
+        connectivity: 6 or 26.
+    """
+    faces, owners = face_runs(job, base)
+    return join(faces, owners, int(base[-1]), job.raster, connectivity)
+
+
+def face_runs(job: Job, base: Ints) -> tuple[list[Runs], list[Ints]]:
+    """Face runs of each block, and their pieces counted over all blocks."""
+    tables = [load_table(job, i, "face")[0] for i in range(len(job.blocks))]
+    runs = [Runs(face[0], face[1].astype(np.int32)) for face in tables]
+    return runs, [face[2] + base[i] for i, face in enumerate(tables)]
 
 
 def join(

@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.labels.runs import Ints, Raster, Runs, join_owners, number_roots
+from cristae.labels.runs import Ints, Runs
 from cristae.labels.statistics import mass_of, measure_runs
 from cristae.segmentation.batches import Batch
-from cristae.segmentation.flood import flood, labelled_runs
+from cristae.segmentation.job import Job, load_table, targets_of
 from cristae.segmentation.resolve import NOBODY
 from cristae.segmentation.scanning import copy_values
-from cristae.segmentation.scratch import Job, load_table, targets_of
 
 
 class Contested(NamedTuple):
@@ -48,19 +47,6 @@ class Decoded(NamedTuple):
     label: NDArray[np.int32]
     source: Ints
     value: NDArray[np.uint8]
-
-
-def flood_step(job: Job, k: int, batch: Batch) -> None:
-    """Flood a batch of contested pieces, each on its own; leaves labelled runs by block."""
-    found, block = contested_runs(job, batch)
-    instances, name = np.unique(found.share_seed, return_inverse=True)
-    order, runs, value, bounds = in_raster_order(found, len(batch.pieces), 1)
-    found = found._replace(value=value)  # the only copy from here on
-    pieces = (order, runs, bounds)
-    results = _flood_pieces(found, pieces, name.astype(np.int32) + 1, batch, job)
-    labels = max((int(result.label.max(initial=-1)) + 1 for result in results), default=0)
-    instances = np.append(instances, ~np.arange(max(0, labels - instances.size)))
-    save_decoded(job, k, batch, results, instances, block)
 
 
 def contested_runs(job: Job, batch: Batch) -> tuple[Contested, Ints]:
@@ -111,7 +97,7 @@ def _contested_in(job: Job, index: int, batch: Batch) -> Contested:
     number = -2 - target
     position = np.minimum(np.searchsorted(members, number), members.size - 1)
     position = np.where(members[position] == number, position, -1)
-    width = 1 if job.decoding.affinity is None else 3
+    width = job.decoding.width
     runs, its_piece, its_value = _select(start, length, piece, position, valued, value, width)
     share_seed = seed[share[2]]
     seeds = (position[share_piece] >= 0) & (share_seed != NOBODY)
@@ -155,46 +141,6 @@ def _copy_values(length, piece, position, valued, value, out):  # type: ignore[n
             at += length[i]
         if valued[p]:
             begin += length[i]
-
-
-def _flood_pieces(
-    found: Contested,
-    pieces: tuple[Ints, Runs, list[list[int]]],
-    name: NDArray[np.int32],
-    batch: Batch,
-    job: Job,
-) -> list[Decoded]:
-    (order, runs, bounds), most = pieces, int(name.max(initial=0))
-    seed_order = np.lexsort((found.share_start, found.share_piece))
-    seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
-    name = name[seed_order]
-    seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(len(bounds) + 1))
-    results = []
-    for p, (low, high, first, last) in enumerate(bounds):
-        its = slice(seed_first[p], seed_first[p + 1])
-        here, piece = found.value[first:last], runs.take(slice(low, high))
-        label = flood(piece, here, seeds.take(its), name[its], job.raster)
-        if batch.cut:
-            label_unreached(piece, label, most, job.raster)
-        cut, cut_name, source = labelled_runs(piece, label)
-        results.append(Decoded(*cut, cut_name - 1, order[low:high][source], here[label > 0]))
-    return results
-
-
-def label_unreached(piece: Runs, label: NDArray[np.int32], most: int, raster: Raster) -> None:
-    """Make the parts of a cut piece that no seed reaches labels of their own, in place.
-
-    Args:
-        piece: Runs in raster order.
-        label: Label of each voxel, 0 where its seed lies beyond the cut.
-        most: The new labels begin behind this one.
-        raster: Numbering of the volume.
-    """
-    rest, _, _ = labelled_runs(piece, (label == 0).astype(np.int32))
-    parent = np.arange(rest.start.size, dtype=np.int64)
-    join_owners(rest, np.arange(rest.start.size), parent, raster, 6)
-    part, _ = number_roots(parent)
-    label[label == 0] = np.repeat(part + (most + 1), rest.length)
 
 
 def in_raster_order(

@@ -17,13 +17,15 @@ from cristae.engine.kernels import njit
 from cristae.engine.progress import ProgressCallback, takes_progress, track
 from cristae.grid import Triple
 from cristae.labels.runs import locate
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
 from cristae.segmentation.instances import decide_instances
+from cristae.segmentation.job import Job
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.resolve import resolve_pieces
-from cristae.segmentation.scratch import Job, MemoryScratch
-from cristae.segmentation.segment import call_step, piece_step, segment_volume
-from cristae.segmentation.steps import label_step
+from cristae.segmentation.scratch import MemoryScratch
+from cristae.segmentation.segment import call_step, segment_volume
+from cristae.segmentation.steps import decode_step, label_step
 from cristae.segmentation.writing import final_runs
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_volume
@@ -99,7 +101,7 @@ def decode_volume(volume: Volume, config: SegmentConfig, promise: Promise) -> Ar
     leave = partial(_leave, job, resources)
     leave("label", job.blocks, label_step)
     plan = resolve_pieces(job)
-    floods = leave("flood", plan.batches, piece_step(job))
+    floods = leave("flood", plan.batches, decode_step)
     columns, _ = decide_instances(job, plan, floods, leave, _promise_nothing)
     labels = np.zeros(volume.shape, columns["id"].dtype)
     paint = partial(_paint_block, job, labels)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cristae.engine.progress import log
 from cristae.labels.runs import Ints
 from cristae.labels.statistics import NOWHERE, Statistics, add_statistics, no_statistics
+from cristae.segmentation.job import Job
 from cristae.segmentation.resolve import NOBODY, Plan
-from cristae.segmentation.scratch import Job
 from cristae.segmentation.small import contact_step, give_away
 from cristae.segmentation.stacking import join_slices, overlap_step
 from cristae.segmentation.steps import statistics_of, widen_step
@@ -144,7 +144,7 @@ def _join_neighbors(
     if not small.any():
         return goes
     order = np.arange(small.size)
-    if job.decoding.affinity is not None:  # there are no seeds to count by
+    if not job.decoding.ordered:
         order = np.argsort(totals.first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)

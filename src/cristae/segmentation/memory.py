@@ -6,18 +6,15 @@ from cristae.engine.blockwise import memory_limit
 from cristae.engine.executors import Resources
 from cristae.grid import Box, tile
 from cristae.labels.runs import Ints
+from cristae.segmentation.job import Job
+from cristae.segmentation.reading import layer_depth
 from cristae.segmentation.resolve import Plan
-from cristae.segmentation.scratch import Job
-from cristae.segmentation.steps import layer_depth, sample_density
 from cristae.segmentation.writing import band_bytes, layers
 from cristae.volumes.formats.ome_zarr import CHUNK, Layout
 from cristae.volumes.pyramid import pyramid_memory
 
 LABEL_RUN_BYTES, LABEL_VALUE_BYTES = 96, 3
 """Memory of labelling, for each run and each foreground voxel of a block (measured)."""
-
-EDGE_BYTES = 4
-"""Memory of labelling by affinities, for each voxel of a block: its edges and their mean."""
 
 LAYER_RUN_BYTES, TABLE_RUN_BYTES, SHARD_RUN_BYTES, MOVED_RUN_BYTES = 75, 65, 60, 100
 """Memory for each run gathered, put into its table, painted, or moved or counted (measured; of
@@ -53,15 +50,14 @@ def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, worke
     itemsize = volume.dtype.itemsize
     runs, foreground = density
     tables = LABEL_RUN_BYTES * runs + LABEL_VALUE_BYTES * foreground
-    edges = EDGE_BYTES if job.decoding.affinity else 0
-    if job.decoding.affinity or job.decoding.reach != (0, 0):  # whole blocks are read
+    edges = job.decoding.voxel_bytes
+    if job.decoding.whole_blocks:
         read = block
     else:
         z, y, x = Box.of(job.block_shape).clip(volume.box).shape
         read = min(z, layer_depth(volume)) * y * x
     reading, kept = read * channels * (itemsize + (itemsize > 1)), block * (edges + tables)
-    # channels become edges before there are runs
-    if edges:
+    if edges:  # which channels become before there are runs
         labelling = max(reading + block * edges, kept)
     else:  # of values there are two copies while layers are read, and three thereafter
         labelling = max(reading + kept - block * foreground, kept)
@@ -120,6 +116,6 @@ def sampled_density(job: Job) -> tuple[float, float]:
     chunks = tile(job.prediction.box, CHUNK)
     runs = foreground = 0.0
     for i in np.unique(np.linspace(0, len(chunks) - 1, SAMPLES).astype(int)):
-        found = sample_density(job, chunks[i])
+        found = job.decoding.sample(job, chunks[i])
         runs, foreground = max(runs, found[0]), max(foreground, found[1])
     return runs, foreground

@@ -5,23 +5,19 @@ runs, counts the seeds, and says of every piece whether it is an instance's (one
 it), nobody's (no seed does), or contested (several do) and has to be flooded.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cristae.labels.runs import Ints, Runs
-from cristae.labels.statistics import NOWHERE, Statistics, add_statistics, no_statistics
-from cristae.segmentation.affinity import join_by_edges
+from cristae.labels.runs import Ints
+from cristae.labels.statistics import Statistics, add_statistics, no_statistics
 from cristae.segmentation.batches import Batch, Packer, Parts
-from cristae.segmentation.components import join
-from cristae.segmentation.scratch import Job, load_table
+from cristae.segmentation.components import bases
+from cristae.segmentation.job import Job, Joined, load_table
 
 NOBODY = -1
 PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 300, 50, 130, 120
 """Memory of resolving for each piece, seed, run on a face and edge between blocks (measured)."""
-
-SEED_FIELDS = ("seed_voxels", "seed_face", "pairs", "seed_first")
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Plan:
 
     Attributes:
         instances: Number of instances, 0..n-1 in raster order of the first voxel of the seed, or
-            on the connected path of the component: the same for any blocks, but not final.
+            of the component where there are no seeds: the same for any blocks, but not final.
         statistics: Sums over the pieces that need no flood, by instance.
         batches: Floods to be done.
         largest: Voxels of the largest piece that is somebody's.
@@ -78,8 +74,8 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
     tables = [load_table(job, i, *names) for i in range(count)]
     sizes = [job.scratch.shapes(f"label-{i}", "start", "share_piece") for i in range(count)]
     runs, shares = np.array(sizes, np.int64)[..., 0].T
-    piece_base = _bases([len(table[0]) for table in tables])
-    piece, n_pieces = _join_pieces(job, piece_base)
+    piece_base = bases([len(table[0]) for table in tables])
+    piece, n_pieces = job.decoding.join(job, piece_base)
     statistics, contacts = no_statistics(n_pieces), np.zeros(n_pieces, np.int64)
     for i, table in enumerate(tables):
         part = Statistics(*table[:5])
@@ -88,11 +84,8 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
     removed = sum(int(table[5][0]) for table in tables)
     here = np.concatenate([np.stack([table[0], table[6]]) for table in tables], axis=1)
     del tables
-    if job.decoding.seed is None:
-        target, instances = _piece_targets(statistics.first, contacts)
-        seed, seed_base = np.zeros(0, np.int64), np.zeros(count + 1, np.int64)
-    else:
-        target, instances, seed, seed_base = _seed_targets(job, piece, n_pieces, piece_base)
+    joined = Joined(piece, piece_base, statistics.first, contacts)
+    target, instances, seed, seed_base = job.decoding.targets(job, joined)
     base = np.stack([piece_base, seed_base], axis=1)
     job.scratch.save("plan", {"target": target[piece], "seed": seed, "base": base})
     owned = np.flatnonzero(target >= 0)
@@ -105,63 +98,9 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
         Parts.of(-2 - target[piece[mine]], block[mine], *here[:, mine]),
         Statistics(*(field[contested] for field in statistics)),
         runs + shares,
-        job.decoding.affinity is not None,
+        job.decoding.piece_bytes,
         budget,
     )
     somebody = statistics.voxels[target != NOBODY]
     largest = int(somebody.max(initial=0))
     return Plan(instances, totals, packer.pack(), largest, removed, runs)
-
-
-def _bases(counts: Sequence[int]) -> Ints:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _join_pieces(job: Job, base: Ints) -> tuple[Ints, int]:
-    faces, owners = [], []
-    for i in range(len(job.blocks)):
-        (face,) = load_table(job, i, "face")
-        faces.append(Runs(face[0], face[1].astype(np.int32)))
-        owners.append(face[2] + base[i])
-    if job.decoding.affinity is not None:
-        cross = [load_table(job, i, "cross")[0] for i in range(len(job.blocks))]
-        return join_by_edges(faces, owners, cross, int(base[-1]))
-    connectivity = 26 if job.decoding.seed is None else 6
-    return join(faces, owners, int(base[-1]), job.raster, connectivity)
-
-
-def _piece_targets(first: Ints, contacts: Ints) -> tuple[Ints, int]:
-    """Target of joined pieces without seeds, and the number of those that are an instance each."""
-    target = np.empty(first.size, np.int64)
-    whole, several = np.flatnonzero(contacts == 0), np.flatnonzero(contacts)
-    target[whole[np.argsort(first[whole])]] = np.arange(whole.size)
-    target[several] = -2 - np.arange(several.size)
-    return target, whole.size
-
-
-def _seed_targets(
-    job: Job, piece: Ints, n_pieces: int, piece_base: Ints
-) -> tuple[Ints, int, Ints, Ints]:
-    """Target of joined pieces, number of instances, instance of seeds, first seed of blocks."""
-    count = len(job.blocks)
-    tables = [load_table(job, i, *SEED_FIELDS) for i in range(count)]
-    seed_base = _bases([len(table[0]) for table in tables])
-    faces = [Runs(t[1][0], t[1][1].astype(np.int32)) for t in tables]
-    owners = [t[1][2] + seed_base[i] for i, t in enumerate(tables)]
-    seed, n_seeds = join(faces, owners, int(seed_base[-1]), job.raster, 26)
-    voxels, first = np.zeros(n_seeds, np.int64), np.full(n_seeds, NOWHERE, np.int64)
-    np.add.at(voxels, seed, np.concatenate([t[0] for t in tables]))
-    np.minimum.at(first, seed, np.concatenate([t[3] for t in tables]))
-    kept = np.flatnonzero(voxels >= job.decoding.min_seed_size)
-    instance = np.full(n_seeds, NOBODY, np.int64)
-    instance[kept[np.argsort(first[kept])]] = np.arange(kept.size)
-    pairs = np.concatenate([t[2] + (piece_base[i], seed_base[i]) for i, t in enumerate(tables)])
-    pairs = np.stack([piece[pairs[:, 0]], instance[seed[pairs[:, 1]]]], axis=1)
-    pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
-    held = np.bincount(pairs[:, 0], minlength=n_pieces)
-    target = np.full(n_pieces, NOBODY, np.int64)
-    single = held[pairs[:, 0]] == 1
-    target[pairs[single, 0]] = pairs[single, 1]
-    contested = np.flatnonzero(held > 1)
-    target[contested] = -2 - np.arange(contested.size)
-    return target, kept.size, instance[seed], seed_base

@@ -8,7 +8,7 @@ A block is read in layers of whole chunks, so that no array of the block's size 
 Seeds whose rule is nowhere looser than the foreground's lie inside it, and are sought only there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.labels.runs import Raster, Runs, grown, no_runs
-from cristae.segmentation.decoders import Decoding, Levels
+from cristae.segmentation.levels import Levels
 
 Layers = Iterable[tuple[Box, Levels]]
 """Boxes one behind the other along z, and the (c, z, y, x) channels of each."""
@@ -31,7 +31,7 @@ class Scanned(NamedTuple):
     Attributes:
         runs: Runs of the foreground.
         value: Mask value of each of their voxels, one run after the other.
-        seeds: Runs of the seed mask, none on the connected path.
+        seeds: Runs of the seed mask, none without a rule of seeds.
     """
 
     runs: Runs
@@ -39,33 +39,35 @@ class Scanned(NamedTuple):
     seeds: Runs
 
 
-def scan_layers(layers: Layers, raster: Raster, decoding: Decoding) -> Scanned:
+def scan_layers(layers: Layers, raster: Raster, rules: Sequence[Triple]) -> Scanned:
     """Scan a block layer by layer.
 
     Args:
         layers: The block.
         raster: Numbering of the volume.
-        decoding: The decoder.
+        rules: Of the foreground, and of seeds where there are any (`scan_rule`).
     """
     parts = []
     for box, channels in layers:
-        parts.append(_scan_layer(tuple(channels), box, raster, decoding))
+        parts.append(_scan_layer(tuple(channels), box, raster, rules))
         del channels  # before the next is read
     runs, values, seeds = zip(*parts, strict=True)
     return Scanned(_chained(runs), np.concatenate(values), _chained(seeds))
 
 
 def _scan_layer(
-    planes: tuple[Levels, ...], box: Box, raster: Raster, decoding: Decoding
+    planes: tuple[Levels, ...], box: Box, raster: Raster, rules: Sequence[Triple]
 ) -> Scanned:
-    runs = scan_rule(planes, box, raster, decoding.foreground)
+    foreground, *seed = rules
+    runs = scan_rule(planes, box, raster, foreground)
     value = values_of(runs, planes[0], box, raster)
-    rule = decoding.seed
-    if rule is None:
-        return Scanned(runs, value, no_runs())
-    if is_within(rule, decoding.foreground):
-        return Scanned(runs, value, scan_within(runs, planes, box, raster, rule))
-    return Scanned(runs, value, scan_rule(planes, box, raster, rule))
+    seeds = no_runs()
+    for rule in seed:
+        if is_within(rule, foreground):
+            seeds = scan_within(runs, planes, box, raster, rule)
+        else:
+            seeds = scan_rule(planes, box, raster, rule)
+    return Scanned(runs, value, seeds)
 
 
 def _chained(parts: Iterable[Runs]) -> Runs:

@@ -33,81 +33,10 @@ from typing import Protocol
 
 import numpy as np
 
-from cristae.grid import Box, Triple, tile
-from cristae.labels.runs import Ints, Raster
-from cristae.segmentation.decoders import Decoding
-from cristae.volumes.volume import Array, Volume
+from cristae.volumes.volume import Array
 
 ALIGN = 64
 """Arrays in a file begin at multiples of so many bytes."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One segmentation, as its tasks know it; small and picklable.
-
-    Attributes:
-        prediction: What is segmented.
-        decoding: The decoder.
-        block_shape: Extent (z, y, x) of the blocks.
-        scratch: Where the steps leave their tables.
-    """
-
-    prediction: Volume
-    decoding: Decoding
-    block_shape: Triple
-    scratch: "Scratch"
-
-    @property
-    def raster(self) -> Raster:
-        """Numbering of the volume's voxels."""
-        return Raster(self.prediction.shape, self.decoding.planar)
-
-    @property
-    def blocks(self) -> list[Box]:
-        """All blocks in raster order."""
-        return tile(self.prediction.box, self.block_shape)
-
-    @property
-    def name(self) -> str:
-        """The block shape as messages and files say it."""
-        return shape_name(self.block_shape)
-
-    def block(self, index: int) -> Box:
-        """The block of an index."""
-        _, ny, nx = (
-            -(-n // step) for n, step in zip(self.prediction.shape, self.block_shape, strict=True)
-        )
-        place = (index // (ny * nx), index // nx % ny, index % nx)
-        z, y, x = (k * step for k, step in zip(place, self.block_shape, strict=True))
-        block = Box((z, y, x), (z, y, x)).grow((0, 0, 0), self.block_shape)
-        return block.clip(self.prediction.box)
-
-    def index_of(self, block: Box) -> int:
-        """Index of a block."""
-        at = 0
-        for start, step, extent in zip(
-            block.start, self.block_shape, self.prediction.shape, strict=True
-        ):
-            at = at * -(-extent // step) + start // step
-        return at
-
-    def blocks_in(self, box: Box) -> list[tuple[int, Box]]:
-        """The blocks that share voxels with a box, with their indices."""
-        nz, ny, nx = (
-            range(a // step, -(-b // step))
-            for a, b, step in zip(box.start, box.stop, self.block_shape, strict=True)
-        )
-        sz, sy, sx = self.block_shape
-        corners = [(z * sz, y * sy, x * sx) for z in nz for y in ny for x in nx]
-        found = [Box(c, c).grow((0, 0, 0), self.block_shape) for c in corners]
-        clipped = [block.clip(self.prediction.box) for block in found]
-        return [(self.index_of(block), block) for block in clipped]
-
-
-def shape_name(shape: Triple) -> str:
-    """``64x512x512``."""
-    return "x".join(map(str, shape))
 
 
 class Scratch(Protocol):
@@ -220,19 +149,6 @@ class FolderScratch:
         except ValueError:  # a torn header, or less than it names
             return False
         return found == check
-
-
-def load_table(job: Job, index: int, *names: str) -> list[Array]:
-    """Some fields of the table of a block (`BlockTable`)."""
-    return job.scratch.load(f"label-{index}", *names)
-
-
-def targets_of(job: Job, index: int) -> tuple[Ints, Ints]:
-    """What each piece, and what each seed of a block becomes (`Plan`)."""
-    base = job.scratch.rows("plan", "base", index, index + 2)
-    return job.scratch.rows("plan", "target", *base[:, 0]), job.scratch.rows(
-        "plan", "seed", *base[:, 1]
-    )
 
 
 def _read_header(file: BufferedReader) -> tuple[dict[str, tuple[str, list[int], int]], int, int]:

@@ -46,12 +46,12 @@ from cristae.labels.run_table import (
     write_runs_table,
 )
 from cristae.labels.runs import Ints
-from cristae.segmentation.agglomerate import agglomerate_step
 from cristae.segmentation.asked import check_name, segment_settings
 from cristae.segmentation.batches import Batch
-from cristae.segmentation.contested import flood_step
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.config import SegmentConfig
+from cristae.segmentation.decoders import resolve
 from cristae.segmentation.instances import decide_instances
+from cristae.segmentation.job import Job, shape_name
 from cristae.segmentation.memory import (
     FIXED_BYTES,
     PLAN_BYTES,
@@ -61,12 +61,8 @@ from cristae.segmentation.memory import (
     writing_bytes,
 )
 from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
-from cristae.segmentation.scratch import (
-    FolderScratch,
-    Job,
-    shape_name,
-)
-from cristae.segmentation.steps import label_step
+from cristae.segmentation.scratch import FolderScratch
+from cristae.segmentation.steps import decode_step, label_step
 from cristae.segmentation.writing import layers, slab_step, write_step
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_volume
@@ -174,8 +170,9 @@ def _segment(
     promise_rest = partial(_promise_rest, job, resources.workers, promise)
     promise_rest(plan.runs, plan.instances, None, 1 + job.decoding.reach[0])
     several = replace(resources, workers=flood_workers(plan, resources))
-    decode = piece_step(job)
-    floods = _leave_files(job, ledger.state == "resume", several, "flood", plan.batches, decode)
+    floods = _leave_files(
+        job, ledger.state == "resume", several, "flood", plan.batches, decode_step
+    )
     columns, removed = decide_instances(job, plan, floods, leave, promise_rest)
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
@@ -224,11 +221,6 @@ def _leave_files(
 def call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int, Any]) -> None:
     """Call a step with a numbered item, for `run_tasks`."""
     step(job, *item)
-
-
-def piece_step(job: Job) -> Callable[[Job, int, Batch], None]:
-    """The step that decodes pieces of several seeds, or of several fragments."""
-    return flood_step if job.decoding.affinity is None else agglomerate_step
 
 
 def _promise_rest(job: Job, workers: int, promise: Promise, runs: Ints, *counts: Any) -> None:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.labels.runs import Ints
+from cristae.segmentation.job import Job
 from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.scratch import Job
 from cristae.segmentation.steps import runs_around
 
 AROUND = 8

@@ -9,12 +9,17 @@ overlaps the lowest number wins. So every instance continues at most one other::
     z + 1  . c c c c c .  <- a    c takes a, b ends here
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from cristae.grid import Box
 from cristae.labels.runs import Ints, Runs, intersect
-from cristae.segmentation.scratch import Job
+from cristae.segmentation.config import Preset
+from cristae.segmentation.decoder import Decoder
+from cristae.segmentation.job import Job
 from cristae.segmentation.steps import runs_around
+from cristae.segmentation.watershed import Watershed
 
 
 def overlap_step(job: Job, index: int, box: Box) -> None:
@@ -61,3 +66,21 @@ def join_slices(pairs: Ints, count: Ints, voxels: Ints, least: float) -> Ints:
     while (root[root] != root).any():
         root = root[root]
     return root
+
+
+@dataclass(frozen=True)
+class Stacked(Watershed):
+    """A watershed slice by slice, whose instances are then joined (`join_slices`)."""
+
+    planar = True
+
+
+def without_contour(preset: Preset, channels: int) -> Preset:
+    """The preset for a prediction of so many channels: it does without a contour."""
+    if channels > 1:
+        return preset
+    defaults = {k: v for k, v in preset.defaults.items() if k != "contour_threshold"}
+    return replace(preset, channels=1, defaults=defaults)
+
+
+DECODER = Decoder(Stacked, ("mask", "contour"), fitted=without_contour)

@@ -3,105 +3,30 @@
 Every task depends only on the job and its item, so it may be done again, anywhere, at any time.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
-
 import numpy as np
-from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.labels.runs import Ints, Runs, no_runs, runs_meet, runs_of_plane
 from cristae.labels.statistics import Statistics, mass_in, measure_runs
-from cristae.segmentation.affinity import box_of_edges, edges_of, label_affinities, scan_edges
-from cristae.segmentation.components import label_block
-from cristae.segmentation.decoders import Levels, quantise
+from cristae.segmentation.batches import Batch
+from cristae.segmentation.job import Job, load_table, targets_of
+from cristae.segmentation.reading import read_channels
 from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.scanning import scan_rule
-from cristae.segmentation.scratch import (
-    Job,
-    load_table,
-    targets_of,
-)
-from cristae.volumes.volume import Volume
-
-LAYER = 32
-"""Planes read at a time, or as many as a chunk has."""
-
-
-def read_channels(job: Job, box: Box) -> Levels:
-    """The channels the decoder reads, as (c, z, y, x) uint8."""
-    array = job.prediction.read(box)
-    array = array[None] if array.ndim == 3 else array[: job.decoding.channels]
-    return quantise(array, f"{job.prediction.name}, box {box}")
-
-
-def read_layers(job: Job, box: Box) -> Iterator[tuple[Box, Levels]]:
-    """The channels of a box, layer by layer: the box of each, and (c, z, y, x) uint8."""
-    for layer in layers_of(job.prediction, box):
-        yield layer, read_channels(job, layer)
-
-
-def layers_of(volume: Volume, box: Box) -> list[Box]:
-    """Cut a box into layers of whole chunks.
-
-    Arrays of that size are taken and given back without a page fault, those of whole shards not.
-    """
-    step = layer_depth(volume)
-    (first, *_), stop = box.start, box.stop[0]
-    cuts = [first, *range((first // step + 1) * step, stop, step), stop]
-    return [Box((low, *box.start[1:]), (high, *box.stop[1:])) for low, high in pairwise(cuts)]
-
-
-def layer_depth(volume: Volume) -> int:
-    """Planes of a layer."""
-    chunk = volume.chunk_shape[0]
-    return -(-LAYER // chunk) * chunk
 
 
 def label_step(job: Job, index: int, box: Box) -> None:
     """Label one block alone; leaves its table."""
-    if job.decoding.affinity is not None:
-        table = label_affinities(read_edges(job, box), box, job.raster, job.decoding)
-    else:
-        table = label_block(read_layers(job, box), box, job.raster, job.decoding)
-    job.scratch.save(f"label-{index}", table._asdict())
+    job.scratch.save(f"label-{index}", job.decoding.label(job, box)._asdict())
 
 
-def read_edges(job: Job, box: Box) -> NDArray[np.uint8]:
-    """The edges that end in a block or just behind it (`cristae.segmentation.affinity`)."""
-    rule = job.decoding.affinity
-    if rule is None:
-        raise TypeError(f"{job.decoding.decoder} reads no affinities")
-    read = box_of_edges(box, job.prediction.shape, rule)
-    return edges_of(read_channels(job, read), read, box, rule)
-
-
-def sample_density(job: Job, box: Box) -> tuple[float, float]:
-    """Runs and foreground a voxel in a box."""
-    if job.decoding.affinity is not None:
-        pieces, _, _ = scan_edges(read_edges(job, box), box, job.raster, job.decoding)
-        return pieces.start.size / box.size, float(pieces.length.sum()) / box.size
-    planes = tuple(read_channels(job, box))
-    pieces = scan_rule(planes, box, job.raster, job.decoding.foreground)
-    seed = job.decoding.seed
-    seeds = no_runs() if seed is None else scan_rule(planes, box, job.raster, seed)
-    # long ones at a side go on in the boxes beside this one
-    share = box.shape[2] / min(job.block_shape[2], job.prediction.shape[2])
-    beyond = sum(_count_beyond(runs, box, job) for runs in (pieces, seeds))
-    count = pieces.start.size + seeds.start.size - (1 - share) * beyond
-    return count / box.size, float(pieces.length.sum()) / box.size
-
-
-def _count_beyond(runs: Runs, box: Box, job: Job) -> int:
-    """How many runs of a box reach a side along x and are longer than half of it."""
-    _, _, x = job.raster.locate(runs.start)
-    at_side = (x == box.start[2]) | (x + runs.length == box.stop[2])
-    return int(np.count_nonzero(at_side & (2 * runs.length > box.shape[2])))
+def decode_step(job: Job, k: int, batch: Batch) -> None:
+    """Decode pieces of several seeds, or of several fragments."""
+    job.decoding.decode(job, k, batch)
 
 
 def widen_step(job: Job, index: int, box: Box) -> None:
-    """Widen the instances of the connected path in plane; the larger number wins.
+    """Widen the instances in plane; the larger number wins.
 
     A block is a core it writes and a halo of ``reach`` voxels along y and x that it reads.
     """

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.labels.runs import Ints, Raster, Runs, locate
-from cristae.segmentation.scratch import Job
+from cristae.segmentation.job import Job
 from cristae.segmentation.steps import instance_runs
 from cristae.volumes.formats.ome_zarr import Layout
 from cristae.volumes.formats.shards import encode_chunk, write_shard

@@ -28,7 +28,7 @@ from cristae.errors import MemoryLimitError
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, total_stride
 from cristae.samples.fingerprint import ENOUGH, Fingerprint
-from cristae.segmentation.decoders import DECODERS
+from cristae.segmentation.config import PRESETS
 from cristae.training.config import TrainConfig, windows_of
 from cristae.training.memory import smaller_patch
 from cristae.training.step import trains_in_bfloat16
@@ -255,13 +255,13 @@ def _batch(config: TrainConfig, device: Device, bytes_of: Bytes) -> tuple[int, s
 def _thresholds(config: TrainConfig, prints: Sequence[Fingerprint]) -> list[tuple[str, int, str]]:
     """Sizes the decoder drops, in voxels of the finest volume."""
     smallest = [p.volume_um3[0] for p in prints if p.volume_um3 and p.whole >= ENOUGH]
-    if not smallest or config.decoder not in DECODERS:
+    if not smallest or config.decoder not in PRESETS:
         return []
     voxel_um3 = min(math.prod(p.voxel_size_nm) for p in prints) / 1e9
     size = max(1, round(SMALL_SHARE * min(smallest) / voxel_um3))
     why = f"95 % of the instances have {min(smallest):.3g} um3 at least"
     found = {"min_size": size, "min_seed_size": max(1, round(SEED_SHARE * size))}
-    known = DECODERS[config.decoder].defaults
+    known = PRESETS[config.decoder].defaults
     return [(key, value, why) for key, value in found.items() if key in known]
 
 

@@ -11,8 +11,9 @@ from cristae.engine.executors import Resources
 from cristae.engine.progress import hushed
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
 from cristae.networks.channels import affinity_offsets
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decode import decode
-from cristae.segmentation.decoders import SegmentConfig, resolve
+from cristae.segmentation.decoders import resolve
 from cristae.training.batches import stack_patches
 from cristae.training.boxes import make_levels
 from cristae.training.config import TrainConfig, validated_patch

@@ -28,25 +28,13 @@ from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of
 from cristae.labels.label_runs import Labelled, renumber
 from cristae.labels.runs import Ints, Raster, Runs, grown, intersect, label_runs
-from cristae.segmentation.decoders import Decoding, quantise
 from cristae.segmentation.flood import flood, flood_bytes
+from cristae.segmentation.job import Decoding
+from cristae.segmentation.levels import quantise
 from cristae.segmentation.scanning import scan_rule, select_values, values_of
 from cristae.volumes.volume import Volume
 
 Bytes = NDArray[np.uint8]
-
-KNOWN = {
-    "foreground_threshold",
-    "seed_threshold",
-    "contour_threshold",
-    "distance_seed_threshold",
-    "distance_foreground_threshold",
-    "min_seed_size",
-    "min_size",
-    "small",
-    "dilation",
-}
-"""Parameters whose meaning `decode_setting` knows."""
 
 NO_SEED, SEVERAL = -1, -2
 """What stands for the label of a component without a seed, and of one that is flooded."""
@@ -112,13 +100,7 @@ class Foreground(NamedTuple):
 
 def can_share(decoding: Decoding) -> bool:
     """Whether `decode_setting` gives what `segment_volume` gives with this decoder."""
-    parameters = decoding.parameters
-    return (
-        decoding.path in ("seeded_watershed", "connected")
-        and decoding.reach == (0, 0)
-        and parameters.get("small", "background") == "background"
-        and set(parameters) <= KNOWN
-    )
+    return bool(decoding.shared_rules) and not decoding.to_neighbor
 
 
 def decode_settings(
@@ -146,7 +128,7 @@ def decode_settings(
         InputError: Probabilities outside [0, 1].
         MemoryLimitError: The foreground does not fit.
     """
-    above = min(min(d.foreground[0], (d.seed or d.foreground)[0]) for d in decodings)
+    above = min(rule[0] for decoding in decodings for rule in decoding.shared_rules)
     promise = promise or Promise(resources)
     threads = replace(resources, executor="serial" if resources.executor == "serial" else "threads")
     packed = pack(prediction, above, max(d.channels for d in decodings), threads, promise)
@@ -155,7 +137,8 @@ def decode_settings(
     promise.held += needed
     groups: dict[tuple[Triple, bool], list[int]] = {}
     for i, decoding in enumerate(decodings):
-        groups.setdefault((decoding.foreground, decoding.seed is None), []).append(i)
+        foreground_rule, *seed_rule = decoding.shared_rules
+        groups.setdefault((foreground_rule, not seed_rule), []).append(i)
     with track("settings", len(decodings), "settings") as advance:
         for (rule, connected), members in groups.items():
             foreground = _foreground(packed, rule, 26 if connected else 6)
@@ -266,9 +249,10 @@ def decode_setting(
         promise: Told of the memory of its flood.
     """
     runs, component, value = foreground
-    if decoding.seed is None:
+    _, *rule = decoding.shared_rules
+    if not rule:
         return _finished(runs, component.astype(np.int64), decoding.min_size)
-    seeds, seed = _seeds(packed, decoding.seed, decoding.min_seed_size)
+    seeds, seed = _seeds(packed, rule[0], decoding.min_seed_size)
     common, in_run, in_seed = intersect(runs, seeds)
     of_common, name = component[in_run], seed[in_seed]
     target = _single_seed(of_common, name, int(component.max(initial=-1)) + 1)

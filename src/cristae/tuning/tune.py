@@ -39,8 +39,10 @@ from cristae.labels.label_runs import Labelled, volume_runs
 from cristae.labels.runs import Raster, no_runs
 from cristae.labels.tally import tally_runs
 from cristae.measurement.table import Table
+from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decode import decode_volume
-from cristae.segmentation.decoders import Decoding, SegmentConfig, resolve
+from cristae.segmentation.decoders import resolve
+from cristae.segmentation.job import Decoding
 from cristae.tuning.shared_runs import can_share, decode_settings
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_labels, open_volume
@@ -223,16 +225,20 @@ def _default_grid(segment: SegmentConfig, prediction: Volume) -> dict[str, tuple
     grid = {name: values for name, values in GRID.items() if name in parameters}
     if len(grid) == len(GRID):
         return grid
-    return {name: v for name, v in grid.items() if name == "seed_threshold"} | {
-        "foreground_threshold": MASK_GRID
-    }
+    grid = {name: values for name, values in grid.items() if name == "seed_threshold"}
+    if "foreground_threshold" in parameters:
+        grid["foreground_threshold"] = MASK_GRID
+    if not grid:
+        raise ConfigError(f"grid: none given, expected values of one of {', '.join(parameters)}")
+    return grid
 
 
 def _decodings(
     prediction: Volume, config: TuneConfig, grid: Mapping[str, tuple[Value, ...]]
 ) -> list[Decoding]:
     """The decoders of all settings; every fault of the configuration at once."""
-    known = [f.name for f in fields(SegmentConfig) if f.name != "decoder"]
+    shared = [f.name for f in fields(SegmentConfig) if f.name not in ("decoder", "parameters")]
+    known = dict.fromkeys([*shared, *resolve(config.segment, prediction).parameters])
     faults = [
         f"grid: no parameter {name!r}, known are {', '.join(known)}"
         for name in grid
