@@ -51,8 +51,9 @@ from cristae.report.atlas import Scene, error_picture, locate
 from cristae.report.errors import choose, find_errors
 from cristae.report.pictures import Stack, grey_window
 from cristae.runfolder import SampleFolder
-from cristae.samples.dataset import OpenedSample, Sample, load_samples, open_sample
+from cristae.samples.dataset import OpenedSample, Sample, open_sample
 from cristae.samples.dilation import widened_volume
+from cristae.samples.held import load_samples
 from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import SimulationConfig
 from cristae.training.train import TrainConfig, train_model

@@ -9,13 +9,6 @@ from cristae.errors import InputError
 from cristae.grid import Box, tile
 from cristae.labels import tally as tally_module
 from cristae.labels.tally import (
-    FACTS,
-    FIRST,
-    START,
-    STOP,
-    SUM,
-    VOXELS,
-    WEIGHT,
     Tally,
     as_labels,
     check_extent,
@@ -24,6 +17,7 @@ from cristae.labels.tally import (
     merge_tallies,
     tally_block,
 )
+from cristae.labels.tally_kernels import FACTS, FIRST, START, STOP, SUM, VOXELS, WEIGHT
 
 
 def brute_force(first, second, weights=None):

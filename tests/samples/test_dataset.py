@@ -9,15 +9,9 @@ import tifffile
 
 from cristae.engine.executors import Resources
 from cristae.errors import ConfigError, DiskSpaceError, InputError
-from cristae.samples import dataset
-from cristae.samples.dataset import (
-    Sample,
-    compact_ids,
-    keep_on_disk,
-    load_samples,
-    open_sample,
-    open_samples,
-)
+from cristae.samples import held
+from cristae.samples.dataset import Sample, open_sample, open_samples
+from cristae.samples.held import compact_ids, keep_on_disk, load_samples
 from cristae.simulation.simulate import SimulationConfig
 from cristae.volumes.formats import slices as source
 from cristae.volumes.formats.ome_zarr import create_ome_zarr
@@ -191,7 +185,7 @@ def slices(tmp_path):
 def test_planes_that_do_not_fit_are_decoded_once(slices, tmp_path, monkeypatch):
     sample, arrays = slices
     decoded = []
-    monkeypatch.setattr(dataset, "PLANE_VOXELS", 24 * 20 - 1)
+    monkeypatch.setattr(held, "PLANE_VOXELS", 24 * 20 - 1)
     monkeypatch.setattr(source, "PLANES", PlaneCache(0))
     monkeypatch.setattr(
         source, "decode_plane", lambda p, s: decoded.append(p) or decode_plane(p, s)
@@ -214,8 +208,8 @@ def test_planes_are_read_as_they_are_where_the_disk_is_full(slices, tmp_path, mo
     def full(*_, **__):
         raise DiskSpaceError("no room")
 
-    monkeypatch.setattr(dataset, "PLANE_VOXELS", 0)
-    monkeypatch.setattr(dataset, "convert_volume", full)
+    monkeypatch.setattr(held, "PLANE_VOXELS", 0)
+    monkeypatch.setattr(held, "convert_volume", full)
     opened = open_sample(slices[0])
     assert keep_on_disk([opened], tmp_path / "kept", Resources(1), 0) == [opened]
     assert "read as it is, which is slow: no room" in caplog.text

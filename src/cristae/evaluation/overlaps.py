@@ -14,18 +14,8 @@ from numpy.typing import NDArray
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
-from cristae.labels.tally import (
-    FIRST,
-    START,
-    STOP,
-    SUM,
-    VOXELS,
-    WEIGHT,
-    Integers,
-    Labels,
-    Tally,
-    collapse,
-)
+from cristae.labels.tally import Integers, Labels, Tally, collapse
+from cristae.labels.tally_kernels import FIRST, START, STOP, SUM, VOXELS, WEIGHT
 from cristae.volumes.volume import Array, Volume
 
 Floats = NDArray[np.float64]

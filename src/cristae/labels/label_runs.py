@@ -31,15 +31,8 @@ from cristae.labels.runs import (
     no_runs,
     paint_into,
 )
-from cristae.labels.tally import (
-    FACTS,
-    LabelRuns,
-    Labels,
-    Tally,
-    as_labels,
-    check_signs,
-    row_ends,
-)
+from cristae.labels.tally import LabelRuns, Labels, Tally, as_labels, check_signs
+from cristae.labels.tally_kernels import FACTS, row_ends
 from cristae.volumes.formats.ome_zarr import ZarrReader, is_current
 from cristae.volumes.volume import Array, Volume
 

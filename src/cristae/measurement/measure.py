@@ -18,17 +18,8 @@ from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of, memory_of, read_block, tally_blocks
-from cristae.labels.tally import (
-    START,
-    STOP,
-    SUM,
-    VOXELS,
-    Tally,
-    as_labels,
-    check_extent,
-    check_signs,
-    tally_block,
-)
+from cristae.labels.tally import Tally, as_labels, check_extent, check_signs, tally_block
+from cristae.labels.tally_kernels import START, STOP, SUM, VOXELS
 from cristae.measurement.table import Table, read_table, write_table
 from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.formats import Source, open_labels

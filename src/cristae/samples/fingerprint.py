@@ -13,7 +13,8 @@ import numpy as np
 import scipy
 
 from cristae.grid import Box, Triple, spread_starts
-from cristae.samples.dataset import OpenedSample, compact_ids, voxel_size_of
+from cristae.samples.dataset import OpenedSample, voxel_size_of
+from cristae.samples.held import compact_ids
 from cristae.volumes.intensity import IntensityStatistics, sample_intensity
 from cristae.volumes.volume import Array, Nanometres
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.simulation.chance import between, derive, unit
-from cristae.simulation.space import Bins, Rods, clearance
+from cristae.simulation.space import Bins, Rods, clearance, misses
 from cristae.simulation.spines import (
     LYSOSOME_BODY,
     MAX_SPINE,
@@ -267,15 +267,6 @@ def _cluster(key: Any, place: Place, radius: float, label: int, path: Array, sto
 
 
 @njit(nogil=True, cache=True)
-def _misses(path: Array, box: Array) -> bool:
-    """Whether everything along a path misses a box."""
-    for a in range(3):
-        if path[:, a].max() < box[0, a] - 900.0 or path[:, a].min() > box[1, a] + 900.0:
-            return True
-    return False
-
-
-@njit(nogil=True, cache=True)
 def _fill_stretch(
     key: Any, content: int, radius: float, label: int, place: Place, path: Array, store: Store
 ) -> None:
@@ -355,7 +346,7 @@ def fill_tube(
                 else:
                     n = axis_path(nodes, start, reach, offset, space)
                 path = space[:n]
-                if n > 1 and not _misses(path, box):
+                if n > 1 and not misses(path, box):
                     k = derive(key, 7000 + 64 * lane + number)
                     label = tubes.first_id[t] + (lane * stretches + number) * IDS_PER_STRETCH
                     _fill_stretch(k, content, radius, label, place, path, store)

@@ -234,3 +234,12 @@ def depth_in(shape: Array, first: int, last: int, point: Array) -> float:
     for r in range(first, last):
         nearest = min(nearest, rod_distance(shape[r], point[0], point[1], point[2]))
     return nearest
+
+
+@njit(nogil=True, cache=True)
+def misses(path: Array, box: Array) -> bool:
+    """Whether everything along a path misses a box."""
+    for a in range(3):
+        if path[:, a].max() < box[0, a] - 900.0 or path[:, a].min() > box[1, a] + 900.0:
+            return True
+    return False

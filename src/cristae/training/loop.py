@@ -22,7 +22,8 @@ from cristae.networks.model import (
     retune_model,
     save_model,
 )
-from cristae.samples.dataset import OpenedSample, load_samples
+from cristae.samples.dataset import OpenedSample
+from cristae.samples.held import load_samples
 from cristae.training.batches import Batch, make_batch, supply
 from cristae.training.config import TrainConfig, learning_rate, windows_of
 from cristae.training.panels import example_panels, save_panels

@@ -13,7 +13,8 @@ from cristae.grid import Triple
 from cristae.networks.model import NetworkConfig, fresh_network
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.unet import UNetConfig
-from cristae.samples.dataset import OpenedSample, fit_in_memory, held_bytes, is_by_planes
+from cristae.samples.dataset import OpenedSample
+from cristae.samples.held import fit_in_memory, held_bytes, is_by_planes
 from cristae.training.batches import PREFETCH
 from cristae.training.config import TrainConfig, augmentations_of, patch_lattice, windows_of
 from cristae.training.sampling import INDEX_SHAPE, working_factors

@@ -28,7 +28,8 @@ from torch import Tensor
 from cristae.configuration import config_dataclass
 from cristae.engine.progress import log
 from cristae.grid import Box, Triple, tile
-from cristae.samples.dataset import OpenedSample, compact_ids, voxel_size_of
+from cristae.samples.dataset import OpenedSample, voxel_size_of
+from cristae.samples.held import compact_ids
 from cristae.training.geometry import GeometryConfig, Warp, draw_warp
 from cristae.training.turning import Cut, turn_patches
 from cristae.volumes.intensity import IntensityStatistics, normalise, sample_intensity

@@ -12,7 +12,7 @@ from cristae.configuration import to_plain
 from cristae.engine.blockwise import GIB, available_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import Model, fresh_network
-from cristae.samples.dataset import compact_ids
+from cristae.samples.held import compact_ids
 from cristae.training.batches import make_batch
 from cristae.training.config import TrainConfig
 from cristae.training.proposal import Device

@@ -28,7 +28,8 @@ from cristae.engine.records import finished_summary, identity_tree, record_finge
 from cristae.engine.written import note_writes
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.model import Model, fresh_network, load_model, read_model
-from cristae.samples.dataset import OpenedSample, Sample, keep_on_disk, open_samples, plain_sample
+from cristae.samples.dataset import OpenedSample, Sample, open_samples, plain_sample
+from cristae.samples.held import keep_on_disk
 from cristae.training.config import TrainConfig, check_train_config, recorded_settings
 from cristae.training.loop import GIB, Run, model_of, too_far
 from cristae.training.memory import fitting_text, step_bytes, training_bytes
