@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
-from cristae.engine.checksum import CHECKSUM_BYTES, crc32c
 from cristae.engine.files import read_json
 from cristae.errors import InputError
+
+CHECKSUM_BYTES = 4
+"""Of a checksum as it is stored, the lowest byte first."""
 
 NOT_STORED = 2**64 - 1
 """Where a chunk begins and how many bytes it has, in the index, where it is not stored."""
@@ -33,6 +36,12 @@ _AT_ONCE = 1 << 20
 
 _READERS = 16
 """Threads that look at files; they mostly wait for the disk."""
+
+
+def checksum(data: bytes) -> bytes:
+    """CRC-32C of some bytes, as Zarr's codec ``crc32c`` stores it."""
+    found: int = crc32c(data)
+    return found.to_bytes(CHECKSUM_BYTES, "little")
 
 
 class File(NamedTuple):
@@ -219,5 +228,4 @@ def _index(file: IO[bytes], path: Path, size: int, form: Form) -> NDArray[np.uin
 
 def _fits(stored: bytes) -> bool:
     """Whether bytes end with the checksum of those before."""
-    checksum = crc32c(stored[:-CHECKSUM_BYTES]).to_bytes(CHECKSUM_BYTES, "little")
-    return checksum == stored[-CHECKSUM_BYTES:]
+    return checksum(stored[:-CHECKSUM_BYTES]) == stored[-CHECKSUM_BYTES:]

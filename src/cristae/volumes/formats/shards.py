@@ -18,8 +18,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.checksum import CHECKSUM_BYTES, crc32c
 from cristae.engine.files import write_atomic
+from cristae.engine.stored import CHECKSUM_BYTES, checksum
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, snap, tile
 from cristae.volumes.formats.ome_zarr import ZSTD_LEVEL, ZarrReader
@@ -32,7 +32,7 @@ def encode_chunk(array: Array) -> bytes:
     """The bytes of one whole chunk, (z, y, x), their checksum behind them."""
     little: Any = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     encoded = bytes(imagecodecs.zstd_encode(little, level=ZSTD_LEVEL))
-    return encoded + crc32c(encoded).to_bytes(CHECKSUM_BYTES, "little")
+    return encoded + checksum(encoded)
 
 
 def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> None:
@@ -65,7 +65,7 @@ def write_shard(volume: Volume, box: Box, chunks: Mapping[Triple, bytes]) -> Non
         index[number] = offset, len(encoded)
         offset += len(encoded)
     ends = index.tobytes()
-    ends += crc32c(ends).to_bytes(CHECKSUM_BYTES, "little")
+    ends += checksum(ends)
     path = Path(reader.path, "c", *(str(number) for number, _ in place))
     write_atomic(path, lambda file: file.writelines([*chunks.values(), ends]), alone=True)
 
@@ -147,8 +147,8 @@ class Chunks:
         """The compressed bytes of a chunk, without their checksum."""
         if not self.checked:
             return stored
-        encoded, checksum = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
-        if crc32c(encoded).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+        encoded = stored[:-CHECKSUM_BYTES]
+        if checksum(encoded) != stored[-CHECKSUM_BYTES:]:
             raise InputError(f"{path}, box {cell}: damaged, the checksum of a chunk does not fit")
         return encoded
 
@@ -160,7 +160,7 @@ class Chunks:
             raise InputError(f"{path}: {size} bytes, expected {length + CHECKSUM_BYTES} at least")
         file.seek(size - length - CHECKSUM_BYTES)
         ends = file.read()
-        if crc32c(ends[:length]) != int.from_bytes(ends[length:], "little"):
+        if checksum(ends[:length]) != ends[length:]:
             raise InputError(f"{path}: damaged, the checksum of its index does not fit")
         return np.frombuffer(ends[:length], "<u8").reshape(z, y, x, 2)
 
