@@ -15,7 +15,7 @@ VALUES = {"good": "cristae.grid:Box.of", "gone": "no_such_package:X", "other": "
 @pytest.fixture(autouse=True)
 def _entries(monkeypatch: pytest.MonkeyPatch) -> None:
     there = EntryPoints(EntryPoint(name, value, "a.group") for name, value in VALUES.items())
-    monkeypatch.setattr(plugins, "entry_points", lambda **wanted: there.select(**wanted))
+    monkeypatch.setattr(plugins, "entry_points", lambda group: there.select(group=group))
     all_plugins.cache_clear()
 
 

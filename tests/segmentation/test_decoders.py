@@ -204,5 +204,7 @@ def test_labels_that_are_not_of_the_piece_are_refused(halves, monkeypatch):
 def test_a_plugin_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr(EntryPoint, "load", lambda self: HALVES)
     entry = EntryPoint("halves", "a_package:HALVES", "cristae.decoders")
-    monkeypatch.setattr(plugins, "entry_points", lambda **w: EntryPoints([entry]).select(**w))
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda group: EntryPoints([entry]).select(group=group)
+    )
     assert resolve(SegmentConfig(decoder="halves"), volume(1)).parameters["depth"] == 2

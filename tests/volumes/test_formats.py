@@ -65,11 +65,11 @@ def test_one_that_is_registered(source: Path) -> None:
 def test_one_of_a_plugin(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
 
-    def entries(**wanted: str) -> EntryPoints:
-        looked.append(wanted)
+    def entries(group: str) -> EntryPoints:
+        looked.append(group)
         entry = EntryPoint("npy", "npy_of_a_package:FORMAT", "cristae.formats")
         monkeypatch.setattr(EntryPoint, "load", lambda self: FORMAT)
-        return EntryPoints([entry]).select(**wanted)
+        return EntryPoints([entry]).select(group=group)
 
     all_plugins.cache_clear()
     monkeypatch.setattr(plugins, "entry_points", entries)
@@ -78,7 +78,7 @@ def test_one_of_a_plugin(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_volume(source.parent / "missing.npy")
     assert not looked  # only where nothing of ours knows a source that is there
     check(source)
-    assert looked == [{"group": "cristae.formats"}]
+    assert looked == ["cristae.formats"]
     all_plugins.cache_clear()
 
 

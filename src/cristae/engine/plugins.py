@@ -10,13 +10,22 @@ where all there are is listed.
 """
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cristae.engine.progress import log
 from cristae.errors import InputError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
+
 T = TypeVar("T")
+
+
+def entry_points(group: str) -> "EntryPoints":
+    """Those of all packages; loading what finds them takes 14 ms, so it waits until it is used."""
+    from importlib import metadata
+
+    return metadata.entry_points(group=group)
 
 
 def find_plugin(group: str, name: str, kind: type[T]) -> T | None:
@@ -30,7 +39,7 @@ def find_plugin(group: str, name: str, kind: type[T]) -> T | None:
     Raises:
         InputError: It cannot be imported, or is something else; the entry point is named.
     """
-    for entry in entry_points(group=group, name=name):
+    for entry in entry_points(group).select(name=name):
         return _load(entry, kind)
     return None
 
@@ -39,7 +48,7 @@ def find_plugin(group: str, name: str, kind: type[T]) -> T | None:
 def all_plugins(group: str, kind: type[T]) -> dict[str, T]:
     """All that packages add to a table, by name; a broken one is a warning that names it."""
     found = {}
-    for entry in entry_points(group=group):
+    for entry in entry_points(group):
         try:
             found[entry.name] = _load(entry, kind)
         except InputError as error:
@@ -47,7 +56,7 @@ def all_plugins(group: str, kind: type[T]) -> dict[str, T]:
     return found
 
 
-def _load(entry: EntryPoint, kind: type[T]) -> T:
+def _load(entry: "EntryPoint", kind: type[T]) -> T:
     package = "a package" if entry.dist is None else f"package {entry.dist.name}"
     what = f"plugin {entry.name} of {package} ({entry.group}: {entry.value})"
     try:

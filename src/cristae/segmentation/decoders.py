@@ -64,6 +64,7 @@ def find_decoder(name: str, where: str) -> tuple[Decoder, Preset]:
 
     Raises:
         ConfigError: There is none; the known ones are listed.
+        InputError: A plugin of that name that cannot be imported.
     """
     if name in PRESETS:
         return DECODERS[PRESETS[name].decoder], PRESETS[name]
@@ -100,6 +101,7 @@ def resolve(config: SegmentConfig, prediction: Volume) -> Decoding:
     Raises:
         ConfigError: An unknown decoder (the known ones are listed), a parameter the decoder does
             not have, a value outside its range, or a prediction with too few channels; all at once.
+        InputError: A plugin of that name that cannot be imported.
     """
     named = prediction.attributes.get("decoder")
     name = config.decoder or named or DEFAULT_DECODER
