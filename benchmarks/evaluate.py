@@ -29,8 +29,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.memory import peak_memory
 from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances, scores_of_table
 from cristae.evaluation.metrics import match

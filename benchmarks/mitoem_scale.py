@@ -36,8 +36,8 @@ import numpy as np
 import psutil
 from numba import njit
 
-from cristae.engine.blockwise import peak_memory
 from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.memory import peak_memory
 from cristae.grid import tile
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume

@@ -27,8 +27,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cristae.configuration import from_plain, load_tree
-from cristae.engine.blockwise import GIB, peak_memory
 from cristae.engine.executors import available_cores
+from cristae.engine.memory import GIB, peak_memory
 from cristae.networks.unet import build_network
 from cristae.samples.dataset import Sample, open_sample
 from cristae.simulation.simulate import SimulationConfig, simulate_volume

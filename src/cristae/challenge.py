@@ -7,8 +7,8 @@ with one dataset of 500 x 4096 x 4096 voxels. Background is 0 and every other id
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import check_disk, sync_file, temporary_folder, write_atomic
 from cristae.engine.ledger import Ledger, check_output, open_ledger
+from cristae.engine.memory import Promise
 from cristae.engine.progress import log, track
+from cristae.engine.tasks import Parts, Task, run_step
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.labels.tally import as_labels
@@ -43,6 +44,9 @@ LEVEL = 1
 """Of zlib: labels are mostly long stretches of one value."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+Encoded = list[tuple[Triple, bytes]]
+"""Corner and bytes of each chunk of a block that holds a label."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,15 @@ def submit_instances(
             return out
         promise = _promised(list(volumes.values()), resources)
         check_disk(out, sum(volume.size // 16 for volume in volumes.values()))
-        for name, volume in volumes.items():
-            if NAMES[name] not in ledger.done("file"):
-                file = ledger.scratch / NAMES[name]
-                _write_hdf5(volume, file, promise)
-                sync_file(file)
-                ledger.mark("file", NAMES[name])
+
+        def write(name: str) -> None:
+            file = ledger.scratch / NAMES[name]
+            _write_hdf5(volumes[name], file, promise)
+            sync_file(file)
+
+        files = [Task(name, (NAMES[name],)) for name in volumes]
+        alone = replace(resources, executor="serial")  # each shares its blocks out
+        run_step("file", files, write, record=ledger, resources=alone, description="")
         check_disk(out, sum((ledger.scratch / name).stat().st_size for name in NAMES.values()))
         _write_zip(out, ledger)
         ledger.finish()
@@ -171,16 +178,28 @@ def _check_signs(volumes: Mapping[str, Volume], resources: Resources) -> None:
 
 
 def _write_hdf5(volume: Volume, path: Path, promise: Promise) -> None:
-    dtype = np.min_scalar_type(_largest_id(volume, promise.resources))
-    blocks = tile(volume.box, BLOCK)
-    with h5py.File(path, "w") as file, track(path.name, volume.size, "voxels") as advance:
+    """Write a volume's blocks in their order, so that the file does not depend on the workers."""
+    resources = promise.resources
+    dtype = np.min_scalar_type(_largest_id(volume, resources))
+    with h5py.File(path, "w") as file:
         dataset = file.create_dataset(
             DATASET, volume.shape, dtype, chunks=CHUNK, compression=LEVEL, shuffle=True
         )
-        for block, chunks in _in_order(partial(_encode_block, volume, dtype), blocks, promise):
+
+        def promised(block: Box, chunks: Encoded) -> Encoded:
+            size = sum(len(data) for _, data in chunks)
+            promise("submit, encoded", (resources.workers + 3) * size)
+            return chunks
+
+        def write(chunks: Encoded) -> tuple[()]:
             for corner, data in chunks:
                 dataset.id.write_direct_chunk(corner, data)
-            advance(block.size)
+            return ()
+
+        encode = partial(_encode_block, volume, dtype)
+        blocks = [Task(block, (), block, block.size) for block in tile(volume.box, BLOCK)]
+        work = Parts(encode, gather=promised, write=write)
+        run_step(path.name, blocks, work, record=None, resources=resources)
 
 
 def _largest_id(volume: Volume, resources: Resources) -> int:
@@ -201,7 +220,7 @@ def _largest_in(volume: Volume, block: Box) -> int:
     return int(array.max())
 
 
-def _encode_block(volume: Volume, dtype: np.dtype[Any], block: Box) -> list[tuple[Triple, bytes]]:
+def _encode_block(volume: Volume, dtype: np.dtype[Any], block: Box) -> Encoded:
     """Corner and bytes of each chunk that holds a label, as HDF5 keeps them."""
     array = as_labels(volume.read(block), volume.name, block)
     encoded = []
@@ -214,23 +233,6 @@ def _encode_block(volume: Volume, dtype: np.dtype[Any], block: Box) -> list[tupl
             shuffled = planes.T.tobytes()
             encoded.append((chunk.shift(block.start).start, zlib.compress(shuffled, LEVEL)))
     return encoded
-
-
-def _in_order(
-    task: partial[list[tuple[Triple, bytes]]], blocks: list[Box], promise: Promise
-) -> Iterator[tuple[Box, list[tuple[Triple, bytes]]]]:
-    """Results in the order of the blocks, so that the file does not depend on the workers."""
-    waiting: dict[Box, list[tuple[Triple, bytes]]] = {}
-    todo, resources = iter(blocks), promise.resources
-    wanted, largest = next(todo, None), 0
-    for block, result in run_tasks(task, blocks, resources):
-        waiting[block] = result
-        sizes = [sum(len(data) for _, data in chunks) for chunks in waiting.values()]
-        largest = max(largest, *sizes)
-        promise("submit, encoded", sum(sizes) + 2 * max(1, resources.workers) * largest)
-        while wanted is not None and wanted in waiting:
-            yield wanted, waiting.pop(wanted)
-            wanted = next(todo, None)
 
 
 def _write_zip(out: Path, ledger: Ledger) -> None:

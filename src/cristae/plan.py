@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cristae.configuration import from_plain, to_plain
-from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
 from cristae.engine.files import temporary_folder
+from cristae.engine.memory import GIB
 from cristae.engine.progress import duration_text, hushed
 from cristae.errors import ConfigError
 from cristae.grid import Box

@@ -355,7 +355,7 @@ def test_the_promise_holds_the_peak(make_model, tmp_path):
     script = """
 import sys, numpy as np
 from dataclasses import replace
-from cristae.engine.blockwise import peak_memory
+from cristae.engine.memory import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict

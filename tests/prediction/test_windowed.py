@@ -438,7 +438,7 @@ def test_the_promise_holds_the_peak(tmp_path, norm, limit, case):
     save_model(model, tmp_path / "m.pt")
     script = """
 import sys, numpy as np
-from cristae.engine.blockwise import peak_memory
+from cristae.engine.memory import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
 from cristae.prediction import predict, request

@@ -1,12 +1,14 @@
 import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.segmentation.helpers import MEMORY_DISK
 
-from cristae.engine import executors
+from cristae.engine.executors import EXECUTORS
 
 
 @pytest.fixture
@@ -19,16 +21,17 @@ def tmp_path():
 class KeptPool:
     """Worker processes that stay for the next step and the next test: starting them takes long."""
 
+    lost = (BrokenExecutor,)
+
     def __init__(self):
         self.pool = None
 
-    def submit(self, function, item):
+    def opened(self, function, workers):
+        """As `EXECUTORS` opens one; the function goes along with each item."""
         if self.pool is None:
             self.pool = ProcessPoolExecutor(4, multiprocessing.get_context("spawn"))
-        return self.pool.submit(function, item)
-
-    def shutdown(self, **_):
-        """Nothing: the pool stays."""
+        submit = partial(self.pool.submit, function)
+        return SimpleNamespace(submit=submit, close=lambda: None, lost=self.lost)
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +45,6 @@ def kept_pool():
 @pytest.fixture(scope="module")
 def processes(kept_pool):
     """Steps of this module that are done by processes are done by those of one pool."""
-    real = executors._open_pool
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            executors, "_open_pool", lambda r: kept_pool if r.executor == "processes" else real(r)
-        )
+        patch.setitem(EXECUTORS, "processes", kept_pool.opened)
         yield

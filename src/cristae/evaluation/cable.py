@@ -15,14 +15,16 @@ long on any of them, and the others do not wait for it.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import Promise, memory_limit
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.ledger import Ledger
-from cristae.engine.progress import log, track
+from cristae.engine.memory import Promise
+from cristae.engine.progress import log
+from cristae.engine.tasks import Task, fitting_workers, run_step
 from cristae.evaluation.overlaps import Floats, Instances
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
@@ -103,26 +105,19 @@ def truth_lengths(
     """
     promise = _promised(truth, resources, held)
     source = _Source(placed.truth, placed.mask, voxel_size_nm)
-    known = {} if ledger is None else ledger.done(_STEP)
     start, stop = truth.start - np.array(box.start), truth.stop - np.array(box.start)
-    found: list[Found] = []
-    with track(_STEP, len(truth), "instances") as advance:
-        for key, rows in _batches(start, stop, truth.voxels).items():
-            lengths = known.get(key)
-            if lengths is None:
-                lengths = []
-                for part in _gathered(source, truth.labels, (start, stop), rows, promise):
-                    tasks = run_tasks(partial(_measure, source), part, promise.resources)
-                    for _, measured in tasks:
-                        lengths.append(measured)
-                        advance(1)
-                if ledger is not None:
-                    ledger.mark(_STEP, key, lengths)
-            else:
-                advance(len(rows))
-            found += [tuple(each) for each in lengths]
+
+    def measured(rows: NDArray[np.intp]) -> list[Found]:
+        parts = _gathered(source, truth.labels, (start, stop), rows, promise)
+        measure = partial(_measure, source)
+        return [one for part in parts for _, one in run_tasks(measure, part, promise.resources)]
+
+    batches = _batches(start, stop, truth.voxels)
+    tasks = [Task(rows, (key,), None, len(rows)) for key, rows in batches.items()]
+    alone = replace(resources, executor="serial")  # each shares its instances out
+    found = run_step(_STEP, tasks, measured, record=ledger, resources=alone, unit="instances")
     table = np.zeros((len(truth), 3))
-    for row, *values in found:
+    for row, *values in chain.from_iterable(found.values()):
         table[row] = values
     coarse = int((table[:, 2] > 1).sum())
     if coarse:
@@ -144,12 +139,9 @@ def _promised(truth: Instances, resources: Resources, held: int) -> Promise:
     What is gathered for that is promised as it is found (`_scan`).
     """
     held += FOUND_BYTES * len(truth)
-    limit = memory_limit(resources) - held
     largest = np.sort(np.minimum(truth.voxels, TRACED_VOXELS))[::-1]
     runs = min(GATHERED_RUNS, int(truth.voxels.sum())) * (RUN_BYTES + GATHERED_BYTES)
-    workers = max(1, resources.workers)
-    while workers > 1 and runs + int(largest[:workers].sum()) * BYTES_PER_VOXEL > limit:
-        workers -= 1
+    workers = fitting_workers((largest * BYTES_PER_VOXEL).tolist(), resources, held + runs)
     promise = Promise(replace(resources, workers=workers))
     promise.held = held + int(largest[:workers].sum()) * BYTES_PER_VOXEL
     promise(f"evaluate, {_STEP}", 0)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
+from cristae.engine.memory import promise_memory
 from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
 from cristae.evaluation.placement import FLOAT_UNIT, Compared, place_volumes
 from cristae.grid import Box, Triple, tile

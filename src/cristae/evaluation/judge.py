@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cristae.engine.blockwise import Promise
+from cristae.engine.memory import Promise
 from cristae.errors import ConfigError
 from cristae.evaluation.evaluate import EvaluateConfig, Scores, scores_of_table
 from cristae.evaluation.metrics import METRICS

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cristae.engine.blockwise import Promise, run_blocks
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import write_atomic
 from cristae.engine.ledger import Ledger
+from cristae.engine.memory import Promise
 from cristae.engine.progress import track
+from cristae.engine.tasks import block_tasks, run_step
 from cristae.grid import Box, Triple, snap, tile
 from cristae.labels.tally import Tally, merge_tallies
 from cristae.volumes.volume import Array, ArrayReader, Volume
@@ -121,11 +122,12 @@ def tally_blocks(
     table = TablePromise(stage, block_bytes, promise)
     if ledger is None:
         return merge_tallies(_in_memory(function, blocks, description, resources), table)
-    rows = run_blocks(
+    each = max(block_bytes - TABLE_BYTES, 0) // max(1, min(resources.workers, len(blocks)))
+    rows = run_step(
         "tally",
-        blocks,
+        block_tasks(blocks, each),
         _Saved(function, ledger.scratch),
-        ledger=ledger,
+        record=ledger,
         resources=resources,
         description=description,
     )

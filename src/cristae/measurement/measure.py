@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cristae.engine.blockwise import promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger, check_output, open_ledger
+from cristae.engine.memory import promise_memory
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import raise_faults

@@ -5,9 +5,9 @@ A run folder is made by `run` from a `RunConfig`; the same call again does only 
 
 from pathlib import Path
 
-from cristae.engine.blockwise import Stopwatch
 from cristae.engine.files import read_json
 from cristae.engine.locks import locked_folder
+from cristae.engine.memory import Stopwatch
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import ConfigError

@@ -16,8 +16,8 @@ import yaml
 
 from cristae import __version__
 from cristae.configuration import read_yaml, to_plain
-from cristae.engine.blockwise import peak_memory
 from cristae.engine.files import read_json, write_json, write_text
+from cristae.engine.memory import peak_memory
 from cristae.pipeline.config import RunConfig, Running
 from cristae.report.report import is_own_page
 from cristae.runfolder import RunFolder

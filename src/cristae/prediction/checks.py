@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
-from cristae.engine.blockwise import GIB, memory_limit
 from cristae.engine.executors import Resources
+from cristae.engine.memory import GIB, memory_limit
 from cristae.engine.progress import log
 from cristae.errors import InputError, MemoryLimitError, raise_faults
 from cristae.grid import Triple

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from cristae.configuration import to_plain
-from cristae.engine.blockwise import GIB, peak_memory, promise_memory
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.memory import GIB, peak_memory, promise_memory
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
 from cristae.engine.records import Input, identity_tree, looked_at, record_fingerprint

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import GIB, available_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
+from cristae.engine.memory import GIB, available_memory
 from cristae.engine.progress import Advance
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple

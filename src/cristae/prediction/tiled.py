@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import GIB
 from cristae.engine.ledger import Ledger
+from cristae.engine.memory import GIB
 from cristae.engine.progress import log, track
 from cristae.grid import Box, Triple
 from cristae.networks.device import pinned, side_by_side

@@ -21,8 +21,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import GIB
 from cristae.engine.ledger import Ledger
+from cristae.engine.memory import GIB
 from cristae.engine.progress import Advance, log, track
 from cristae.grid import Box, Triple, tile
 from cristae.networks.device import side_by_side

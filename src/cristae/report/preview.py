@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from cristae import __version__
-from cristae.engine.blockwise import GIB
 from cristae.engine.executors import Resources
 from cristae.engine.files import folder_bytes, temporary_folder, write_text
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import open_ledger
+from cristae.engine.memory import GIB
 from cristae.engine.paths import user_path
 from cristae.engine.progress import duration_text, hushed, log
 from cristae.errors import InputError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cristae import __version__
-from cristae.engine.blockwise import GIB
+from cristae.engine.memory import GIB
 from cristae.figures.canvas import scale_bar
 from cristae.figures.raster import contrast_window, data_uri, jpeg
 from cristae.figures.sections import annotate, grey_picture, instance_overlay, overlay_png

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cristae.engine.blockwise import check_memory
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import check_output
+from cristae.engine.memory import check_memory
 from cristae.engine.paths import user_path
 from cristae.segmentation.asked import check_name, segment_settings
 from cristae.segmentation.config import SegmentConfig

@@ -3,18 +3,16 @@
 The tables between the steps stay in memory, and the labels are painted into one array.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from cristae.engine.blockwise import Promise, memory_limit
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.files import temporary_folder
 from cristae.engine.kernels import njit
-from cristae.engine.progress import ProgressCallback, takes_progress, track
+from cristae.engine.memory import Promise, memory_limit
+from cristae.engine.progress import ProgressCallback, takes_progress
 from cristae.grid import Triple
 from cristae.labels.runs import locate
 from cristae.segmentation.config import SegmentConfig
@@ -24,7 +22,7 @@ from cristae.segmentation.job import Job
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.resolve import resolve_pieces
 from cristae.segmentation.scratch import MemoryScratch
-from cristae.segmentation.segment import call_step, segment_volume
+from cristae.segmentation.segment import leave_tables, segment_volume
 from cristae.segmentation.steps import decode_step, label_step
 from cristae.segmentation.writing import final_runs
 from cristae.volumes.finite import checked_voxels
@@ -98,7 +96,7 @@ def decode_volume(volume: Volume, config: SegmentConfig, promise: Promise) -> Ar
             return _through_files(volume, config, resources)
         promise("decode", needed)
         job = replace(job, block_shape=_slabs(volume.shape, resources.workers))
-    leave = partial(_leave, job, resources)
+    leave = partial(leave_tables, job, resources)
     leave("label", job.blocks, label_step)
     plan = resolve_pieces(job)
     floods = leave("flood", plan.batches, decode_step)
@@ -128,16 +126,6 @@ def _through_files(volume: Volume, config: SegmentConfig, resources: Resources) 
             volume, folder / "labels.zarr", config=config, pyramid=False, resources=resources
         )
         return labels.read()
-
-
-def _leave(
-    job: Job, resources: Resources, name: str, items: Sequence[Any], step: Callable[..., None]
-) -> list[str]:
-    """Run a step that leaves a table for each item; gives the names of the tables."""
-    with track(name, len(items), "items") as advance:
-        for _ in run_tasks(partial(call_step, job, step), enumerate(items), resources):
-            advance(1)
-    return [f"{name}-{i}" for i in range(len(items))]
 
 
 def _promise_nothing(*_: object) -> None:

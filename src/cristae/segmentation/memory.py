@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cristae.engine.blockwise import memory_limit
 from cristae.engine.executors import Resources
+from cristae.engine.tasks import fitting_workers
 from cristae.grid import Box, tile
 from cristae.labels.runs import Ints
 from cristae.segmentation.job import Job
@@ -106,9 +106,8 @@ def writing_bytes(
 
 def flood_workers(plan: Plan, resources: Resources) -> int:
     """How many of the largest batches fit at once; at least one is tried."""
-    largest = sorted((batch.bytes for batch in plan.batches), reverse=True)[: resources.workers]
-    free = memory_limit(resources) - FIXED_BYTES - PLAN_BYTES * plan.instances
-    return max(1, int((np.cumsum(largest) <= free).sum()))
+    held = FIXED_BYTES + PLAN_BYTES * plan.instances
+    return fitting_workers((batch.bytes for batch in plan.batches), resources, held)
 
 
 def sampled_density(job: Job) -> tuple[float, float]:

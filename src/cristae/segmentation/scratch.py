@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -57,6 +57,12 @@ class Scratch(Protocol):
     def holds(self, table: str) -> bool:
         """Whether a table is there, and whole."""
 
+    def done(self, step: str) -> Mapping[str, Any]:
+        """The tables of a step that are there; see `cristae.engine.tasks.Record`."""
+
+    def mark(self, step: str, key: str, value: Any = None) -> None:
+        """Nothing: a table tells of itself."""
+
 
 @dataclass(frozen=True)
 class MemoryScratch:
@@ -83,6 +89,13 @@ class MemoryScratch:
     def holds(self, table: str) -> bool:
         """See `Scratch`."""
         return table in self.tables
+
+    def done(self, step: str) -> Mapping[str, Any]:
+        """See `Scratch`."""
+        return {}
+
+    def mark(self, step: str, key: str, value: Any = None) -> None:
+        """See `Scratch`."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,14 @@ class FolderScratch:
         with (self.folder / table).open("rb") as file:
             entries, _, _ = _read_header(file)
         return [entries[name][1] for name in names]
+
+    def done(self, step: str) -> Mapping[str, Any]:
+        """See `Scratch`."""
+        names = (path.name for path in self.folder.glob(f"{step}-*"))
+        return {name: None for name in names if self.holds(name)}
+
+    def mark(self, step: str, key: str, value: Any = None) -> None:
+        """See `Scratch`."""
 
     def holds(self, table: str) -> bool:
         """See `Scratch`."""

@@ -23,19 +23,19 @@ import numpy as np
 
 from cristae import __version__
 from cristae.configuration import to_plain
-from cristae.engine.blockwise import (
+from cristae.engine.executors import Resources, meanwhile
+from cristae.engine.files import check_disk
+from cristae.engine.ledger import Ledger, open_ledger
+from cristae.engine.memory import (
     Promise,
     Stopwatch,
     memory_limit,
     peak_memory,
-    run_blocks,
 )
-from cristae.engine.executors import Resources, meanwhile, run_tasks
-from cristae.engine.files import check_disk
-from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress, track
+from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
 from cristae.engine.records import settings_recorded
+from cristae.engine.tasks import Task, block_tasks, run_step
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.labels.run_table import (
@@ -161,7 +161,7 @@ def _segment(
     job: Job, out: Path, ledger: Ledger, resources: Resources, promise: Promise
 ) -> dict[str, Any]:
     watch = Stopwatch()
-    leave = partial(_leave_files, job, ledger.state == "resume", resources)
+    leave = partial(leave_tables, job, resources)
     leave("label", job.blocks, label_step)
     promise("segment, joining", FIXED_BYTES + joining_bytes(job))
     plan = resolve_pieces(job, _budget(job, resources))
@@ -170,19 +170,15 @@ def _segment(
     promise_rest = partial(_promise_rest, job, resources.workers, promise)
     promise_rest(plan.runs, plan.instances, None, 1 + job.decoding.reach[0])
     several = replace(resources, workers=flood_workers(plan, resources))
-    floods = _leave_files(
-        job, ledger.state == "resume", several, "flood", plan.batches, decode_step
-    )
+    floods = leave_tables(job, several, "flood", plan.batches, decode_step)
     columns, removed = decide_instances(job, plan, floods, leave, promise_rest)
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
-    write = partial(write_step, job, labels)
+    tasks, write = block_tasks(shards), partial(write_step, job, labels)
     leave("runs", layers(job), slab_step)
     with meanwhile(partial(_write_tables, job, out, columns)):  # it mostly waits for the disk
-        run_blocks(
-            "write", shards, write, ledger=ledger, resources=resources, description="writing"
-        )
+        run_step("write", tasks, write, record=ledger, resources=resources, description="writing")
     summary = {
         "blocks": len(job.blocks),
         "block_shape": list(job.block_shape),
@@ -195,31 +191,35 @@ def _segment(
     return summary
 
 
-def _leave_files(
+def leave_tables(
     job: Job,
-    resumed: bool,
     resources: Resources,
     name: str,
-    items: Sequence[Box] | Sequence[Batch],
+    items: Sequence[Box | Batch],
     step: Callable[[Job, int, Any], None],
 ) -> list[str]:
-    """Run a step that leaves a scratch file for each item; gives the names of the files."""
-    names = [f"{name}-{i}" for i in range(len(items))]
-    todo: list[tuple[int, Box | Batch]] = list(enumerate(items))
-    if resumed:
-        todo = [(i, item) for i, item in todo if not job.scratch.holds(names[i])]
+    """Run a step that leaves a table for each item; gives the names of the tables.
+
+    Args:
+        job: The segmentation.
+        resources: Workers and executor.
+        name: Of the step; tables are named by it and the item's number.
+        items: Blocks or batches.
+        step: Called with the job, an item's number and the item.
+    """
+    tasks = []
+    for i, item in enumerate(items):
+        reads, memory = (item, 0) if isinstance(item, Box) else (None, item.bytes)
+        tasks.append(Task((i, item), (f"{name}-{i}",), reads, item.size, memory))
+    names = [task.writes[0] for task in tasks]
     if name == "flood":  # the largest first, so that no worker is left with one at the end
-        todo.sort(key=lambda pair: -pair[1].size)
-    total = sum(item.size for item in items)
-    before = total - sum(item.size for _, item in todo)
-    with track(name, total, "voxels", before) as advance:
-        for (_, item), _ in run_tasks(partial(call_step, job, step), todo, resources):
-            advance(item.size)
+        tasks.sort(key=lambda task: -task.size)
+    run_step(name, tasks, partial(call_step, job, step), record=job.scratch, resources=resources)
     return names
 
 
 def call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int, Any]) -> None:
-    """Call a step with a numbered item, for `run_tasks`."""
+    """Call a step with a numbered item, for `run_step`."""
     step(job, *item)
 
 

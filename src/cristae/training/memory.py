@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from cristae.engine.blockwise import GIB
+from cristae.engine.memory import GIB
 from cristae.grid import Triple
 from cristae.networks.model import NetworkConfig, fresh_network
 from cristae.networks.pytc import PytcConfig

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from cristae.configuration import to_plain
-from cristae.engine.blockwise import GIB
+from cristae.engine.memory import GIB
 from cristae.errors import MemoryLimitError
 from cristae.grid import Triple
 from cristae.networks.unet import UNetConfig, total_stride

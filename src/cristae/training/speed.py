@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from cristae.configuration import to_plain
-from cristae.engine.blockwise import GIB, available_memory
 from cristae.engine.executors import Resources
+from cristae.engine.memory import GIB, available_memory
 from cristae.networks.model import Model, fresh_network
 from cristae.samples.held import compact_ids
 from cristae.training.batches import make_batch

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from cristae.configuration import to_plain
-from cristae.engine.blockwise import available_memory, promise_memory
 from cristae.engine.executors import Resources, available_cores
 from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, check_output, open_ledger
+from cristae.engine.memory import available_memory, promise_memory
 from cristae.engine.ownership import work_folder
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, takes_progress

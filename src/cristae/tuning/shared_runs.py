@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.kernels import njit
+from cristae.engine.memory import Promise
 from cristae.engine.progress import track
 from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from cristae.configuration import config_dataclass, to_plain
-from cristae.engine.blockwise import Promise
 from cristae.engine.executors import Resources
+from cristae.engine.memory import Promise
 from cristae.engine.progress import ProgressCallback, takes_progress
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import (

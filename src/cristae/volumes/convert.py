@@ -7,7 +7,7 @@ are read a group of shards at a time::
     group          |======|======|======|======|   in memory, as many shards as fit the budget
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from cristae.engine.blockwise import (
+from cristae.engine.executors import Resources, run_tasks
+from cristae.engine.files import check_disk, folder_bytes
+from cristae.engine.ledger import Ledger, check_output, open_ledger
+from cristae.engine.memory import (
     GIB,
     Stopwatch,
     check_memory,
     memory_limit,
     promise_memory,
-    run_blocks,
 )
-from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.files import check_disk, folder_bytes
-from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.paths import user_path
-from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress, track
+from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
+from cristae.engine.tasks import Parts, Task, block_tasks, run_step
 from cristae.errors import InputError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.expected import Expected, expected_volume
@@ -63,6 +63,10 @@ _SAMPLE_BYTES = 20
 """A sampled voxel and its copies in double precision, while statistics are taken."""
 
 _STRUCTURE = ("kind", "kind_from", "voxel_size_nm", "origin_nm", "channels", "record")
+
+
+Group = tuple[Sequence[Box], Array]
+"""Some shards, and the voxels of their hull."""
 
 
 @dataclass(frozen=True)
@@ -292,32 +296,43 @@ def _describe(source: Volume, target: Volume, out: Path, resources: Resources) -
 
 def _copy(job: Job, ledger: Ledger, resources: Resources) -> None:
     """Write every shard of level 0 that is not written yet."""
+    shards = tile(job.target.box, job.shard)
     if job.group == job.shard:
-        blocks = tile(job.target.box, job.shard)
-        copy = partial(_copy_shard, job)
-        run_blocks("copy", blocks, copy, ledger=ledger, resources=resources)
+        tasks = block_tasks(shards, _task_bytes(job))
+        run_step("copy", tasks, partial(_copy_shard, job), record=ledger, resources=resources)
         return
-    # the group's array is shared, so its work is done by threads whatever the executor
-    threads = replace(resources, executor="serial" if resources.workers == 1 else "threads")
-    done = set(ledger.done("copy"))
-    finished = sum(b.size for b in tile(job.target.box, job.shard) if str(b) in done)
-    with track("copy", job.target.size, "voxels", finished) as advance:
-        for group in tile(job.target.box, job.group):
-            missing = [box for box in tile(group, job.shard) if str(box) not in done]
-            for box in _copy_group(job, missing, threads):
-                ledger.mark("copy", str(box))
-                advance(box.size)
+    done, tasks = ledger.done("copy"), []
+    for group in tile(job.target.box, job.group):
+        missing = tuple(box for box in tile(group, job.shard) if str(box) not in done)
+        if missing:
+            size = sum(box.size for box in missing)
+            names = tuple(map(str, missing))
+            tasks.append(Task(missing, names, _hull(missing), size, _task_bytes(job)))
+    before = job.target.size - sum(task.size for task in tasks)
+    work: Parts | partial[None] = partial(_copy_group, job)
+    if resources.executor != "processes":  # one group at a time, its chunks and shards in parallel
+        share, resources = resources, replace(resources, executor="serial")
+        work = Parts(
+            lambda read: read,
+            read=partial(_read_group, job, resources=share),
+            write=partial(_write_group, job, resources=share),
+        )
+    run_step("copy", tasks, work, record=ledger, resources=resources, before=before)
 
 
 def _copy_shard(job: Job, box: Box) -> None:
     job.target.write(box, _stored(job, job.source.read(box), box))
 
 
-def _copy_group(job: Job, missing: list[Box], resources: Resources) -> Iterator[Box]:
-    """Read the hull of some shards in parallel, then write them in parallel."""
-    if not missing:
-        return
-    hull = _hull(missing)
+def _copy_group(job: Job, shards: Sequence[Box]) -> None:
+    alone = Resources(1, "serial")
+    for _ in _write_group(job, _read_group(job, shards, alone), alone):
+        pass
+
+
+def _read_group(job: Job, shards: Sequence[Box], resources: Resources) -> Group:
+    """Read the hull of some shards in parallel."""
+    hull = _hull(shards)
     lead = () if job.target.channels is None else (len(job.target.channels),)
     buffer = np.empty((*lead, *hull.shape), job.target.dtype)
 
@@ -325,14 +340,21 @@ def _copy_group(job: Job, missing: list[Box], resources: Resources) -> Iterator[
         array = _stored(job, job.source.read(part), part)
         buffer[(..., *part.relative_to(hull.start).slices())] = array
 
-    def write(box: Box) -> None:
-        array = buffer[(..., *box.relative_to(hull.start).slices())]
-        job.target.write(box, np.ascontiguousarray(array))
-
     for _ in run_tasks(read, tile(hull, job.source.chunk_shape), resources):
         pass
-    for box, _ in run_tasks(write, missing, resources):
-        yield box
+    return shards, buffer
+
+
+def _write_group(job: Job, group: Group, resources: Resources) -> Iterator[Box]:
+    """Write some shards in parallel; gives each that is written."""
+    shards, buffer = group
+    corner = _hull(shards).start
+
+    def write(box: Box) -> None:
+        array = buffer[(..., *box.relative_to(corner).slices())]
+        job.target.write(box, np.ascontiguousarray(array))
+
+    return (box for box, _ in run_tasks(write, shards, resources))
 
 
 def _stored(job: Job, array: Array, box: Box) -> Array:
@@ -355,7 +377,7 @@ def _stored(job: Job, array: Array, box: Box) -> Array:
     return stored
 
 
-def _hull(boxes: list[Box]) -> Box:
+def _hull(boxes: Sequence[Box]) -> Box:
     start = np.array([box.start for box in boxes]).min(axis=0)
     stop = np.array([box.stop for box in boxes]).max(axis=0)
     return Box(
@@ -369,6 +391,8 @@ def _group_shape(source: Volume, target: Volume, resources: Resources) -> Triple
     Depends on the memory, and changes no byte of the output.
     """
     budget = min(_GROUP_BYTES, memory_limit(resources) / 3)
+    if resources.executor == "processes":  # each has a group of its own
+        budget /= resources.workers
     shard = target.shard_shape or target.chunk_shape
     counts = [-(-c // s) for c, s in zip(source.chunk_shape, shard, strict=True)]
     while (axis := next((a for a in (1, 2, 0) if counts[a] > 1), None)) is not None:
@@ -390,22 +414,28 @@ def _voxel_bytes(volume: Volume) -> int:
 
 def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
     """Upper bound of the bytes held at once."""
-    voxel, workers = _voxel_bytes(job.target), resources.workers
-    shard = Box.of(job.shard).clip(job.target.box).size * voxel
-    chunk = Box.of(job.source.chunk_shape).clip(job.target.box).size * voxel
+    cached = job.group != job.shard and is_cached(inner_reader(job.source.reader))
+    cache = min(CACHE_BYTES, job.target.size * _voxel_bytes(job.target)) if cached else 0
     if job.group == job.shard:
-        copying = workers * (3 * shard + 2 * chunk)
+        copying = resources.workers * _task_bytes(job)
+    elif resources.executor == "processes":
+        copying = resources.workers * (_task_bytes(job) + cache)
     else:
-        group = Box.of(job.group).clip(job.target.box).size * voxel
-        cache = (
-            min(CACHE_BYTES, job.target.size * voxel)
-            if is_cached(inner_reader(job.source.reader))
-            else 0
-        )
-        copying = group + cache + workers * (2 * shard + 3 * chunk)
-    building = pyramid_memory(job.target, workers) if pyramid else 0
+        copying = _task_bytes(job, resources.workers) + cache
+    building = pyramid_memory(job.target, resources.workers) if pyramid else 0
     sampled = sum(box.size for box in sample_boxes(job.source.shape))
     return int(_OWN_BYTES + _SAMPLE_BYTES * sampled + max(copying, building))
+
+
+def _task_bytes(job: Job, workers: int = 1) -> int:
+    """Memory that copying a shard takes, or a group of shards, by so many workers together."""
+    group, shard, chunk = (
+        Box.of(extent).clip(job.target.box).size * _voxel_bytes(job.target)
+        for extent in (job.group, job.shard, job.source.chunk_shape)
+    )
+    if job.group == job.shard:
+        return workers * (3 * shard + 2 * chunk)
+    return group + workers * (2 * shard + 3 * chunk)
 
 
 def _disk_bytes(source: Volume, pyramid: bool) -> int:

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from cristae.engine.blockwise import run_blocks
 from cristae.engine.executors import Resources
 from cristae.engine.files import read_json, write_json
 from cristae.engine.kernels import njit
 from cristae.engine.ledger import Ledger
+from cristae.engine.tasks import block_tasks, run_step
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.formats.image_metadata import ome_metadata
 from cristae.volumes.formats.ome_zarr import (
@@ -84,8 +84,8 @@ def build_pyramid(path: str | Path, *, ledger: Ledger, resources: Resources) -> 
     for number, factors in enumerate(plan_levels(below.shape, below.voxel_size_nm), start=1):
         level = _create_level(path / str(number), below, factors)
         write = partial(_write_shard, below, level, factors)
-        blocks = tile(level.box, level.shard_shape or level.chunk_shape)
-        run_blocks(f"pyramid {number}", blocks, write, ledger=ledger, resources=resources)
+        tasks = block_tasks(tile(level.box, level.shard_shape or level.chunk_shape))
+        run_step(f"pyramid {number}", tasks, write, record=ledger, resources=resources)
         total = _product(total, factors)
         levels.append(_placed(open_ome_zarr(path), str(number), total))
         below = level

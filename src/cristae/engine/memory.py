@@ -1,65 +1,20 @@
-"""A stage as block tasks: only what is missing is done, each block marked once it is on disk.
-
-The function of a step is called with one block (a `Box`), does its reads and writes, and returns
-something small (as JSON knows it) that the ledger remembers, so that reductions over all blocks
-work after an interruption as well.
-"""
+"""Memory: what a stage promises to take, what it may take, and what it took."""
 
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import psutil
 
-from cristae.engine.executors import Resources, run_tasks
-from cristae.engine.ledger import Ledger
-from cristae.engine.progress import log, track
+from cristae.engine.executors import Resources
+from cristae.engine.progress import log
 from cristae.errors import MemoryLimitError
-from cristae.grid import Box
 
 GIB = 1 << 30
-
-
-def run_blocks(
-    step: str,
-    blocks: Sequence[Box],
-    function: Callable[[Box], Any],
-    *,
-    ledger: Ledger,
-    resources: Resources,
-    description: str | None = None,
-) -> dict[Box, Any]:
-    """Run a step over its blocks, leaving out those an interrupted run has done.
-
-    Args:
-        step: Name of the step in the ledger.
-        blocks: All blocks of the step.
-        function: Called with a block; its result is small and JSON-able. Its data is on disk when
-            it returns.
-        ledger: Where finished blocks are marked.
-        resources: Workers and executor.
-        description: What progress says; the step's name by default.
-
-    Returns:
-        The result of every block, of this run and of interrupted ones, in the order of ``blocks``.
-    """
-    done = ledger.done(step)
-    missing = [block for block in blocks if str(block) not in done]
-    total = sum(block.size for block in blocks)
-    before = total - sum(block.size for block in missing)
-    if before:
-        log.info("%s: %d of %d blocks done before", step, len(blocks) - len(missing), len(blocks))
-    with track(description or step, total, "voxels", before) as advance:
-        for block, result in run_tasks(function, missing, resources):
-            ledger.mark(step, str(block), result)
-            advance(block.size)
-    done = ledger.done(step)
-    return {block: done[str(block)] for block in blocks}
 
 
 def promise_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
