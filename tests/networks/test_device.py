@@ -1,6 +1,5 @@
 """Devices: which there are, and networks on them; the processor stands in for a GPU."""
 
-import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,7 +16,6 @@ from cristae.networks.device import (
     device_room,
     find_devices,
     reduced_precision,
-    side_by_side,
 )
 from cristae.networks.inference import TileNetwork
 from cristae.networks.pytc import PytcConfig, build_pytc_network
@@ -197,15 +195,3 @@ def test_a_device_without_memory_left_is_told(network, tiles, monkeypatch):
     monkeypatch.setattr(prepared, "probabilities", full)
     with pytest.raises(MemoryLimitError, match=r"cpu has no memory left.*\(4, 32, 32\)"):
         DeviceRunner(prepared, CPU).probabilities(tiles[0], CORE)
-
-
-def test_jobs_run_side_by_side_each_with_its_own():
-    together = threading.Barrier(2, timeout=20)
-
-    def work(name, job):
-        together.wait()  # passes only while the other one is at work, too
-        return name, job
-
-    assert side_by_side(work, ("a", "b"), [1, 2]) == [("a", 1), ("b", 2)]
-    assert side_by_side(lambda *pair: pair, ("a", "b"), [3]) == [("a", 3)]
-    assert side_by_side(lambda *pair: pair, ("a", "b"), []) == []

@@ -1,5 +1,6 @@
 """Prediction on several devices, and in the memory of a GPU; the processor stands in for both."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,11 +12,13 @@ from typer.testing import CliRunner
 
 from cristae.cli import app
 from cristae.engine.executors import Resources
-from cristae.errors import InputError, MemoryLimitError
+from cristae.engine.tasks import Parts, Task, run_step
+from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.model import Model, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction import passes, predict, tiled, windowed
+from cristae.prediction.lanes import lanes_of
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.request import Request
 from cristae.prediction.resample import apply_taps, source_taps
@@ -164,3 +167,36 @@ def test_probabilities_are_interpolated_alike_on_any_device():
         expected = apply_taps(array, axis, taps, start)
         found = passes._take(torch.from_numpy(array), axis, taps, start)
         assert np.array_equal(found.numpy(), expected)
+
+
+def test_lanes_work_at_the_same_time_each_by_one_thread():
+    together, seen = threading.Barrier(2, timeout=20), []
+
+    def make(name):
+        def lane(data):
+            seen.append((name, data))
+            if data < 2:
+                together.wait()  # passes only while the other lane is at work, too
+            return data
+
+        return lane
+
+    compute = lanes_of(make, "ab", SimpleNamespace(in_processes=False))
+    work = Parts(compute, read=lambda i: (i, i if i < 4 else None))
+    tasks = [Task(i, ()) for i in range(5)]
+    run_step("step", tasks, work, record=None, resources=Resources(2))
+    assert sorted(seen) == [("a", 0), ("a", 2), ("b", 1), ("b", 3)]
+
+
+def test_processes_are_refused_on_a_gpu_before_any_work(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "cristae.prediction.checks.find_devices", lambda wanted: (torch.device("cuda"),)
+    )
+    with pytest.raises(ConfigError, match=r"processes with device cuda found, expected device cpu"):
+        predict_volume(
+            open_volume(np.zeros((2, 9, 9), np.uint8)),
+            make_model(),
+            tmp_path / "p.zarr",
+            resources=Resources(2, "processes"),
+        )
+    assert not list(tmp_path.iterdir())

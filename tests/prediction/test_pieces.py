@@ -125,7 +125,7 @@ source, mask, first, second, out, after = sys.argv[1:]
 left, write = [int(after)], tiled.write_shards
 
 def die_after_some(*arguments):
-    write(*arguments)
+    yield from write(*arguments)
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -281,24 +281,24 @@ def test_an_interrupted_run_goes_on_with_other_blocks(make_model, texture, tmp_p
     ).read()
     done, write = [], tiled_module.write_shards
 
-    def fail_at_third(prediction, missing, group, ledger, advance):
+    def fail_at_third(prediction, missing, group):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(missing)
-        write(prediction, missing, group, ledger, advance)
+        return write(prediction, missing, group)
 
     out = tmp_path / "cut.zarr"
     monkeypatch.setattr(tiled_module, "write_shards", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         predict_volume(volume, model, out, config=FLOAT32, block_shape=(64, 30, 512), resources=ONE)
     monkeypatch.setattr(tiled_module, "write_shards", write)
-    computed, levels = [], tiled_module.Job.levels
+    computed, levels = [], tiled_module.Lane.levels
 
-    def counted(job, seen, runner):
+    def counted(lane, seen):
         computed.append(seen.part)
-        return levels(job, seen, runner)
+        return levels(lane, seen)
 
-    monkeypatch.setattr(tiled_module.Job, "levels", counted)
+    monkeypatch.setattr(tiled_module.Lane, "levels", counted)
     found = predict_volume(
         volume, model, out, config=FLOAT32, block_shape=(16, 30, 200), resources=ONE
     )
@@ -318,7 +318,7 @@ source, model, out = sys.argv[1:]
 write = tiled.write_shards
 
 def die_after_first(*arguments):
-    write(*arguments)
+    yield from write(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
 tiled.write_shards = die_after_first

@@ -51,9 +51,9 @@ def test_a_mask_clears_what_is_outside_and_nothing_else(make_model, texture, pre
     model, volume = make_model(), open_volume(texture((6, 40, 60)))
     mask = corner_mask(volume.shape)
     whole = predict(volume, model).read()
-    computed, levels = [], tiled_module.Job.levels
+    computed, levels = [], tiled_module.Lane.levels
     monkeypatch.setattr(
-        tiled_module.Job, "levels", lambda j, s, *a: (computed.append(s.part), levels(j, s, *a))[1]
+        tiled_module.Lane, "levels", lambda j, s, *a: (computed.append(s.part), levels(j, s, *a))[1]
     )
     found = predict(volume, model, mask=open_volume(mask), block_shape=(2, 20, 20))
     difference = np.abs(found.read().astype(int) - whole * (mask > 0))
@@ -136,9 +136,9 @@ def test_tiles_are_chosen_by_what_is_wanted_of_them(make_model, texture, predict
     mask[:, 70:120, 10:60] = mask[:, 400:440, 900:960] = 1
     model, read = make_model(), []
     with caplog.at_level("INFO", "cristae"), pytest.MonkeyPatch.context() as patched:
-        levels = tiled_module.Job.levels
+        levels = tiled_module.Lane.levels
         patched.setattr(
-            tiled_module.Job, "levels", lambda j, s, *a: (read.append(s), levels(j, s, *a))[1]
+            tiled_module.Lane, "levels", lambda j, s, *a: (read.append(s), levels(j, s, *a))[1]
         )
         found = predict(volume, model, mask=open_volume(mask))
     assert [seen.part for seen in read] == [
@@ -190,7 +190,7 @@ def test_an_interrupted_coarse_pass_goes_on_with_other_tiles(
             calls.append(missing)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-        write(prediction, missing, *arguments)
+        return write(prediction, missing, *arguments)
 
     cut = {"out": tmp_path / "cut.zarr", "config": config, "resources": ONE}
     monkeypatch.setattr(tiled_module, "write_shards", stop_at_second)

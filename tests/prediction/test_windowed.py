@@ -210,11 +210,11 @@ def test_an_interrupted_sweep_goes_on(
     whole = predict_volume(volume, pytc_model, tmp_path / "whole.zarr", resources=ONE).read()
     write, written = windowed.write_shards, []
 
-    def fail(prediction, missing, group, ledger, advance):
+    def fail(prediction, missing, group):
         if len(written) == stop_after:
             raise KeyboardInterrupt
         written.append(missing)
-        write(prediction, missing, group, ledger, advance)
+        return write(prediction, missing, group)
 
     monkeypatch.setattr(windowed, "write_shards", fail)
     with pytest.raises(KeyboardInterrupt):
@@ -241,7 +241,7 @@ source, model, out = sys.argv[1:]
 write = windowed.write_shards
 
 def die_after_first(*arguments):
-    write(*arguments)
+    yield from write(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
 windowed.write_shards = die_after_first

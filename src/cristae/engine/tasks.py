@@ -29,7 +29,7 @@ from cristae.grid import Box
 Mark = Callable[[str, Any], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """A part of a step; may be done again, anywhere, at any time.
 
@@ -124,6 +124,7 @@ class Parts:
         read: Called with an item, here, ahead.
         gather: Called with an item and its result, here; gives what is to be written, or None.
         write: Called with that, here, behind; gives the name of each thing that is on disk.
+        ahead: How many items are read ahead at least.
         profile: How long each was at work.
     """
 
@@ -131,6 +132,7 @@ class Parts:
     read: Callable[[Any], Any] | None = None
     gather: Callable[[Any, Any], Any] | None = None
     write: Callable[[Any], Iterable[object]] | None = None
+    ahead: int = 1
     profile: Profile = field(default_factory=Profile)
 
 
@@ -235,7 +237,7 @@ def _run_parts(
         named: Iterator[tuple[Task, Any]] = ((task, task.item) for task in tasks)
         if parts.read is not None:
             reader = stack.enter_context(closing(aside(_reading(parts.read, profile), 1)))
-            ahead = 0 if resources.executor == "serial" else max(1, workers - 1)
+            ahead = 0 if resources.executor == "serial" else max(parts.ahead, workers - 1)
             named = _ahead(tasks, reader, ahead)
         calls = call_each(_Timed(parts.compute), named, resources, ordered=True)
         behind: tuple[Future[Any], Task] | None = None

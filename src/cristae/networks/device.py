@@ -14,9 +14,8 @@ None of this has run on a GPU yet; tests run it on the processor.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -37,10 +36,6 @@ ROOM_SHARE = 0.6
 GRAPH_VOXELS = 1 << 24
 """Tiles of at most so many voxels are recorded and replayed; asking for larger ones takes less time
 than they do."""
-
-Member = TypeVar("Member")
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 
 def present_devices() -> tuple[str, ...]:
@@ -200,17 +195,3 @@ def record_graph(
         return found.clone()
 
     return replay
-
-
-def side_by_side(
-    function: Callable[[Member, Job], Result], runners: Sequence[Member], jobs: Sequence[Job]
-) -> list[Result]:
-    """Do at most as many jobs as there are runners, each with its own, at the same time.
-
-    Returns:
-        What the function returned, in the order of the jobs.
-    """
-    if len(jobs) <= 1:
-        return [function(runners[0], job) for job in jobs]
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return list(pool.map(function, runners, jobs))

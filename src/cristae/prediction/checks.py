@@ -12,9 +12,9 @@ from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.memory import GIB, memory_limit
 from cristae.engine.progress import log
-from cristae.errors import InputError, MemoryLimitError, raise_faults
+from cristae.errors import ConfigError, InputError, MemoryLimitError, raise_faults
 from cristae.grid import Triple
-from cristae.networks.device import DeviceName, device_faults
+from cristae.networks.device import DeviceName, device_faults, find_devices
 from cristae.networks.ensemble import ensemble_faults
 from cristae.networks.interleaved import section_step
 from cristae.networks.model import Model, scale_faults
@@ -148,6 +148,20 @@ def check_request(
     if config.skip_empty and source.voxel_size_nm is None:
         faults.append("skip_empty: voxel size unknown: give it with --voxel-size Z,Y,X")
     raise_faults(source.name, faults)
+
+
+def check_executor(config: PredictConfig, resources: Resources) -> None:
+    """Refuse worker processes on GPUs.
+
+    Raises:
+        ConfigError: They were asked for.
+    """
+    device = find_devices(config.device)[0].type
+    if resources.executor == "processes" and device != "cpu":
+        raise ConfigError(
+            f"predict: --executor processes with device {device} found, expected device cpu; "
+            "several GPUs are used in any case"
+        )
 
 
 def check_reach(source: Volume, grids: Grids, contract: Contract, resources: Resources) -> None:

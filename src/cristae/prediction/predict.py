@@ -4,8 +4,8 @@ The image is thought of as endless, reflected at its borders. For a tile-invaria
 into tiles (`tiled`) that start on the network's lattice and carry a halo as large as its context,
 so no voxel's probability depends on the tile it is computed in. For other networks it is swept with
 their windows on one grid, which are blended (`windowed`). Reading, computing and writing overlap
-(`stream`); the ledger's unit is the output's shard, so an interrupted run is taken up with any
-other block shape, memory or number of workers.
+(`engine.tasks`); the ledger's unit is the output's shard, so an interrupted run is taken up with
+any other block shape, memory, executor or number of workers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
@@ -35,6 +36,7 @@ from cristae.networks.runner import Contract
 from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
     PredictConfig,
+    check_executor,
     check_places,
     check_reach,
     check_request,
@@ -182,6 +184,12 @@ class Asked:
         """What is taken of variants, models and scales."""
         return self.config.combine or "mean"
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where the networks compute; the processor once for each process."""
+        copies = self.resources.workers if self.resources.executor == "processes" else 1
+        return find_devices(self.config.device) * max(1, copies)
+
     def request(self, precision: Precision, regions: tuple[Region, ...]) -> Request:
         return Request(
             source=self.source,
@@ -196,7 +204,7 @@ class Asked:
             truncate=self.config.truncate,
             block_shape=self.block_shape,
             resources=self.resources,
-            devices=find_devices(self.config.device),
+            devices=self.devices,
             regions=regions,
         )
 
@@ -228,6 +236,7 @@ def ask(
     scales = config.scales or (1.0,)
     grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
     check_reach(source, grids, contract, resources)
+    check_executor(config, resources)
     return Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
 
 
@@ -256,7 +265,7 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     padding = None if contract.windows else find_padding(source, asked.resources)
     statistics = _statistics(source, asked.models[0], config, padding)
     regions = _regions(asked, statistics, padding, ledger)
-    devices = find_devices(config.device)
+    devices = asked.devices
     prepare_devices(devices, asked.resources.workers)
     rule, grids = asked.models[0].intensity, asked.grids
     images = tuple(
@@ -291,8 +300,9 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
         channels=contract.channels,
         attributes=_attributes(request, statistics, config),
     )
+    copies = devices[:1] if request.in_processes else devices
     runners = tuple(
-        make(precision, device=device, section_step=request.section_step) for device in devices
+        make(precision, device=device, section_step=request.section_step) for device in copies
     )
     del networks, make, on_first
     if isinstance(plan, Sweep):
@@ -423,7 +433,7 @@ def _report(request: Request, done: Done, waste: float) -> None:
         rate_text(voxels, profile.seconds, "voxels"),
         done.summary,
         request.precision,
-        ", ".join(map(str, request.devices)),
+        request.place,
         waste,
         profile,
         peak_memory() / GIB,

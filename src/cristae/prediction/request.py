@@ -1,7 +1,8 @@
 """A prediction that was asked for, checked, and what both ways of doing it share."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from cristae.engine.executors import Resources
-from cristae.engine.ledger import Ledger
 from cristae.engine.memory import GIB, available_memory
-from cristae.engine.progress import Advance
+from cristae.engine.tasks import Profile
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple
 from cristae.networks.device import GRAPH_VOXELS, device_room
@@ -25,7 +25,6 @@ from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grids
 from cristae.prediction.regions import Occupancy, Region
 from cristae.prediction.resample import Factors
-from cristae.prediction.stream import Profile
 from cristae.volumes.formats.ome_zarr import Layout
 from cristae.volumes.volume import Volume
 
@@ -56,7 +55,8 @@ class Request:
         truncate: Whether 255 p is truncated rather than rounded.
         block_shape: Core of a tile, where the user says it.
         resources: Threads and memory.
-        devices: Where the networks compute, a replica on each; of one kind.
+        devices: Where the networks compute, a replica on each; of one kind. Of processes the
+            processor, as many times as there are.
         regions: Outside of any of them the output is 0.
     """
 
@@ -89,6 +89,23 @@ class Request:
     def shard(self) -> Triple:
         """Extent of the output's write unit."""
         return Layout().fitted(self.shape).shard
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether each lane is a process of its own."""
+        return self.resources.executor == "processes" and len(self.devices) > 1
+
+    @property
+    def lanes(self) -> Resources:
+        """How many tiles or windows are computed at a time, and where."""
+        return replace(self.resources, workers=len(self.devices))
+
+    @property
+    def place(self) -> str:
+        """Where the networks compute, in words."""
+        if self.in_processes:
+            return f"{self.devices[0]} in {len(self.devices)} processes"
+        return ", ".join(map(str, self.devices))
 
     @property
     def memory_limit(self) -> float:
@@ -164,24 +181,17 @@ class Done:
 
 
 def write_shards(
-    prediction: Volume,
-    missing: tuple[Box, ...],
-    group: tuple[Box, NDArray[np.uint8]],
-    ledger: Ledger,
-    advance: Advance,
-) -> None:
-    """Write shards, each marked once it is on disk.
+    prediction: Volume, missing: Sequence[Box], group: tuple[Box, NDArray[np.uint8]]
+) -> Iterator[Box]:
+    """Write shards; gives each once it is on disk.
 
     Args:
         prediction: The output.
         missing: Shards to write.
         group: A box that holds them all, and its levels (channels, z, y, x).
-        ledger: Where they are marked.
-        advance: Told of the voxels written.
     """
     box, levels = group
     for shard in missing:
         inside = shard.relative_to(box.start)
         prediction.write(shard, levels[(slice(None), *inside.slices())])
-        ledger.mark(STEP, str(shard))
-        advance(shard.size)
+        yield shard

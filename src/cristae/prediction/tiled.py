@@ -1,19 +1,24 @@
 """Prediction in tiles, for networks whose answer does not depend on the tile."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.ledger import Ledger
 from cristae.engine.memory import GIB
-from cristae.engine.progress import log, track
+from cristae.engine.progress import log
+from cristae.engine.tasks import Parts, Task, run_step
 from cristae.grid import Box, Triple
-from cristae.networks.device import pinned, side_by_side
+from cristae.networks.device import pinned
 from cristae.networks.ensemble import finish_fold, fold
 from cristae.networks.interleaved import interleaved_context
 from cristae.networks.runner import Runner
+from cristae.networks.windows import Combine, Variants
+from cristae.prediction.lanes import Numbered, lanes_of
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
 from cristae.prediction.regions import (
     Hulls,
@@ -23,7 +28,6 @@ from cristae.prediction.regions import (
     wanted_part,
 )
 from cristae.prediction.request import FIXED_BYTES, STEP, Done, Request, write_shards
-from cristae.prediction.stream import stream
 from cristae.prediction.tiles import Tiling, choose_tiling, make_tiling
 from cristae.volumes.volume import Volume
 
@@ -64,26 +68,16 @@ class Job:
         )
         return Seen(part, views, inside)
 
-    def make(self, runner: Runner, seen: "Seen") -> NDArray[np.uint8]:
-        """The prediction of what is wanted of a tile, 0 elsewhere: uint8 (channels, z, y, x)."""
-        levels = self.levels(seen, runner)
-        if seen.inside is not None:
-            levels *= seen.inside
-        return levels
+    def lane(self, runner: Runner) -> "Lane":
+        """What computes on a device."""
+        asked = self.request
+        return Lane(runner, self.tilings, asked.variants, asked.combine, asked.truncate)
 
-    def levels(self, seen: "Seen", runner: Runner) -> NDArray[np.uint8]:
-        """The prediction of the part: uint8 (channels, z, y, x)."""
-        request, total = self.request, None
-        for tiling, (box, image) in zip(self.tilings, seen.views, strict=True):
-            working = tiling.working_core(seen.part)
-            probabilities = tile_probabilities(
-                runner, image, working.relative_to(box.start), request.variants, request.combine
-            )
-            found = to_source_grid(probabilities, working, seen.part, tiling.factors)
-            del probabilities
-            total = fold(total, found, request.combine)
-            del found
-        return quantise(finish_fold(total, len(seen.views), request.combine), request.truncate)
+    def task(self, tile: "Tile") -> Task:
+        """A tile as the engine takes it; what is read at the first scale is declared."""
+        image, names = self.images[0], tuple(map(str, tile.missing))
+        reads = image.source_box(self.tilings[0].read_box(tile.core)).clip(image.source.box)
+        return Task(tile, names, reads, tile.core.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +93,47 @@ class Seen:
     part: Box
     views: tuple[tuple[Box, NDArray[np.float32]], ...]
     inside: Inside | None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What was computed of a tile: its part, uint8 (channels, z, y, x), and voxels computed."""
+
+    part: Box
+    levels: NDArray[np.uint8]
+    computed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """A network, and how tiles go through it; picklable."""
+
+    runner: Runner
+    tilings: Tilings
+    variants: Variants
+    combine: Combine
+    truncate: bool
+
+    def __call__(self, seen: Seen) -> Made:
+        """The prediction of what is wanted of a tile, 0 elsewhere."""
+        levels = self.levels(seen)
+        if seen.inside is not None:
+            levels *= seen.inside
+        return Made(seen.part, levels, sum(box.size for box, _ in seen.views) * self.variants)
+
+    def levels(self, seen: Seen) -> NDArray[np.uint8]:
+        """The prediction of the part: uint8 (channels, z, y, x)."""
+        total = None
+        for tiling, (box, image) in zip(self.tilings, seen.views, strict=True):
+            working = tiling.working_core(seen.part)
+            probabilities = tile_probabilities(
+                self.runner, image, working.relative_to(box.start), self.variants, self.combine
+            )
+            found = to_source_grid(probabilities, working, seen.part, tiling.factors)
+            del probabilities
+            total = fold(total, found, self.combine)
+            del found
+        return quantise(finish_fold(total, len(seen.views), self.combine), self.truncate)
 
 
 @dataclass(frozen=True)
@@ -117,44 +152,39 @@ Group = tuple[Tile, NDArray[np.uint8]]
 
 def run_tiles(job: Job, ledger: Ledger) -> Done:
     """Read, compute and write the tiles."""
-    tiles = _tiles_to_do(job.tilings[0], ledger)
-    missing = sum(shard.size for tile in tiles for shard in tile.missing)
-    total = job.prediction.size
+    tiles, turn = _tiles_to_do(job.tilings[0], ledger), count()
     buffers: list[NDArray[np.uint8]] = []
-    computed, skipped, step = 0, 0, len(job.runners)
-    rounds = [tiles[first : first + step] for first in range(0, len(tiles), step)]
+    computed = skipped = 0
 
-    with track("predict", total, "voxels", total - missing) as advance:
+    def read(tile: Tile) -> Numbered:
+        seen = job.read(tile)
+        return (0, None) if seen is None else (next(turn), seen)
 
-        def read(tiles: list[Tile]) -> list[Seen | None]:
-            return [job.read(tile) for tile in tiles]
+    def gather(tile: Tile, made: Made | None) -> Group | None:
+        nonlocal computed, skipped
+        if tile.first:
+            shape = (len(job.prediction.channels or ()), *tile.group.shape)
+            buffers.append(np.zeros(shape, np.uint8))
+        skipped += made is None
+        if made is not None:
+            computed += made.computed
+            place = made.part.relative_to(tile.group.start)
+            buffers[-1][(slice(None), *place.slices())] = made.levels
+        return (tile, buffers.pop()) if tile.missing else None
 
-        def compute(tiles: list[Tile], seen: list[Seen | None]) -> list[Group] | None:
-            nonlocal computed, skipped
-            found = iter(side_by_side(job.make, job.runners, [each for each in seen if each]))
-            groups = []
-            for tile, each in zip(tiles, seen, strict=True):
-                if tile.first:
-                    shape = (len(job.prediction.channels or ()), *tile.group.shape)
-                    buffers.append(np.zeros(shape, np.uint8))
-                skipped += each is None
-                if each is not None:
-                    computed += sum(box.size for box, _ in each.views) * job.request.variants
-                    place = each.part.relative_to(tile.group.start)
-                    buffers[-1][(slice(None), *place.slices())] = next(found)
-                if tile.missing:
-                    groups.append((tile, buffers.pop()))
-            return groups or None
+    def write(group: Group) -> Iterator[Box]:
+        tile, levels = group
+        return write_shards(job.prediction, tile.missing, (tile.group, levels))
 
-        def write(groups: list[Group]) -> None:
-            for tile, levels in groups:
-                write_shards(job.prediction, tile.missing, (tile.group, levels), ledger, advance)
-
-        profile = stream(rounds, read, compute, write)
+    tasks = [job.task(tile) for tile in tiles]
+    before = job.prediction.size - sum(task.size for task in tasks)
+    parts = Parts(lanes_of(job.lane, job.runners, job.request), read, gather, write)
+    run_step(STEP, tasks, parts, record=ledger, resources=job.request.lanes, before=before)
     what = f"{len(tiles)} tiles"
     if job.request.regions:
         what += f" ({skipped} of them empty by the mask or the coarse pass, not computed)"
-    return Done(profile, missing, computed, what)
+    written = sum(shard.size for tile in tiles for shard in tile.missing)
+    return Done(parts.profile, written, computed, what)
 
 
 def plan_tiles(request: Request, ledger: Ledger) -> Tilings:

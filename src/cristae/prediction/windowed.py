@@ -14,24 +14,25 @@ interruption the windows over the shards that are missing are computed again.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import lru_cache, partial
+from itertools import count, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.ledger import Ledger
 from cristae.engine.memory import GIB
-from cristae.engine.progress import Advance, log, track
+from cristae.engine.progress import log
+from cristae.engine.tasks import Parts, Task, run_step
 from cristae.grid import Box, Triple, tile
-from cristae.networks.device import side_by_side
 from cristae.networks.runner import Runner
-from cristae.networks.windows import Floats, WindowRecipe, window_axes
+from cristae.networks.windows import Combine, Floats, Variants, WindowRecipe, window_axes
+from cristae.prediction.lanes import Numbered, lanes_of
 from cristae.prediction.passes import ImageInput, tile_probabilities
 from cristae.prediction.regions import Occupancy, inside_all, region_bytes
 from cristae.prediction.request import FIXED_BYTES, STEP, Done, Request, write_shards
-from cristae.prediction.stream import stream
 from cristae.prediction.sums import Rows, Sums, Sweep
 from cristae.volumes.intensity import normalise
 from cristae.volumes.volume import Array, Volume, read_reflected, reflect
@@ -50,6 +51,19 @@ class Row:
     box: Box
     columns: tuple[int, ...]
     finished: range
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of a row, which begins in a column; None where the row has none to compute."""
+
+    row: Row
+    column: int | None
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last of its row."""
+        return self.column is None or self.column == self.row.columns[-1]
 
 
 class Strips:
@@ -136,28 +150,64 @@ def run_windows(
     missing = [s for s in tile(Box.of(sweep.shape), sweep.shard) if str(s) not in done]
     rows = _rows_to_do(sweep, missing, request.occupied)
     windows = sum(len(row.columns) for row in rows)
-    strips = Strips(image, keep=sweep.folder is None)
-    sums = Sums(sweep, missing, request.truncate)
-    with track("predict", sweep.count, "windows", sweep.count - windows) as advance:
+    strips = lru_cache(maxsize=1)(Strips(image, keep=sweep.folder is None).read)
+    sums, turn = Sums(sweep, missing, request.truncate), count()
 
-        def write(finished: Rows) -> None:
-            for box, held in finished:
-                for shard in missing:
-                    if box.contains(shard):
-                        _clear_outside(request, shard, held.array[_place(shard, box)])
-                        write_shards(prediction, (shard,), (box, held.array), ledger, _silent)
-                        held.release()
-                held.remove()
+    def read(window: Window) -> Numbered:
+        if window.column is None:
+            return 0, None
+        first = window.column - window.row.box.start[2]
+        return next(turn), strips(window.row.box)[:, :, first : first + sweep.recipe.shape[2]]
 
-        compute = _computing(sweep, sums, runners, request, advance)
-        profile = stream(
-            rows, lambda row: strips.read(row.box) if row.columns else None, compute, write
-        )
+    def gather(window: Window, found: Floats | None) -> Rows | None:
+        if found is not None and window.column is not None:
+            z, y, _ = window.row.box.start
+            sums.add((z, y, window.column), found)
+        if not window.ends:
+            return None
+        sums.release()
+        return sums.finish(window.row.finished) or None
+
+    def write(finished: Rows) -> Iterator[Box]:
+        for box, held in finished:
+            for shard in missing:
+                if box.contains(shard):
+                    _clear_outside(request, shard, held.array[_place(shard, box)])
+                    yield from write_shards(prediction, (shard,), (box, held.array))
+                    held.release()
+            held.remove()
+
+    tasks = [task for row in rows for task in _tasks_of(row, image.source.box)]
+    # a strip is read while the row before it is computed
+    ahead = max((len(row.columns) for row in rows), default=1)
+    compute = lanes_of(partial(_lane, request, sweep.recipe.shape), runners, request)
+    parts = Parts(compute, read, gather, write, ahead)
+    run_step(
+        STEP,
+        tasks,
+        parts,
+        record=ledger,
+        resources=request.lanes,
+        unit="windows",
+        before=sweep.count - windows,
+    )
     what = f"{windows} windows"
     if request.regions:
         what += f" (of {sweep.count}; those without a voxel in the mask are not computed)"
     computed = windows * math.prod(sweep.recipe.shape) * sweep.variants
-    return Done(profile, sum(shard.size for shard in missing), computed, what)
+    return Done(parts.profile, sum(shard.size for shard in missing), computed, what)
+
+
+def _lane(request: Request, extent: Triple, runner: Runner) -> "partial[Floats]":
+    """What computes on a device; picklable."""
+    return partial(_probabilities, runner, Box.of(extent), request.variants, request.combine)
+
+
+def _probabilities(
+    runner: Runner, whole: Box, variants: Variants, combine: Combine, window: Floats
+) -> Floats:
+    found: Floats = tile_probabilities(runner, window, whole, variants, combine).cpu().numpy()
+    return found
 
 
 def sweep_bytes(sweep: Sweep, request: Request) -> int:
@@ -201,36 +251,6 @@ def scratch_bytes(sweep: Sweep) -> int:
     z, y, x = sweep.shape
     depth = min(sweep.recipe.shape[0], z)
     return sweep.channels * y * x * (4 * depth + 2 * sweep.shard[0])
-
-
-def _computing(
-    sweep: Sweep, sums: Sums, runners: tuple[Runner, ...], request: Request, advance: Advance
-) -> Callable[[Row, Floats | None], Rows | None]:
-    """The function that takes a row of windows through the network and into the sums."""
-    whole, extent, step = Box.of(sweep.recipe.shape), sweep.recipe.shape[2], len(runners)
-
-    def cut(strip: Floats | None, start: int) -> Floats:
-        if strip is None:
-            raise ValueError("windows without an image")
-        return strip[:, :, start : start + extent]
-
-    def make(runner: Runner, window: Floats) -> Floats:
-        found = tile_probabilities(runner, window, whole, request.variants, request.combine)
-        probabilities: Floats = found.cpu().numpy()
-        return probabilities
-
-    def compute(row: Row, strip: Floats | None) -> Rows | None:
-        z, y, x = row.box.start
-        for first in range(0, len(row.columns), step):
-            columns = row.columns[first : first + step]
-            windows = [cut(strip, column - x) for column in columns]
-            for column, found in zip(columns, side_by_side(make, runners, windows), strict=True):
-                sums.add((z, y, column), found)
-                advance(1)
-        sums.release()
-        return sums.finish(row.finished) or None
-
-    return compute
 
 
 def _place(shard: Box, box: Box) -> tuple[slice, ...]:
@@ -296,6 +316,13 @@ def _rows(sweep: Sweep, layers: dict[int, list[tuple[int, tuple[int, ...]]]]) ->
             yield Row(box, columns, finished if ends else range(0))
 
 
+def _tasks_of(row: Row, whole: Box) -> Iterator[Task]:
+    """A row's windows, which read one strip; there may be a million of them in a volume."""
+    strip = row.box.clip(whole)
+    for column in row.columns or (None,):
+        yield Task(Window(row, column), (), strip, int(column is not None))
+
+
 def _shards_under(start: int, extent: int, length: int, shard: int) -> slice:
     first, stop = max(start, 0), min(start + extent, length)
     return slice(first // shard, -(-stop // shard)) if stop > first else slice(0)
@@ -307,7 +334,3 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
     for a, b in zip([0, *breaks], [*breaks, len(numbers)], strict=True):
         if b > a:
             yield numbers[a], numbers[b - 1] + 1
-
-
-def _silent(amount: float, note: str = "") -> None:
-    """Progress is counted in windows, not in voxels written."""
