@@ -1,12 +1,16 @@
 import logging
+import multiprocessing
 import os
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from cristae.engine.executors import Resources
+from cristae.engine.executors import EXECUTORS, Resources
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("ci")
@@ -56,3 +60,35 @@ def labels():
         return prediction, truth
 
     return make
+
+
+class KeptPool:
+    """Worker processes that stay for the next step and the next test: starting them takes long."""
+
+    lost = (BrokenExecutor,)
+
+    def __init__(self):
+        self.pool = None
+
+    def opened(self, function, workers):
+        """As `EXECUTORS` opens one; the function goes along with each item."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(4, multiprocessing.get_context("spawn"))
+        submit = partial(self.pool.submit, function)
+        return SimpleNamespace(submit=submit, close=lambda: None, lost=self.lost)
+
+
+@pytest.fixture(scope="session")
+def kept_pool():
+    kept = KeptPool()
+    yield kept
+    if kept.pool is not None:
+        kept.pool.shutdown()
+
+
+@pytest.fixture(scope="module")
+def processes(kept_pool):
+    """Steps of this module that are done by processes are done by those of one pool."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXECUTORS, "processes", kept_pool.opened)
+        yield

@@ -196,7 +196,7 @@ def _write_hdf5(volume: Volume, path: Path, promise: Promise) -> None:
                 dataset.id.write_direct_chunk(corner, data)
             return ()
 
-        encode = partial(_encode_block, volume, dtype)
+        encode = partial(_encode_block, volume, dtype, CHUNK)
         blocks = [Task(block, (), block, block.size) for block in tile(volume.box, BLOCK)]
         work = Parts(encode, gather=promised, write=write)
         run_step(path.name, blocks, work, record=None, resources=resources)
@@ -220,14 +220,14 @@ def _largest_in(volume: Volume, block: Box) -> int:
     return int(array.max())
 
 
-def _encode_block(volume: Volume, dtype: np.dtype[Any], block: Box) -> Encoded:
+def _encode_block(volume: Volume, dtype: np.dtype[Any], shape: Triple, block: Box) -> Encoded:
     """Corner and bytes of each chunk that holds a label, as HDF5 keeps them."""
     array = as_labels(volume.read(block), volume.name, block)
     encoded = []
-    for chunk in tile(Box.of(block.shape), CHUNK):
+    for chunk in tile(Box.of(block.shape), shape):
         part = array[chunk.slices()]
         if part.any():
-            whole = np.zeros(CHUNK, dtype)  # chunks at the end are stored whole
+            whole = np.zeros(shape, dtype)  # chunks at the end are stored whole
             whole[tuple(slice(n) for n in part.shape)] = part
             planes = whole.reshape(-1).view(np.uint8).reshape(-1, dtype.itemsize)
             shuffled = planes.T.tobytes()

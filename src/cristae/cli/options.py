@@ -85,6 +85,10 @@ Ensemble = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, max=4096, help="tasks at a time; all cores by default")
 ]
+ExecutorOption = Annotated[
+    Literal["serial", "threads", "processes"],
+    typer.Option("--executor", help="who does the work; the output is the same"),
+]
 Memory = Annotated[
     float | None, typer.Option(metavar="GIB", help="memory to use; what is free by default")
 ]
@@ -109,13 +113,17 @@ def settings_given(**options: Any) -> dict[str, Any]:
     }
 
 
-def resources_of(workers: int | None, memory: float | None) -> "Resources":
+def resources_of(
+    workers: int | None,
+    memory: float | None,
+    executor: Literal["serial", "threads", "processes"] = "threads",
+) -> "Resources":
     """All cores and what memory is free, unless told otherwise."""
     from cristae.engine.executors import Resources, available_cores
 
     if memory is not None and not 0 < memory < math.inf:
         raise ConfigError(f"--memory {memory:g}: expected a number of GiB above 0")
-    return Resources(workers=workers or available_cores(), memory_gib=memory)
+    return Resources(workers or available_cores(), executor, memory)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from cristae.cli.options import (
     Config,
     Device,
     Ensemble,
+    ExecutorOption,
     Index,
     Invert,
     KindOption,
@@ -142,6 +143,7 @@ def convert(
     series: Series = None,
     no_pyramid: NoPyramid = False,
     workers: Workers = None,
+    executor: ExecutorOption = "threads",
     memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
@@ -167,7 +169,7 @@ def convert(
         out,
         kind=kind,
         pyramid=not no_pyramid,
-        resources=resources_of(workers, memory),
+        resources=resources_of(workers, memory, executor),
         overwrite=overwrite,
     )
 
@@ -256,6 +258,7 @@ def predict(
         str | None, typer.Option(metavar="Z,Y,X", help="voxels a pass; not for PyTC checkpoints")
     ] = None,
     workers: Workers = None,
+    executor: ExecutorOption = "threads",
     memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
@@ -296,7 +299,7 @@ def predict(
         mask=None if tissue is None else under_roi(whole, tissue, roi, align),
         align=align,
         block_shape=integers("--block-shape", block_shape),
-        resources=resources_of(workers, memory),
+        resources=resources_of(workers, memory, executor),
         overwrite=overwrite,
         chunks=chunks,
     )
@@ -326,6 +329,7 @@ def segment(
     ] = False,
     no_pyramid: NoPyramid = False,
     workers: Workers = None,
+    executor: ExecutorOption = "threads",
     memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
@@ -347,7 +351,7 @@ def segment(
         config=stage_config(SegmentConfig, "segment", config, given, settings),
         block_shape=integers("--block-shape", block_shape),
         pyramid=not no_pyramid,
-        resources=resources_of(workers, memory),
+        resources=resources_of(workers, memory, executor),
         overwrite=overwrite,
     )
 
@@ -389,6 +393,7 @@ def evaluate(
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time, not run tables")
     ] = None,
     workers: Workers = None,
+    executor: ExecutorOption = "threads",
     memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
@@ -433,7 +438,7 @@ def evaluate(
         "mask": under(open_source(mask, without_fill(everywhere))) if mask else None,
         "config": scoring,
         "block_shape": integers("--block-shape", block_shape),
-        "resources": resources_of(workers, memory),
+        "resources": resources_of(workers, memory, executor),
     }
     if json is None:
         if csv is not None:
@@ -455,6 +460,7 @@ def measure(
     axes: AxesOption = None,
     series: Series = None,
     workers: Workers = None,
+    executor: ExecutorOption = "threads",
     memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
@@ -471,7 +477,7 @@ def measure(
     write_measurements(
         open_labels(instances, reading),
         out,
-        resources=resources_of(workers, memory),
+        resources=resources_of(workers, memory, executor),
         overwrite=overwrite,
     )
 

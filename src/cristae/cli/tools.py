@@ -14,6 +14,7 @@ from cristae.cli.options import (
     Config,
     Device,
     Ensemble,
+    ExecutorOption,
     Index,
     Invert,
     Memory,
@@ -361,6 +362,7 @@ def submit(
     axes: AxesOption = None,
     series: Series = None,
     workers: Workers = None,
+    executor: ExecutorOption = "threads",
     memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
@@ -372,7 +374,7 @@ def submit(
     reading = Reading(roi=roi, axes=axes, series=series, same_source=same_source)
     from cristae.challenge import check_submission, submission_text, submit_instances
 
-    resources = resources_of(workers, memory)
+    resources = resources_of(workers, memory, executor)
     if check is not None:
         if out is not None or human is not None or rat is not None:
             raise ConfigError(f"--check {check}: expected alone, without --human, --rat and OUT")
