@@ -437,7 +437,7 @@ def test_the_promise_holds_the_peak(tmp_path, norm, limit, case):
     model = Model(config, state, ("mask",), intensity="uint8", windows=recipe)
     save_model(model, tmp_path / "m.pt")
     script = """
-import sys, numpy as np
+import sys, numba, numpy as np
 from cristae.engine.memory import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
