@@ -8,8 +8,7 @@ whole arrays. Segmentation knows from its runs which chunks are empty, and write
 import time
 from contextlib import contextmanager
 
-from cristae.engine import blockwise
-from cristae.segmentation import segment
+from cristae.engine import tasks
 from cristae.segmentation.reading import layers_of
 
 
@@ -37,14 +36,12 @@ def watched():
 
         return track
 
-    before = [(module, module.track) for module in (segment, blockwise)]
-    for module, real in before:
-        module.track = make(real)
+    real = tasks.track
+    tasks.track = make(real)
     try:
         yield stages
     finally:
-        for module, real in before:
-            module.track = real
+        tasks.track = real
 
 
 def timed(run):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cristae.engine import blockwise
+from cristae.engine import memory
 from cristae.errors import ConfigError, MemoryLimitError
 from cristae.networks.model import fresh_network, load_model, model_network
 from cristae.networks.pytc import PytcConfig
@@ -244,7 +244,7 @@ def test_what_would_fit_is_said(samples, tmp_path, monkeypatch):  # noqa: F811
     assert "patch [8, 64, 64] with batch 3 fits" in fitting_text(made, 3.5 * single, needed)
     assert "patch [8, 60, 64] with batch 1 fits" in fitting_text(made, 0.98 * single, needed)
     assert "not even the smallest" in fitting_text(made, 10, needed)
-    for module in (blockwise, train):
+    for module in (memory, train):
         monkeypatch.setattr(module, "available_memory", lambda: 120 << 20)
     with pytest.raises(MemoryLimitError, match=r"needs .* are free; patch .* with batch \d+ fits"):
         train_model(replace(made, patch=(8, 96, 96), batch=16), samples, tmp_path / "a.pt")
