@@ -19,7 +19,8 @@ from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import SegmentConfig, segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
-from cristae.volumes.formats.ome_zarr import create_ome_zarr
+from cristae.volumes.formats.ome_zarr import ZarrReader, create_ome_zarr
+from cristae.volumes.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -131,14 +132,24 @@ def test_every_executor_gives_the_same(stage, inputs, tmp_path, monkeypatch):
     for name, value in (("SHAPE", SHAPE), ("BLOCK", BLOCK), ("CHUNK", (32, 8, 8))):
         monkeypatch.setattr(challenge, name, value)
     monkeypatch.setattr(blocks, "BLOCK_VOXELS", int(np.prod(BLOCK)))
-    steps, call_each = [], tasks.call_each
+    steps, read, call_each, real = [], [], tasks.call_each, Volume.read
 
     def watched(function, named, resources, ordered=False):
         steps.append(0)
-        for found in call_each(function, named, resources, ordered):
+        read.clear()
+        for task, result in call_each(function, named, resources, ordered):
             steps[-1] += 1
-            yield found
+            if resources.executor == "serial":  # what was read since was for this task
+                assert all(task.reads.contains(box) for box in read), task
+                read.clear()
+            yield task, result
 
+    def noted(volume, box=None, *more):
+        if volume.shape == SHAPE and isinstance(volume.reader, ZarrReader) and box is not None:
+            read.append(box.clip(volume.box))
+        return real(volume, box, *more)
+
+    monkeypatch.setattr(Volume, "read", noted)
     monkeypatch.setattr(tasks, "call_each", watched)
     found = {}
     for name, how in WAYS.items():

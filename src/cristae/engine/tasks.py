@@ -37,7 +37,7 @@ class Task:
         item: What the work is called with.
         writes: Names of what is on disk when it is done; of several tasks that fill one box, the
             last one names it.
-        reads: Voxels of the input that are read, halo included; None where none are.
+        reads: Voxels of the input that are read, halo included; None where only tables are.
         size: How much of the step it is, for the progress.
         memory: Bytes that it takes while it is done, where they are known by the task.
     """
@@ -53,7 +53,7 @@ class Task:
 
 
 def block_tasks(blocks: Iterable[Box], memory: int = 0) -> list[Task]:
-    """A task for each block, which is read, written and marked by its box."""
+    """A task for each block, which is read and marked by its box."""
     return [Task(block, (str(block),), block, block.size, memory) for block in blocks]
 
 

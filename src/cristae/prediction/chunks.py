@@ -15,9 +15,11 @@ from typing import IO, Any
 
 import h5py
 
+from cristae.engine.executors import Resources
 from cristae.engine.files import translate_os_errors, write_atomic
 from cristae.engine.locks import locked_folder
-from cristae.engine.progress import Advance, log, track
+from cristae.engine.progress import log
+from cristae.engine.tasks import Task, run_step
 from cristae.errors import OutputExistsError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.formats.prediction_chunks import PATTERN
@@ -49,6 +51,13 @@ class ChunkPlan:
     boxes: dict[str, Box]
     fingerprint: str
     missing: tuple[str, ...]
+
+    def done(self, step: str) -> dict[str, Any]:
+        """The files that are there; see `cristae.engine.tasks.Record`."""
+        return {name: None for name in self.boxes if name not in self.missing}
+
+    def mark(self, step: str, key: str, value: Any = None) -> None:
+        """Nothing: a file tells of itself."""
 
     def bytes_missing(self, channels: int) -> int:
         """Upper bound of the bytes to be written."""
@@ -102,23 +111,19 @@ def write_chunks(prediction: Volume, plan: ChunkPlan) -> None:
         BusyError: Another process writes into the folder.
         DiskSpaceError: The disk is full; the next call goes on with the file that did not fit.
     """
-    total, missing = (
-        sum(plan.boxes[name].size for name in names) for names in (plan.boxes, plan.missing)
-    )
-    with (
-        translate_os_errors(plan.folder),
-        locked_folder(plan.folder),
-        track("chunk files", total, "voxels", total - missing) as advance,
-    ):
-        for name in plan.missing:
-            box = plan.boxes[name]
 
-            def write(opened: IO[bytes], box: Box = box) -> None:
-                with _KeptError(opened.name) as raw:
-                    _write_file(raw, prediction, box, plan.fingerprint, advance)
-                raw.tell_error()
+    def write(name: str) -> None:
+        def fill(opened: IO[bytes]) -> None:
+            with _KeptError(opened.name) as raw:
+                _write_file(raw, prediction, plan.boxes[name], plan.fingerprint)
+            raw.tell_error()
 
-            write_atomic(plan.folder / name, write, alone=True)
+        write_atomic(plan.folder / name, fill, alone=True)
+
+    tasks = [Task(name, (name,), box, box.size) for name, box in plan.boxes.items()]
+    alone = Resources(1, "serial")  # HDF5 lets one thread in at a time
+    with translate_os_errors(plan.folder), locked_folder(plan.folder):
+        run_step("chunk files", tasks, write, record=plan, resources=alone)
     log.info("%s: %d chunk files, %d new", plan.folder, len(plan.boxes), len(plan.missing))
 
 
@@ -157,9 +162,7 @@ class _KeptError(io.FileIO):
             raise self.error
 
 
-def _write_file(
-    raw: _KeptError, prediction: Volume, box: Box, fingerprint: str, advance: Advance
-) -> None:
+def _write_file(raw: _KeptError, prediction: Volume, box: Box, fingerprint: str) -> None:
     channels = len(prediction.channels or ())
     z, y, x = (min(n, most) for n, most in zip(box.shape, _CHUNK, strict=True))
     line = channels * z * y * box.shape[2] * prediction.dtype.itemsize
@@ -178,7 +181,6 @@ def _write_file(
             dataset[(slice(None), *inside.slices())] = prediction.read(piece)
             if raw.error is not None:
                 return
-            advance(piece.size)
         file.attrs[_FINGERPRINT] = fingerprint
 
 

@@ -35,7 +35,7 @@ from cristae.engine.memory import (
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
 from cristae.engine.records import settings_recorded
-from cristae.engine.tasks import Task, block_tasks, run_step
+from cristae.engine.tasks import Task, run_step
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
 from cristae.labels.run_table import (
@@ -175,7 +175,8 @@ def _segment(
     count = columns["id"].size
     labels = _create_labels(job, out, columns["id"].dtype)
     shards = tile(labels.box, labels.shard_shape or labels.chunk_shape)
-    tasks, write = block_tasks(shards), partial(write_step, job, labels)
+    tasks = [Task(box, (str(box),), None, box.size) for box in shards]
+    write = partial(write_step, job, labels)
     leave("runs", layers(job), slab_step)
     with meanwhile(partial(_write_tables, job, out, columns)):  # it mostly waits for the disk
         run_step("write", tasks, write, record=ledger, resources=resources, description="writing")

@@ -24,7 +24,7 @@ from cristae.engine.executors import Resources
 from cristae.engine.files import read_json, write_json
 from cristae.engine.kernels import njit
 from cristae.engine.ledger import Ledger
-from cristae.engine.tasks import block_tasks, run_step
+from cristae.engine.tasks import Task, run_step
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.formats.image_metadata import ome_metadata
 from cristae.volumes.formats.ome_zarr import (
@@ -84,7 +84,9 @@ def build_pyramid(path: str | Path, *, ledger: Ledger, resources: Resources) -> 
     for number, factors in enumerate(plan_levels(below.shape, below.voxel_size_nm), start=1):
         level = _create_level(path / str(number), below, factors)
         write = partial(_write_shard, below, level, factors)
-        tasks = block_tasks(tile(level.box, level.shard_shape or level.chunk_shape))
+        shards = tile(level.box, level.shard_shape or level.chunk_shape)
+        memory, under = pyramid_memory(below, 1), partial(_under, below, factors)
+        tasks = [Task(box, (str(box),), under(box), box.size, memory) for box in shards]
         run_step(f"pyramid {number}", tasks, write, record=ledger, resources=resources)
         total = _product(total, factors)
         levels.append(_placed(open_ome_zarr(path), str(number), total))
@@ -138,10 +140,16 @@ def _write_shard(below: Volume, level: Volume, factors: Triple, box: Box) -> Non
     lead = () if level.channels is None else (len(level.channels),)
     shard = np.empty((*lead, *box.shape), level.dtype)
     for part in tile(box, _piece(level).shape):
-        source = Box(_product(part.start, factors), _product(part.stop, factors)).clip(below.box)
-        smaller = downsample(below.read(source), factors, level.kind == "labels")
+        smaller = downsample(
+            below.read(_under(below, factors, part)), factors, level.kind == "labels"
+        )
         shard[(..., *part.relative_to(box.start).slices())] = smaller
     level.write(box, shard)
+
+
+def _under(below: Volume, factors: Triple, box: Box) -> Box:
+    """What of the level below a box is made from."""
+    return Box(_product(box.start, factors), _product(box.stop, factors)).clip(below.box)
 
 
 def _piece(level: Volume) -> Box:
