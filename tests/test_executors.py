@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.bytes.hashes import record_digest, text_digest, tree_digest, zarr_digests
 from tests.bytes.networks import numbers, unet, windowed
+from tests.segmentation.conftest import tmp_path  # noqa: F401 - in memory
 from typer.testing import CliRunner
 
 from cristae import challenge
@@ -128,7 +129,7 @@ STAGES = (convert, predict, predict_windows, segment, evaluate, measure, submit)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
-def test_every_executor_gives_the_same(stage, inputs, tmp_path, monkeypatch):
+def test_every_executor_gives_the_same(stage, inputs, tmp_path, monkeypatch):  # noqa: F811
     for name, value in (("SHAPE", SHAPE), ("BLOCK", BLOCK), ("CHUNK", (32, 8, 8))):
         monkeypatch.setattr(challenge, name, value)
     monkeypatch.setattr(blocks, "BLOCK_VOXELS", int(np.prod(BLOCK)))
@@ -162,7 +163,7 @@ def test_every_executor_gives_the_same(stage, inputs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads", "processes"])
-def test_the_option_is_what_does_the_work(kind, inputs, tmp_path, monkeypatch):
+def test_the_option_is_what_does_the_work(kind, inputs, tmp_path, monkeypatch):  # noqa: F811
     opened = []
 
     def watched(name, real, *arguments):
