@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from cristae.cli import stages, tools
+from cristae.cli.groups import with_options
 from cristae.cli.settings import STAGES, settings, settings_text
 from cristae.engine.paths import user_path
 from cristae.errors import CristaeError
@@ -30,7 +31,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 COMMANDS = (  # as `--help` lists them
-    stages.demo,
+    tools.demo,
     stages.run,
     tools.info,
     stages.convert,
@@ -78,7 +79,7 @@ def _at_home(value: Any) -> Any:
 
 
 for command in COMMANDS:
-    app.command(cls=_Command, context_settings=HELP)(command)
+    app.command(cls=_Command, context_settings=HELP)(with_options(command))
 
 
 @app.callback(invoke_without_command=True)

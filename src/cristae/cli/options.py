@@ -98,14 +98,6 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="warnings and errors 
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="tell more")]
 
 
-def start_logging(quiet: bool, verbose: bool) -> None:
-    """Tell warnings and errors only, or more, on the standard error stream."""
-    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    from cristae.engine.progress import log_to_stderr
-
-    log_to_stderr(level)
-
-
 def settings_given(**options: Any) -> dict[str, Any]:
     """Settings that have options of their own, of which those count that were given."""
     return {
@@ -128,16 +120,69 @@ def resources_of(
 
 @dataclass(frozen=True)
 class Reading:
-    """The options that tell how a command's sources are read, as they were typed."""
+    """How a command's sources are read, as it was typed."""
 
-    voxel_size: str | None = None
-    roi: str | None = None
-    root: Path | None = None
-    index: str | None = None
-    axes: str | None = None
-    series: str | None = None
-    same_source: bool = False
-    nan: str | None = None
+    voxel_size: VoxelSize = None
+    roi: Roi = None
+    nan: NanOption = None
+    root: Root = None
+    index: Index = None
+    axes: AxesOption = None
+    series: Series = None
+    same_source: SameSource = False
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What a command says."""
+
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def start(self) -> None:
+        """Tell warnings and errors only, or more, on the standard error stream."""
+        from cristae.engine.progress import log_to_stderr
+
+        log_to_stderr(
+            logging.WARNING if self.quiet else logging.DEBUG if self.verbose else logging.INFO
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command may take of the machine, and what it says."""
+
+    workers: Workers = None
+    memory: Memory = None
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def start(self) -> None:
+        """See `Messages`."""
+        Messages(self.quiet, self.verbose).start()
+
+    def resources(self) -> "Resources":
+        """All cores and what memory is free, unless told otherwise."""
+        return resources_of(self.workers, self.memory)
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """The same of a command that goes over blocks."""
+
+    workers: Workers = None
+    executor: ExecutorOption = "threads"
+    memory: Memory = None
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def start(self) -> None:
+        """See `Messages`."""
+        Messages(self.quiet, self.verbose).start()
+
+    def resources(self) -> "Resources":
+        """All cores and what memory is free, unless told otherwise."""
+        return resources_of(self.workers, self.memory, self.executor)
 
 
 def open_source(

@@ -11,14 +11,13 @@ import typer
 from cristae.cli.options import (
     AlignOption,
     AxesOption,
+    BlockWork,
     Config,
     Device,
     Ensemble,
-    ExecutorOption,
-    Index,
     Invert,
     KindOption,
-    Memory,
+    Messages,
     ModelName,
     NanOption,
     NoPyramid,
@@ -26,16 +25,14 @@ from cristae.cli.options import (
     Overwrite,
     Prediction,
     PytcConfigs,
-    Quiet,
     Reading,
     Roi,
-    Root,
     SameSource,
     Series,
     Set,
     Source,
-    Verbose,
     VoxelSize,
+    Work,
     Workers,
     in_roi,
     integers,
@@ -45,9 +42,7 @@ from cristae.cli.options import (
     open_labels,
     open_source,
     refuse_given,
-    resources_of,
     settings_given,
-    start_logging,
     under_roi,
     without_fill,
 )
@@ -55,25 +50,9 @@ from cristae.cli.settings import ConfigFile, stage_config
 from cristae.errors import ConfigError
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="the run folder to make")] = Path("cristae-demo"),
-    workers: Workers = None,
-    memory: Memory = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Simulate a volume, find its mitochondria with the shipped weights, score and picture them."""
-    start_logging(quiet, verbose)
-    from cristae.demo import run_demo
-
-    result = run_demo(out, resources=resources_of(workers, memory), overwrite=overwrite)
-    typer.echo(result.text)
-    typer.echo(str(result.report))
-
-
 def run(
     source: Annotated[str, typer.Argument(metavar="CONFIG.yaml|SOURCE")],
+    work: Work,
     run_dir: Annotated[Path | None, typer.Argument(help="with SOURCE: the folder to make")] = None,
     model: Annotated[str | None, typer.Option(help="with SOURCE: name or file of a model")] = None,
     truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,
@@ -85,17 +64,13 @@ def run(
     align: AlignOption = "origin",
     device: Device = None,
     settings: Set = None,
-    workers: Workers = None,
-    memory: Memory = None,
     overwrite: Annotated[
         str | None, typer.Option(metavar="STAGE", help="redo this stage and those after it")
     ] = None,
     same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Do everything: from a configuration, or from a source and a model."""
-    start_logging(quiet, verbose)
+    work.start()
     from cristae.configuration import load_config
     from cristae.pipeline import RunConfig, Running
     from cristae.pipeline import run as run_stages
@@ -126,42 +101,21 @@ def run(
     computing = [] if device is None else [f"predict.device={device}"]
     config = load_config(RunConfig, tree, (settings or []) + computing)
     command = " ".join(["cristae", *sys.argv[1:]])
-    running = Running(resources_of(workers, memory), overwrite, command, same_source)
+    running = Running(work.resources(), overwrite, command, same_source)
     typer.echo(str(run_stages(config, running)))
 
 
 def convert(
     source: Source,
     out: OutZarr,
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
+    reading: Reading,
+    work: BlockWork,
     kind: KindOption = None,
-    root: Root = None,
-    index: Index = None,
-    axes: AxesOption = None,
-    series: Series = None,
     no_pyramid: NoPyramid = False,
-    workers: Workers = None,
-    executor: ExecutorOption = "threads",
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Stream a source of any form and size into sharded OME-Zarr with a pyramid."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size,
-        nan=nan,
-        roi=roi,
-        root=root,
-        index=index,
-        axes=axes,
-        series=series,
-        same_source=same_source,
-    )
+    work.start()
     from cristae.volumes.convert import convert_volume
 
     convert_volume(
@@ -169,13 +123,14 @@ def convert(
         out,
         kind=kind,
         pyramid=not no_pyramid,
-        resources=resources_of(workers, memory, executor),
+        resources=work.resources(),
         overwrite=overwrite,
     )
 
 
 def train(
     config: Config,
+    messages: Messages,
     out: Annotated[
         Path | None, typer.Option(help="the model file; OUT/model.pt by default")
     ] = None,
@@ -189,11 +144,9 @@ def train(
     workers: Workers = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Train a network on the volumes of a configuration."""
-    start_logging(quiet, verbose)
+    messages.start()
     from cristae.configuration import load_config
     from cristae.pipeline import RunConfig
     from cristae.runfolder import RunFolder
@@ -220,14 +173,9 @@ def predict(
     source: Source,
     model: ModelName,
     out: OutZarr,
+    reading: Reading,
+    work: BlockWork,
     pytc_config: PytcConfigs = None,
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
-    root: Root = None,
-    index: Index = None,
-    axes: AxesOption = None,
-    series: Series = None,
     invert: Invert = False,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None,
@@ -257,26 +205,10 @@ def predict(
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels a pass; not for PyTC checkpoints")
     ] = None,
-    workers: Workers = None,
-    executor: ExecutorOption = "threads",
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Run a volume of any size through a network."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size,
-        nan=nan,
-        roi=roi,
-        root=root,
-        index=index,
-        axes=axes,
-        series=series,
-        same_source=same_source,
-    )
+    work.start()
     from cristae.prediction.predict import PredictConfig, predict_volume
 
     given = settings_given(
@@ -292,14 +224,14 @@ def predict(
     of_mask = replace(everywhere, voxel_size=None, index=None, root=None)
     tissue = None if mask is None else open_source(mask, without_fill(of_mask))
     predict_volume(
-        in_roi(whole, roi),
+        in_roi(whole, reading.roi),
         load_models(model, ensemble, pytc_config),
         out,
         config=stage_config(PredictConfig, "predict", config, given, settings),
-        mask=None if tissue is None else under_roi(whole, tissue, roi, align),
+        mask=None if tissue is None else under_roi(whole, tissue, reading.roi, align),
         align=align,
         block_shape=integers("--block-shape", block_shape),
-        resources=resources_of(workers, memory, executor),
+        resources=work.resources(),
         overwrite=overwrite,
         chunks=chunks,
     )
@@ -308,14 +240,11 @@ def predict(
 def segment(
     prediction: Prediction,
     out: OutZarr,
+    reading: Reading,
+    work: BlockWork,
     decoder: Annotated[
         str | None, typer.Option(help="the model's own by default; `mitoem` is a preset")
     ] = None,
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
-    axes: AxesOption = None,
-    series: Series = None,
     config: ConfigFile = None,
     settings: Set = None,
     block_shape: Annotated[
@@ -328,19 +257,10 @@ def segment(
         ),
     ] = False,
     no_pyramid: NoPyramid = False,
-    workers: Workers = None,
-    executor: ExecutorOption = "threads",
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Turn a prediction of any size into instances, exactly."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
-    )
+    work.start()
     from cristae.segmentation.config import SegmentConfig
     from cristae.segmentation.segment import segment_volume
 
@@ -351,7 +271,7 @@ def segment(
         config=stage_config(SegmentConfig, "segment", config, given, settings),
         block_shape=integers("--block-shape", block_shape),
         pyramid=not no_pyramid,
-        resources=resources_of(workers, memory, executor),
+        resources=work.resources(),
         overwrite=overwrite,
     )
 
@@ -359,6 +279,8 @@ def segment(
 def evaluate(
     instances: Annotated[str, typer.Argument(help="the instances found")],
     truth: Annotated[str, typer.Argument(help="the true instances")],
+    reading: Reading,
+    work: BlockWork,
     scores: Annotated[
         str | None,
         typer.Option(help="prediction whose mean ranks the instances, or a table instance,score"),
@@ -382,29 +304,15 @@ def evaluate(
         bool, typer.Option("--crop", help="compare the common part of volumes that differ")
     ] = False,
     align: AlignOption = "origin",
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
-    axes: AxesOption = None,
-    series: Series = None,
     config: ConfigFile = None,
     settings: Set = None,
     block_shape: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxels read at a time, not run tables")
     ] = None,
-    workers: Workers = None,
-    executor: ExecutorOption = "threads",
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Score instances against the truth."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
-    )
+    work.start()
     from cristae.evaluation.evaluate import (
         EvaluateConfig,
         ScoreFiles,
@@ -426,9 +334,9 @@ def evaluate(
     scoring = stage_config(EvaluateConfig, "evaluate", config, given, settings)
     everywhere = replace(reading, roi=None)
     whole = open_labels(instances, everywhere)
-    under = partial(under_roi, whole, roi=roi, align=scoring.align, crop=True)
+    under = partial(under_roi, whole, roi=reading.roi, align=scoring.align, crop=True)
     true = under(open_labels(truth, everywhere))
-    found, ranking = in_roi(whole, roi), None
+    found, ranking = in_roi(whole, reading.roi), None
     if scores:
         is_table = Path(scores).suffix == ".csv"
         image = None if is_table else open_source(scores, without_fill(everywhere))
@@ -438,7 +346,7 @@ def evaluate(
         "mask": under(open_source(mask, without_fill(everywhere))) if mask else None,
         "config": scoring,
         "block_shape": integers("--block-shape", block_shape),
-        "resources": resources_of(workers, memory, executor),
+        "resources": work.resources(),
     }
     if json is None:
         if csv is not None:
@@ -454,41 +362,28 @@ def evaluate(
 def measure(
     instances: Annotated[str, typer.Argument(help="the instances")],
     out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="the table to write")],
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
-    axes: AxesOption = None,
-    series: Series = None,
-    workers: Workers = None,
-    executor: ExecutorOption = "threads",
-    memory: Memory = None,
+    reading: Reading,
+    work: BlockWork,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Measure every instance: volume, centroid, bounding box."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
-    )
+    work.start()
     from cristae.measurement.measure import write_measurements
 
     write_measurements(
         open_labels(instances, reading),
         out,
-        resources=resources_of(workers, memory, executor),
+        resources=work.resources(),
         overwrite=overwrite,
     )
 
 
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="a run folder")],
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    messages: Messages,
 ) -> None:
     """Write the report of a run folder."""
-    start_logging(quiet, verbose)
+    messages.start()
     from cristae.pipeline import report_run
 
     typer.echo(str(report_run(run_dir)))

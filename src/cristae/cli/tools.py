@@ -11,19 +11,18 @@ import typer
 from cristae.cli.options import (
     AlignOption,
     AxesOption,
+    BlockWork,
     Config,
     Device,
     Ensemble,
-    ExecutorOption,
     Index,
     Invert,
-    Memory,
+    Messages,
     ModelName,
     NanOption,
     Overwrite,
     Prediction,
     PytcConfigs,
-    Quiet,
     Reading,
     Roi,
     Root,
@@ -31,18 +30,15 @@ from cristae.cli.options import (
     Series,
     Set,
     Source,
-    Verbose,
     VoxelSize,
-    Workers,
+    Work,
     as_yaml,
     in_roi,
     load_models,
     open_labels,
     open_source,
     refuse_given,
-    resources_of,
     settings_given,
-    start_logging,
     under_roi,
     without_fill,
 )
@@ -50,8 +46,23 @@ from cristae.cli.settings import ConfigFile, stage_config
 from cristae.errors import ConfigError
 
 
+def demo(
+    work: Work,
+    out: Annotated[Path, typer.Option(help="the run folder to make")] = Path("cristae-demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate a volume, find its mitochondria with the shipped weights, score and picture them."""
+    work.start()
+    from cristae.demo import run_demo
+
+    result = run_demo(out, resources=work.resources(), overwrite=overwrite)
+    typer.echo(result.text)
+    typer.echo(str(result.report))
+
+
 def info(
     source: Source,
+    messages: Messages,
     voxel_size: VoxelSize = None,
     roi: Roi = None,
     nan: NanOption = None,
@@ -59,14 +70,12 @@ def info(
     index: Index = None,
     axes: AxesOption = None,
     series: Series = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Print what a source is: shape, type, chunks, voxel size, size on disk, intensities.
 
     Of a folder of the MitoEM data set, its splits and how to open each.
     """
-    start_logging(quiet, verbose)
+    messages.start()
     reading = Reading(
         voxel_size=voxel_size, nan=nan, roi=roi, root=root, index=index, axes=axes, series=series
     )
@@ -85,21 +94,18 @@ def info(
 
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="for volume.zarr and truth.zarr")],
+    work: Work,
     config: ConfigFile = None,
     settings: Set = None,
-    workers: Workers = None,
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Simulate EM with known instances (`--set shape=[32,512,512] --set seed=7 ...`)."""
-    start_logging(quiet, verbose)
+    work.start()
     from cristae.simulation.simulate import SimulationConfig, simulate_volume
     from cristae.volumes.convert import check_convert, convert_volume
 
     image, truth = simulate_volume(stage_config(SimulationConfig, "simulate", config, {}, settings))
-    resources = resources_of(workers, memory)
+    resources = work.resources()
     # the second output is checked before the first one is begun, which checks itself
     check_convert(truth, out / "truth.zarr", resources=resources, overwrite=overwrite)
     convert_volume(image, out / "volume.zarr", resources=resources, overwrite=overwrite)
@@ -110,6 +116,7 @@ def import_config(
     configs: Annotated[
         list[Path], typer.Argument(metavar="BASE.yaml [OVERRIDE.yaml ...]", help="later override")
     ],
+    messages: Messages,
     data: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="of MitoEM: train on its splits; may be repeated"),
@@ -121,11 +128,9 @@ def import_config(
         Path | None, typer.Option(metavar="OUT.yaml", help="write it there, not on the screen")
     ] = None,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Turn a training configuration of PyTorch Connectomics v1 into one of cristae."""
-    start_logging(quiet, verbose)
+    messages.start()
     from cristae.engine.outputs import write_text_output
     from cristae.training.import_config import import_pytc_config
 
@@ -141,23 +146,20 @@ def import_config(
 
 def plan(
     config: Config,
+    work: Work,
     out: Annotated[
         Path | None, typer.Option(metavar="OUT.yaml", help="write the filled configuration there")
     ] = None,
     settings: Set = None,
-    workers: Workers = None,
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Propose what a configuration leaves open, and say what every stage will take."""
-    start_logging(quiet, verbose)
+    work.start()
     from cristae.configuration import load_tree
     from cristae.engine.outputs import write_text_output
     from cristae.plan import plan_run
 
-    found = plan_run(load_tree(config, settings or []), str(config), resources_of(workers, memory))
+    found = plan_run(load_tree(config, settings or []), str(config), work.resources())
     typer.echo(found.text)
     if out is not None:
         text = as_yaml(found.tree)
@@ -198,42 +200,22 @@ def average(
 def preview(
     source: Source,
     model: ModelName,
+    reading: Reading,
+    work: Work,
     out: Annotated[Path, typer.Argument(metavar="PAGE.html", help="the page to write")] = Path(
         "preview.html"
     ),
     n: Annotated[int, typer.Option("--n", min=1, max=1000, help="places to look at")] = 6,
     pytc_config: PytcConfigs = None,
     ensemble: Ensemble = None,
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
-    root: Root = None,
-    index: Index = None,
-    axes: AxesOption = None,
-    series: Series = None,
     invert: Invert = False,
     device: Device = None,
     config: ConfigFile = None,
     settings: Set = None,
-    workers: Workers = None,
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Look at a few places before a whole volume is predicted: one page, about a minute."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size,
-        nan=nan,
-        roi=roi,
-        root=root,
-        index=index,
-        axes=axes,
-        series=series,
-        same_source=same_source,
-    )
+    work.start()
     from cristae.prediction.predict import PredictConfig
     from cristae.report.preview import preview_volume
 
@@ -244,7 +226,7 @@ def preview(
         out,
         places=n,
         config=stage_config(PredictConfig, "predict", config, given, settings),
-        resources=resources_of(workers, memory),
+        resources=work.resources(),
         overwrite=overwrite,
     )
     typer.echo(str(page))
@@ -252,6 +234,8 @@ def preview(
 
 def tune(
     prediction: Prediction,
+    reading: Reading,
+    work: Work,
     truth: Annotated[
         str | None, typer.Argument(help="the true instances; without, only what changes is shown")
     ] = None,
@@ -264,26 +248,13 @@ def tune(
     write: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="put the best into this model file")
     ] = None,
-    voxel_size: VoxelSize = None,
-    roi: Roi = None,
-    nan: NanOption = None,
-    axes: AxesOption = None,
-    series: Series = None,
     align: AlignOption = "origin",
     config: ConfigFile = None,
     settings: Set = None,
-    workers: Workers = None,
-    memory: Memory = None,
     overwrite: Overwrite = False,
-    same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Search decoder thresholds (`--set grid.seed_threshold=[0.85,0.9] --set segment....`)."""
-    start_logging(quiet, verbose)
-    reading = Reading(
-        voxel_size=voxel_size, nan=nan, roi=roi, axes=axes, series=series, same_source=same_source
-    )
+    work.start()
     from cristae.engine.records import changing_output
     from cristae.networks.model import load_model, retune_model
     from cristae.report.tuning import read_tuned, tune_volume
@@ -301,15 +272,15 @@ def tune(
         tuning = replace(tuning, evaluate=replace(tuning.evaluate, align=align))
     everywhere = replace(reading, roi=None)
     whole = open_source(prediction, without_fill(everywhere))
-    under = partial(under_roi, whole, roi=roi, align=tuning.evaluate.align, crop=True)
-    volume = in_roi(whole, roi)
+    under = partial(under_roi, whole, roi=reading.roi, align=tuning.evaluate.align, crop=True)
+    volume = in_roi(whole, reading.roi)
     tuned = tune_volume(
         volume,
         under(open_labels(truth, everywhere)) if truth else None,
         out,
         image=under(open_source(image, everywhere)) if image else None,
         config=tuning,
-        resources=resources_of(workers, memory),
+        resources=work.resources(),
         overwrite=overwrite,
     )
     if write is not None:
@@ -321,6 +292,7 @@ def tune(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    messages: Messages,
     score: Annotated[
         list[str] | None,
         typer.Option(help="ap_75, accuracy_75, ... or keys of scores.json; may be repeated"),
@@ -333,11 +305,9 @@ def compare(
         typer.Option(metavar="FILE", help=".md, .tex or .html; may be repeated"),
     ] = None,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Put runs side by side: model and post-processing against scores by size."""
-    start_logging(quiet, verbose)
+    messages.start()
     from cristae.evaluation.compare import compare_runs, markdown, write_comparisons
 
     found = compare_runs(runs, score or ("ap_75", "accuracy_75"), by)
@@ -346,6 +316,7 @@ def compare(
 
 
 def submit(
+    work: BlockWork,
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT.zip", help="the submission to write")
     ] = None,
@@ -361,20 +332,15 @@ def submit(
     roi: Roi = None,
     axes: AxesOption = None,
     series: Series = None,
-    workers: Workers = None,
-    executor: ExecutorOption = "threads",
-    memory: Memory = None,
     overwrite: Overwrite = False,
     same_source: SameSource = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write a submission to the MitoEM challenge, or check one."""
-    start_logging(quiet, verbose)
+    work.start()
     reading = Reading(roi=roi, axes=axes, series=series, same_source=same_source)
     from cristae.challenge import check_submission, submission_text, submit_instances
 
-    resources = resources_of(workers, memory, executor)
+    resources = work.resources()
     if check is not None:
         if out is not None or human is not None or rat is not None:
             raise ConfigError(f"--check {check}: expected alone, without --human, --rat and OUT")
