@@ -137,3 +137,14 @@ def mitoem(tmp_path):
             if z < 500:
                 tifffile.imwrite(root / part / f"seg{z:04d}.tif", labels[i])
     return tmp_path
+
+
+def test_the_walks_of_the_design_name_what_is_there():
+    """Every function that the page names behind a file is defined in it."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    walks = page.split("## Four walks")[1].split("\n## ")[0]
+    named = re.findall(r"`([\w/]+\.py)` `(\w+)`", walks)
+    assert len(named) > 20
+    for file, name in named:
+        text = (ROOT / "src" / "cristae" / file).read_text()
+        assert re.search(rf"^ *(def|class) {name}\b", text, re.M), (file, name)
