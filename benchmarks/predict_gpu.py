@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cristae.engine.executors import Resources
 from cristae.engine.progress import log_to_stderr
 from cristae.grid import Box, tile
-from cristae.networks.device import find_devices, prepare_devices
+from cristae.networks.device import devices_prepared, find_devices
 from cristae.networks.inference import DTYPES
 from cristae.networks.model import load_model, model_network
 from cristae.networks.runner import model_runner, network_contract
@@ -58,7 +58,12 @@ def main(arguments=None):
     devices, model = find_devices(options.device), load_model(options.model)
     config = PredictConfig(device=options.device, scales=(1.0,))
     precision = expected_precision(config, model)
-    prepare_devices(devices, Resources().workers)
+    with devices_prepared(devices, Resources().workers):
+        measure(options, model, config, devices, precision)
+
+
+def measure(options, model, config, devices, precision):
+    """Matrices, the network alone, and a run of the command."""
     name = torch.cuda.get_device_name(devices[0]) if options.device == "cuda" else "processor"
     print(f"{len(devices)} x {name}, {precision}, torch {torch.__version__}")
     best = matrix_rate(devices[0], DTYPES[precision], 8192 if options.device == "cuda" else 1024)

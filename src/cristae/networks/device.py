@@ -13,8 +13,8 @@ time it comes with the same core and replayed from then on (a CUDA graph).
 None of this has run on a GPU yet; tests run it on the processor.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from cristae.engine.progress import log
 from cristae.errors import ConfigError, MemoryLimitError, raise_faults
 from cristae.grid import Box
-from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
+from cristae.networks.cpu import bfloat16_is_fast, cpu_prepared
 from cristae.networks.inference import Precision
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -86,11 +86,18 @@ def reduced_precision(device: torch.device) -> Precision | None:
     return "bfloat16" if device.type == "cpu" and bfloat16_is_fast() else None
 
 
-def prepare_devices(devices: Sequence[torch.device], threads: int) -> None:
-    """Set what torch keeps for all: `prepare_cpu`, and float32 that is float32 on a GPU, too."""
-    prepare_cpu(threads)
+@contextmanager
+def devices_prepared(devices: Sequence[torch.device], threads: int) -> Iterator[None]:
+    """Set what torch keeps for all: `cpu_prepared`, and float32 that is float32 on a GPU, too."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
     if any(device.type == "cuda" for device in devices):
-        torch.backends.cudnn.allow_tf32 = False
+        cudnn.allow_tf32 = False
+    try:
+        with cpu_prepared(threads):
+            yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def pinned(image: NDArray[np.float32], devices: Sequence[torch.device]) -> NDArray[np.float32]:

@@ -12,8 +12,8 @@ from cristae.engine.ledger import open_ledger
 from cristae.grid import Box
 from cristae.networks.device import (
     DeviceName,
+    devices_prepared,
     find_devices,
-    prepare_devices,
     reduced_precision,
 )
 from cristae.networks.ensemble import ensemble_contract, models_of
@@ -58,7 +58,6 @@ def network_rate(
 ) -> float:
     """Voxels a second through the network on all devices together, by a tile of noise on one."""
     contract, devices = network_contract(model), find_devices(device)
-    prepare_devices(devices, resources.workers)
     runner = model_runner(model, precision, devices[0])
     z, y, x = sample_shape(contract)
     if contract.context is not None and devices[0].type != "cpu":
@@ -66,10 +65,11 @@ def network_rate(
     shape = (z, y, x)
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
     core = Box.of(shape)
-    if contract.context is not None:
-        runner.probabilities(image, core).cpu()  # the first call also prepares kernels
-    begun = time.perf_counter()
-    runner.probabilities(image, core).cpu()
+    with devices_prepared(devices, resources.workers):
+        if contract.context is not None:
+            runner.probabilities(image, core).cpu()  # the first call also prepares kernels
+        begun = time.perf_counter()
+        runner.probabilities(image, core).cpu()
     return len(devices) * core.size / max(1e-9, time.perf_counter() - begun)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from cristae.networks.cpu import prepare_cpu
+from cristae.networks.cpu import cpu_prepared
 from cristae.prediction.request import Request
 
 Numbered = tuple[int, Any]
@@ -38,8 +38,10 @@ class _InProcess:
     lane: Callable[[Any], Any]
 
     def __call__(self, numbered: Numbered) -> Any:
-        prepare_cpu(1)
-        return None if numbered[1] is None else self.lane(numbered[1])
+        if numbered[1] is None:
+            return None
+        with cpu_prepared(1):
+            return self.lane(numbered[1])
 
 
 class _InTurn:

@@ -28,7 +28,7 @@ from cristae.engine.progress import ProgressCallback, log, rate_text, takes_prog
 from cristae.engine.records import Input, identity_tree, looked_at, record_fingerprint
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
-from cristae.networks.device import find_devices, prepare_devices
+from cristae.networks.device import devices_prepared, find_devices
 from cristae.networks.ensemble import ModelLike, ensemble_contract, make_ensemble, models_of
 from cristae.networks.inference import Precision
 from cristae.networks.model import GREY, Model, model_network
@@ -158,7 +158,8 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
         else:
             if tissue is not None:
                 warn_of_mask(volume, tissue, align)
-            _predict(asked, ledger, besides)
+            with devices_prepared(asked.devices, asked.resources.workers):
+                _predict(asked, ledger, besides)
     prediction = open_ome_zarr(out)
     if plan is not None:
         write_chunks(prediction, plan)
@@ -266,7 +267,6 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     statistics = _statistics(source, asked.models[0], config, padding)
     regions = _regions(asked, statistics, padding, ledger)
     devices = asked.devices
-    prepare_devices(devices, asked.resources.workers)
     rule, grids = asked.models[0].intensity, asked.grids
     images = tuple(
         ImageInput(

@@ -11,6 +11,7 @@ import torch
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.memory import GIB, available_memory
+from cristae.networks.cpu import threads_set
 from cristae.networks.model import Model, fresh_network
 from cristae.samples.held import compact_ids
 from cristae.training.batches import make_batch
@@ -79,9 +80,9 @@ def measure_step(
         repeats: Steps timed, after one that is not.
     """
     device = torch.device(kind)
-    torch.set_num_threads(threads)
     network = fresh_network(config.network).to(device).train()
-    times = [_timed(network, config, sources, device, i) for i in range(repeats + 1)][1:]
+    with threads_set(threads):
+        times = [_timed(network, config, sources, device, i) for i in range(repeats + 1)][1:]
     supply, forward, backward = (sum(part) / repeats for part in zip(*times, strict=True))
     patch = config.patch[0] * config.patch[1] * config.patch[2]
     return StepTimes(supply, forward, backward, config.batch * patch, config.batch)
@@ -116,13 +117,9 @@ def _timed(
     device: torch.device,
     index: int,
 ) -> tuple[float, float, float]:
-    threads = torch.get_num_threads()
     moments = [time.perf_counter()]
-    torch.set_num_threads(1)  # as in a run, where a thread of its own makes batches
-    try:
+    with threads_set(1):  # as in a run, where a thread of its own makes batches
         batch = make_batch(sources, config, index * config.batch, device)
-    finally:
-        torch.set_num_threads(threads)
     moments.append(_now(device))
     logits = run_network(network, batch.image, config, reduced_precision(config, device))
     loss, _ = batch_loss(logits, batch, config)

@@ -27,6 +27,7 @@ from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.engine.records import finished_summary, identity_tree, record_fingerprint
 from cristae.engine.written import note_writes
 from cristae.errors import ConfigError, InputError, MemoryLimitError
+from cristae.networks.cpu import threads_set
 from cristae.networks.model import Model, fresh_network, load_model, read_model
 from cristae.samples.dataset import OpenedSample, Sample, open_samples, plain_sample
 from cristae.samples.held import keep_on_disk
@@ -97,13 +98,19 @@ def train_model(  # noqa: PLR0913 - one parameter an option
     """
     asked = _ask(config, samples, user_path(out), start_from, same_source)
     threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    files, opened = asked.files, asked.opened
+    with threads_set(threads):
+        return _train(asked, threads, stop_after_minutes, overwrite)
+
+
+def _train(
+    asked: "_Asked", threads: int, stop_after_minutes: float | None, overwrite: bool
+) -> Model:
+    config, files, opened = asked.config, asked.files, asked.opened
     if check_output(**asked.record, overwrite=overwrite) != "done":
         _promise(config, opened, threads)
     with _open_run(asked, overwrite) as ledger:
         if ledger.state == "done" and ledger.summary["steps"] == config.steps:
-            log.info("%s: already done", out)
+            log.info("%s: already done", files.model)
             return load_model(files.model)
         run = _run_identity(ledger, asked.record)
         if ledger.state == "done":
@@ -112,7 +119,7 @@ def train_model(  # noqa: PLR0913 - one parameter an option
         ledger.mark(RUN_STEP, run)
         room = int(config.cache_gib / config.devices * GIB)
         kept = keep_on_disk(opened, ledger.scratch, Resources(threads), room)
-        job = (config, kept, files, start_from, stop_after_minutes, run)
+        job = (config, kept, files, asked.source, stop_after_minutes, run)
         if config.devices == 1:
             summary = _work(Team(), *job)
         else:
