@@ -1,12 +1,14 @@
 """Runs side by side: numbers of the runs' own files, the best of each column marked."""
 
 import json
+import re
 
 import pytest
 import yaml
 
 from cristae.errors import ConfigError, InputError, OutputExistsError
-from cristae.evaluation.compare import compare_runs, latex, markdown, page, write_comparisons
+from cristae.evaluation.compare import compare_runs, write_comparisons
+from cristae.evaluation.comparison import latex, markdown, page
 from cristae.evaluation.scores import Scores, write_scores
 
 CATEGORIES = ("all", "small", "medium", "large")
@@ -85,9 +87,10 @@ def test_categories_give_columns_by_size(tmp_path):
 
 
 def test_markdown(runs):
-    assert markdown(compare_runs(runs, ["ap_75"])).splitlines() == [
+    text = markdown(compare_runs(runs, ["ap_75"]))
+    assert re.sub(" +", " ", re.sub("-+", "-", text)).splitlines() == [
         "| run | model | post-processing | AP-75 small | AP-75 large | AP-75 all |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
+        "|:-|:-|:-|-:|-:|-:|",
         "| a_b | general | bc_watershed | 0.300 | 0.550 | 0.500 |",
         "| c\\|d | trained in c\\|d | mitoem | **0.400** | **0.650** | **0.600** |",
     ]
@@ -96,10 +99,10 @@ def test_markdown(runs):
 def test_latex(runs):
     lines = latex(compare_runs(runs, ["ap_75"], by="sample")).splitlines()
     assert lines[0] == r"\begin{tabular}{lllrrrrrr}"
-    assert lines[2] == r" & & & \multicolumn{3}{c}{human AP-75} & \multicolumn{3}{c}{rat AP-75} \\"
-    assert lines[3] == r"\cmidrule(lr){4-6}\cmidrule(lr){7-9}"
+    spans = r"\multicolumn{3}{c}{human AP-75} & \multicolumn{3}{c}{rat AP-75}"
+    assert lines[2] == rf"\multicolumn{{3}}{{c}}{{}} & {spans} \\"
     best = r"\textbf{0.500} & \textbf{0.750} & \textbf{0.700}"
-    assert lines[6] == rf"a\_b & general & bc\_watershed & {best} & 0.300 & 0.550 & 0.500 \\"
+    assert lines[5] == rf"a\_b & general & bc\_watershed & {best} & 0.300 & 0.550 & 0.500 \\"
 
 
 def test_html(runs, tmp_path):
@@ -111,7 +114,7 @@ def test_html(runs, tmp_path):
     assert "&lt;i&gt;" in text
     assert "<i>" not in text
     assert text.count("<strong>") == 4
-    assert 'colspan="3">AP-75</th><th scope="colgroup" colspan="1">accuracy-75' in text
+    assert 'colspan="3" halign="left">AP-75</th>' in text
 
 
 def test_files_by_suffix(runs, tmp_path):

@@ -308,7 +308,8 @@ def compare(
 ) -> None:
     """Put runs side by side: model and post-processing against scores by size."""
     messages.start()
-    from cristae.evaluation.compare import compare_runs, markdown, write_comparisons
+    from cristae.evaluation.compare import compare_runs, write_comparisons
+    from cristae.evaluation.comparison import markdown
 
     found = compare_runs(runs, score or ("ap_75", "accuracy_75"), by)
     write_comparisons(found, out or (), overwrite=overwrite)

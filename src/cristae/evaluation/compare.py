@@ -5,10 +5,8 @@ all. Numbers come from the runs' ``scores.json`` and are not computed again.
 """
 
 import hashlib
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,6 +16,7 @@ from cristae.engine.outputs import write_text_output
 from cristae.engine.paths import user_path
 from cristae.engine.records import read_record, record_fingerprint, write_record
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
+from cristae.evaluation.comparison import Column, Comparison, Row, latex, markdown, page
 from cristae.evaluation.judge import keys_of, lower_is_better, score_of
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.runfolder import RunFolder, SampleFolder
@@ -33,50 +32,6 @@ FAMILIES = {
     "f1_50": ("F1-50", {s: f"matching/0.5/{s}/f1" for s in SIZES[:3]}),
 }
 """Scores that are known by size, too: title, and keys of the sizes below ``all``."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers.
-
-    Attributes:
-        volume: Sample it is of; empty where all are pooled.
-        score: Title of the score.
-        size: One of `SIZES`.
-        lower: Whether lower is better.
-    """
-
-    volume: str
-    score: str
-    size: str
-    lower: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run: what it was made with, and its number in each column (None where not defined)."""
-
-    run: str
-    model: str
-    decoder: str
-    values: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows in the order in which the runs were given."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    def best(self, column: int) -> set[int]:
-        """Rows of the best number of a column; none where there is one row only."""
-        values = [row.values[column] for row in self.rows]
-        known = [value for value in values if value is not None]
-        if len(known) < 2:
-            return set()
-        top = min(known) if self.columns[column].lower else max(known)
-        return {i for i, value in enumerate(values) if value == top}
 
 
 def compare_runs(
@@ -293,107 +248,3 @@ def write_comparisons(
         if path.is_file() and path.read_bytes() == text.encode():
             continue
         write_text_output(path, text, "compare", overwrite=overwrite)
-
-
-def markdown(comparison: Comparison) -> str:
-    """A pipe table; the best of each column is bold."""
-    titles = [" ".join(filter(None, (c.volume, c.score, c.size))) for c in comparison.columns]
-    lines = [["run", "model", "post-processing", *titles]]
-    lines.append([*["---"] * 3, *["---:"] * len(titles)])
-    for i, row in enumerate(comparison.rows):
-        cells = [f"**{t}**" if best else t for t, best in _cells(comparison, i)]
-        names = [text.replace("|", "\\|") for text in (row.run, row.model, row.decoder)]
-        lines.append([*names, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def latex(comparison: Comparison) -> str:
-    """A ``tabular`` for the booktabs package; the best of each column is bold."""
-    spans = _spans(comparison)
-    first = " & ".join(f"\\multicolumn{{{n}}}{{c}}{{{_tex(title)}}}" for title, n in spans)
-    rules, at = "", 4
-    for _, n in spans:
-        rules += f"\\cmidrule(lr){{{at}-{at + n - 1}}}"
-        at += n
-    lines = [
-        f"\\begin{{tabular}}{{lll{'r' * len(comparison.columns)}}}",
-        "\\toprule",
-        f" & & & {first} \\\\",
-        rules,
-        f"run & model & post-processing & {' & '.join(c.size for c in comparison.columns)} \\\\",
-        "\\midrule",
-    ]
-    for i, row in enumerate(comparison.rows):
-        names = [_tex(text) for text in (row.run, row.model, row.decoder)]
-        cells = [f"\\textbf{{{t}}}" if best else t for t, best in _cells(comparison, i)]
-        lines.append(" & ".join([*names, *cells]) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
-
-
-def page(comparison: Comparison) -> str:
-    """A page of its own with the table; the best of each column is bold."""
-    spans = "".join(
-        f'<th scope="colgroup" colspan="{n}">{html.escape(title)}</th>'
-        for title, n in _spans(comparison)
-    )
-    sizes = "".join(f'<th scope="col">{html.escape(c.size)}</th>' for c in comparison.columns)
-    rows = ""
-    for i, row in enumerate(comparison.rows):
-        names = "".join(f"<td>{html.escape(text)}</td>" for text in (row.model, row.decoder))
-        cells = "".join(
-            f'<td class="number">{f"<strong>{t}</strong>" if best else t}</td>'
-            for t, best in _cells(comparison, i)
-        )
-        rows += f'<tr><th scope="row">{html.escape(row.run)}</th>{names}{cells}</tr>\n'
-    return _PAGE.format(spans=spans, sizes=sizes, rows=rows)
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Runs side by side</title>
-<style>
-:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
-body {{ margin: 2rem }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8886 }}
-.number, thead th {{ text-align: right; font-variant-numeric: tabular-nums }}
-</style>
-</head>
-<body>
-<table>
-<thead>
-<tr><th colspan="3"></th>{spans}</tr>
-<tr><th scope="col">run</th><th scope="col">model</th><th scope="col">post-processing</th>
-{sizes}</tr>
-</thead>
-<tbody>
-{rows}</tbody>
-</table>
-</body>
-</html>
-"""
-
-
-def _cells(comparison: Comparison, row: int) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is the best of its column) of every number of a row."""
-    for k, value in enumerate(comparison.rows[row].values):
-        yield "-" if value is None else f"{value:.3f}", row in comparison.best(k)
-
-
-def _spans(comparison: Comparison) -> list[tuple[str, int]]:
-    """Titles over neighbouring columns of one volume and score, and how many columns each has."""
-    spans: list[tuple[str, int]] = []
-    for column in comparison.columns:
-        title = " ".join(filter(None, (column.volume, column.score)))
-        if spans and spans[-1][0] == title:
-            spans[-1] = (title, spans[-1][1] + 1)
-        else:
-            spans.append((title, 1))
-    return spans
-
-
-def _tex(text: str) -> str:
-    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
