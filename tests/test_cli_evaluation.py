@@ -1,5 +1,7 @@
 """Commands that score, search and hand in, from the command line to the files."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,8 @@ def test_compare_prints_and_writes_what_is_named(tmp_path):
     runs = (tmp_path / "one", tmp_path / "two")
     out = tmp_path / "table.tex"
     text = cristae("compare", *runs, "--score", "ap_75", "--out", out, "-q")
-    assert "| two | general | unknown | **0.600** | **0.600** | **0.600** |" in text
+    row = "| two | general | unknown | **0.600** | **0.600** | **0.600** |"
+    assert row in re.sub(" +", " ", text)
     assert "\\textbf{0.600}" in out.read_text()
 
 
