@@ -156,6 +156,24 @@ def test_the_slowest_part_is_named():
     assert "bound by reading" in str(profile)
 
 
+def test_tasks_that_do_not_fit_together_follow_one_another():
+    busy, most, lock = [0], [0], threading.Lock()
+
+    def work(_):
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.01)
+        with lock:
+            busy[0] -= 1
+
+    for memory, expected in ((1 << 20, 4), (700 << 20, 1)):
+        most[0] = 0
+        tasks = [Task(i, (), memory=memory) for i in range(8)]
+        run_step("step", tasks, work, record=None, resources=Resources(4, memory_gib=1.0))
+        assert most[0] == expected
+
+
 def test_as_many_tasks_as_fit():
     four = Resources(4, memory_gib=1.0)
     assert fitting_workers([1 << 28] * 9, four) == 4

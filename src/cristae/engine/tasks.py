@@ -15,9 +15,9 @@ whatever the executor.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from typing import Any, Protocol
 
@@ -155,7 +155,7 @@ def run_step(
         work: Called with an item; its data is on disk when it returns something small and
             JSON-able for the record. Or parts that overlap.
         record: Where is marked what is on disk; None where nothing is remembered.
-        resources: Workers and executor.
+        resources: Workers and executor; fewer tasks at a time where their memory does not fit.
         description: What progress says; the step's name by default, nothing where it is empty.
         unit: What the tasks' sizes count.
         before: What was left out of the tasks, for the progress.
@@ -167,6 +167,8 @@ def run_step(
     missing = [t for t in tasks if not t.writes or not all(name in values for name in t.writes)]
     if len(missing) < len(tasks):
         log.info("%s: %d of %d blocks done before", step, len(tasks) - len(missing), len(tasks))
+    if needs := [task.memory for task in missing if task.memory]:
+        resources = replace(resources, workers=fitting_workers(needs, resources))
     total = before + sum(task.size for task in tasks)
     before = total - sum(task.size for task in missing)
 
@@ -241,17 +243,21 @@ def _run_parts(
             named = _ahead(tasks, reader, ahead)
         calls = call_each(_Timed(parts.compute), named, resources, ordered=True)
         behind: tuple[Future[Any], Task] | None = None
-        for task, made in stack.enter_context(closing(calls)):
-            profile.computing += made[0] / workers
-            with profile.timing("computing"):
-                found = made[1] if parts.gather is None else parts.gather(task.item, made[1])
-            del made
-            if found is not None:
-                if behind is not None:
-                    result_of(*behind)
-                behind = writer.submit(found), task
-            del found
-            advance(task.size)
+        try:
+            for task, made in stack.enter_context(closing(calls)):
+                profile.computing += made[0] / workers
+                with profile.timing("computing"):
+                    found = made[1] if parts.gather is None else parts.gather(task.item, made[1])
+                del made
+                if found is not None:
+                    if behind is not None:
+                        result_of(*behind)
+                    behind = writer.submit(found), task
+                del found
+                advance(task.size)
+        finally:
+            if behind is not None:  # also after an error: closing would drop what has not begun
+                wait([behind[0]])
         if behind is not None:
             result_of(*behind)
 
