@@ -47,6 +47,7 @@ from cristae.evaluation.evaluate import score_instances
 from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
 from cristae.networks.model import Model, load_model, model_network
 from cristae.networks.pytc import PytcConfig, build_pytc_network
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.shipped import named_models
 from cristae.networks.unet import UNetConfig, build_network, network_context
 from cristae.networks.windows import WindowRecipe, window_axes, window_weight
@@ -284,7 +285,9 @@ def compare_pytc(folder, shape, resources):
     )
     windows = WindowRecipe((17, 257, 257), (8, 128, 128))
     state = build_pytc_network(config).state_dict()
-    model = Model(config, state, config.channels, intensity="uint8", windows=windows)
+    model = Model(
+        config, state, config.channels, intensity="uint8", recipe=InferenceRecipe(windows=windows)
+    )
     count = np.prod([len(axis.starts) for axis in window_axes(windows, shape)])
     parameters = sum(p.numel() for p in model_network(model).parameters())
     print(
@@ -321,7 +324,7 @@ def compare_pytc(folder, shape, resources):
 
 def time_plain_windows(volume, model):
     """The prediction of a plain loop over windows, and the seconds it takes, after one window."""
-    recipe, network = model.windows, model_network(model)
+    recipe, network = model.recipe.windows, model_network(model)
     grey = normalise(volume.read(), sample_intensity(volume), model.intensity)
     starts = (axis.starts for axis in window_axes(recipe, volume.shape))
     corners = list(product(*starts))

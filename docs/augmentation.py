@@ -15,6 +15,8 @@ import torch
 
 from cristae.figures.canvas import add_picture, new_figure, pixels
 from cristae.figures.raster import jpeg
+from cristae.samples.dataset import Sample, open_sample
+from cristae.simulation.simulate import SimulationConfig
 from cristae.training.augment import PYTC, Augmentations
 from cristae.training.defects import DefectsConfig, apply_defects, draw_defects
 from cristae.training.geometry import GeometryConfig
@@ -28,8 +30,6 @@ from cristae.training.sampling import (
     random_stream,
     read_patch,
 )
-from cristae.samples.dataset import Sample, open_sample
-from cristae.simulation.simulate import SimulationConfig
 
 PATCH = (9, 112, 112)
 SHOWN = 3

@@ -10,6 +10,7 @@ import torch
 
 from cristae.networks.model import Model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.unet import UNetConfig, build_network
 from cristae.networks.windows import WindowRecipe
 
@@ -99,4 +100,10 @@ def windowed(seed: int, most: int = 1, **recipe) -> Model:
     cut_off(state, "up_layers.0.1.conv.0", "up_layers.0.1.conv.1", most)
     set_head(state, "conv_out.0", most)
     windows = WindowRecipe(**{"shape": (4, 16, 16), "stride": (2, 8, 8), **recipe})
-    return Model(config, state, config.channels, thresholds=THRESHOLDS, windows=windows)
+    return Model(
+        config,
+        state,
+        config.channels,
+        thresholds=THRESHOLDS,
+        recipe=InferenceRecipe(windows=windows),
+    )

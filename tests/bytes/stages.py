@@ -164,7 +164,7 @@ def predict(found: Found, case: Case, image: Volume, folder: Path) -> None:
     found.add(stage, "interrupted", zarr_digests(cut))
     out = out_of(first, "blocks")
     how: dict[str, Any] = {"block_shape": case.blocks}
-    if models[0].windows:
+    if models[0].recipe.windows:
         how = {"chunks": folder / "chunks"}
     call(first, out, TWO, image, **how)
     found.add(stage, "blocks, two threads", zarr_digests(out))

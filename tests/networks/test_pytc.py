@@ -21,6 +21,7 @@ from cristae.networks.model import load_model, model_network, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network, pytc_probabilities
 from cristae.networks.pytc_config import read_pytc_config
 from cristae.networks.pytc_inference import WindowNetwork
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.runner import compare_runners, make_runner
 from cristae.networks.windows import (
     WindowRecipe,
@@ -298,12 +299,14 @@ def test_a_model_file_keeps_network_and_windows(tmp_path, recipe, weights) -> No
     model = load_pytc_model(tmp_path / "c.pth.tar", recipe(SMALL))
     save_model(model, tmp_path / "m.pt")
     again = load_model(tmp_path / "m.pt")
-    assert (again.network_config, again.windows) == (model.network_config, model.windows)
+    assert (again.network_config, again.recipe) == (model.network_config, model.recipe)
     assert again.fingerprint == model.fingerprint
-    other = replace(model, windows=replace(model.windows, blending="bump"))
+    other = replace(
+        model, recipe=InferenceRecipe(windows=replace(model.recipe.windows, blending="bump"))
+    )
     assert other.fingerprint != model.fingerprint
     with pytest.raises(InputError, match="windows None: expected"):
-        save_model(replace(model, windows=None), tmp_path / "n.pt")
+        save_model(replace(model, recipe=InferenceRecipe()), tmp_path / "n.pt")
 
 
 @pytest.mark.parametrize("blending", ["gaussian", "bump"])

@@ -16,6 +16,7 @@ from cristae.engine.tasks import Parts, Task, run_step
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.model import Model, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction import passes, predict, tiled, windowed
 from cristae.prediction.lanes import lanes_of
@@ -55,7 +56,9 @@ def windows():
     config = PytcConfig(widths=(4, 6), isotropy=(False, True))
     recipe = WindowRecipe((4, 16, 16), (2, 8, 8), (1, 2, 2))
     state = build_pytc_network(config).state_dict()
-    return Model(config, state, config.channels, intensity="uint8", windows=recipe)
+    return Model(
+        config, state, config.channels, intensity="uint8", recipe=InferenceRecipe(windows=recipe)
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3])

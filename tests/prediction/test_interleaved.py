@@ -12,8 +12,9 @@ from tests.prediction.test_predict import assert_equal_law
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.interleaved import InterleavedRunner, interleaved_context, section_step
+from cristae.networks.interleaved import InterleavedRunner, interleaved_context
 from cristae.networks.model import load_model, model_network, save_model
+from cristae.networks.recipe import InferenceRecipe, section_step
 from cristae.networks.unet import Context
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.formats import open_volume
@@ -108,7 +109,10 @@ def in_one_piece(array, model, step):
 
 @pytest.mark.parametrize("block", [None, (2, 17, 30)])
 def test_a_prediction_equals_whole_turns(make_model, texture, tmp_path, block):
-    array, model = texture((17, 44, 52)), replace(make_model(), section_spacing_nm=30.0)
+    array, model = (
+        texture((17, 44, 52)),
+        replace(make_model(), recipe=InferenceRecipe(section_spacing_nm=30.0)),
+    )
     volume = open_volume(array, voxel_size_nm=(10.0, 8.0, 8.0))
     config = PredictConfig(precision="float32")
     found = predict_volume(
@@ -145,11 +149,13 @@ def test_turns_are_tile_invariant_with_everything(make_model, texture, tmp_path)
 
 
 def test_the_model_file_keeps_the_spacing(make_model, tmp_path):
-    model = replace(make_model(), section_spacing_nm=30.0)
+    model = replace(make_model(), recipe=InferenceRecipe(section_spacing_nm=30.0))
     save_model(model, tmp_path / "m.pt")
-    assert load_model(tmp_path / "m.pt").section_spacing_nm == 30.0
-    with pytest.raises(InputError, match=r"section_spacing_nm -1.*positive"):
-        save_model(replace(model, section_spacing_nm=-1.0), tmp_path / "n.pt")
+    assert load_model(tmp_path / "m.pt").recipe.section_spacing_nm == 30.0
+    with pytest.raises(InputError, match=r"section_spacing_nm -1.*more than 0"):
+        save_model(
+            replace(model, recipe=InferenceRecipe(section_spacing_nm=-1.0)), tmp_path / "n.pt"
+        )
 
 
 def test_a_step_below_one_is_refused(make_model, texture, tmp_path):

@@ -358,6 +358,7 @@ from dataclasses import replace
 from cristae.engine.memory import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
+from cristae.networks.recipe import InferenceRecipe
 from cristae.prediction import predict
 from cristae.volumes.formats import open_volume
 
@@ -373,7 +374,8 @@ if case == "resampled":
     model = replace(model, working_voxel_size_nm=(None, 6.0, 6.0))
 if case == "scales":
     volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
-    model = replace(model, working_voxel_size_nm=(None, 8.0, 8.0), scales=(0.8, 1.0, 1.25))
+    recipe = InferenceRecipe(scales=(0.8, 1.0, 1.25))
+    model = replace(model, working_voxel_size_nm=(None, 8.0, 8.0), recipe=recipe)
 variants, step = 4 if case == "variants" else 1, 4 if case == "turns" else 1
 config = predict.PredictConfig(precision=precision, variants=variants, section_step=step)
 models, mask = (model,), None

@@ -10,6 +10,7 @@ from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.networks.model import load_model, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.estimate import prediction_work
 from cristae.prediction.predict import PredictConfig, predict_volume
@@ -30,7 +31,7 @@ def volume_of(array, size=SIZE):
 @pytest.mark.parametrize("combine", ["mean", "max"])
 def test_scales_are_combined_on_the_grid_of_the_output(make_model, texture, tmp_path, combine):
     volume = volume_of(texture((5, 60, 90)))
-    model = make_model(working_voxel_size_nm=WORKING, scales=SCALES)
+    model = make_model(working_voxel_size_nm=WORKING, recipe=InferenceRecipe(scales=SCALES))
     config = replace(FLOAT32, combine=combine)
     found = predict_volume(volume, model, tmp_path / "a.zarr", config=config, resources=ONE)
     each = [
@@ -94,7 +95,7 @@ def test_a_scale_of_nearly_one_changes_nearly_nothing(make_model, texture, tmp_p
 
 def test_what_scales_take_is_foretold(make_model, texture, tmp_path):
     volume = volume_of(texture((5, 60, 90)))
-    model = make_model(working_voxel_size_nm=WORKING, scales=SCALES)
+    model = make_model(working_voxel_size_nm=WORKING, recipe=InferenceRecipe(scales=SCALES))
     work = prediction_work(volume, model, FLOAT32, "float32", ONE)
     made = predict_volume(volume, model, tmp_path / "a.zarr", config=FLOAT32, resources=ONE)
     done = made.attributes["record"]["summary"]["voxels_computed_per_voxel"]
@@ -102,9 +103,9 @@ def test_what_scales_take_is_foretold(make_model, texture, tmp_path):
 
 
 def test_the_model_file_keeps_the_scales(make_model, tmp_path):
-    model = make_model(working_voxel_size_nm=WORKING, scales=SCALES)
+    model = make_model(working_voxel_size_nm=WORKING, recipe=InferenceRecipe(scales=SCALES))
     save_model(model, tmp_path / "m.pt")
-    assert load_model(tmp_path / "m.pt").scales == SCALES
+    assert load_model(tmp_path / "m.pt").recipe.scales == SCALES
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 1.0), (0.1, 1.0), (5.0,)])
@@ -112,7 +113,7 @@ def test_scales_that_cannot_be_are_refused(make_model, texture, tmp_path, scales
     model = make_model(working_voxel_size_nm=WORKING)
     said = r"expected different numbers from 0\.25 to 4"
     with pytest.raises(InputError, match=said):
-        save_model(replace(model, scales=scales), tmp_path / "m.pt")
+        save_model(replace(model, recipe=InferenceRecipe(scales=scales)), tmp_path / "m.pt")
     with pytest.raises(InputError, match=said):
         predict_volume(
             volume_of(texture((4, 40, 40))),
@@ -131,7 +132,7 @@ def test_scales_need_a_working_voxel_size_and_no_windows(make_model, texture, tm
         network_config=torch_config,
         state_dict=build_pytc_network(torch_config).state_dict(),
         channels=torch_config.channels,
-        windows=recipe,
+        recipe=InferenceRecipe(windows=recipe),
     )
     volume = volume_of(texture((4, 40, 40)))
     for model, said in (
@@ -142,7 +143,12 @@ def test_scales_need_a_working_voxel_size_and_no_windows(make_model, texture, tm
             predict_volume(
                 volume, model, tmp_path / "a.zarr", config=PredictConfig(scales=(1.0, 2.0))
             )
-    with pytest.raises(InputError, match=r"expected 1 for a model with windows"):
+    with pytest.raises(InputError, match=r"the model runs on its own windows"):
         save_model(
-            replace(windows, working_voxel_size_nm=WORKING, scales=SCALES), tmp_path / "m.pt"
+            replace(
+                windows,
+                working_voxel_size_nm=WORKING,
+                recipe=InferenceRecipe(windows=recipe, scales=SCALES),
+            ),
+            tmp_path / "m.pt",
         )

@@ -21,6 +21,7 @@ from cristae.grid import Box
 from cristae.networks.checkpoint import load_pytc_model
 from cristae.networks.model import Model, model_network, save_model
 from cristae.networks.pytc import PytcConfig, build_pytc_network
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe, window_axes, window_weight
 from cristae.prediction import regions, windowed
 from cristae.prediction import request as request_module
@@ -49,7 +50,7 @@ def pytc_model() -> Model:
         build_pytc_network(config).state_dict(),
         config.channels,
         intensity="uint8",
-        windows=RECIPE,
+        recipe=InferenceRecipe(windows=RECIPE),
     )
 
 
@@ -61,7 +62,7 @@ def small_shards(monkeypatch) -> None:
 
 def plain(array: np.ndarray, model: Model, look=lambda image, find: find(image)) -> np.ndarray:
     """The blended prediction in float64, all in memory, a loop over windows."""
-    recipe, network = model.windows, model_network(model)
+    recipe, network = model.recipe.windows, model_network(model)
 
     def outputs(window):
         with torch.no_grad():
@@ -138,7 +139,7 @@ def test_equal_to_the_reference(shared: Path, tmp_path: Path, count: int) -> Non
 @pytest.mark.parametrize("blending", ["gaussian", "bump"])
 @pytest.mark.parametrize("shape", [(9, 30, 41), (2, 12, 60), (1, 9, 7)])
 def test_equal_to_a_plain_loop(pytc_model, texture, tmp_path, small_shards, shape, blending):
-    model = replace(pytc_model, windows=replace(RECIPE, blending=blending))
+    model = replace(pytc_model, recipe=InferenceRecipe(windows=replace(RECIPE, blending=blending)))
     array = texture(shape)
     found = predict_volume(open_volume(array), model, tmp_path / "p.zarr", resources=ONE)
     difference = np.abs(found.read() - plain(array, model))
@@ -285,7 +286,10 @@ def test_the_source_is_read_once(pytc_model, texture, tmp_path):
 
 
 def test_a_recipe_may_be_overruled(pytc_model, texture, tmp_path):
-    model = replace(pytc_model, windows=replace(RECIPE, variants=4, combine="max"))
+    model = replace(
+        pytc_model,
+        recipe=InferenceRecipe(windows=replace(RECIPE, variants=4, combine="max")),
+    )
     volume = open_volume(texture((3, 20, 20)))
     asked = predict_volume(
         volume,
@@ -434,7 +438,9 @@ def test_the_promise_holds_the_peak(tmp_path, norm, limit, case):
     config = PytcConfig(block="residual_se", widths=(32, 64, 96, 128, 160), norm=norm)
     state = build_pytc_network(config).state_dict()
     recipe = WindowRecipe((9, 129, 129), (9, 128, 128))
-    model = Model(config, state, ("mask",), intensity="uint8", windows=recipe)
+    model = Model(
+        config, state, ("mask",), intensity="uint8", recipe=InferenceRecipe(windows=recipe)
+    )
     save_model(model, tmp_path / "m.pt")
     script = """
 import sys, numba, numpy as np

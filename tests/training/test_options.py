@@ -139,11 +139,14 @@ def test_a_model_sees_the_scales_that_its_configuration_says(samples, tmp_path):
     model = train_model(made, samples, tmp_path / "model.pt", threads=1)
     image = array_volume(toy_arrays((7, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
     found = predict_volume(image, model, tmp_path / "p.zarr")
-    assert (model.scales, found.attributes["scales"]) == (scales, list(scales))
+    assert (model.recipe.scales, found.attributes["scales"]) == (scales, list(scales))
     for wrong, said in (
         (replace(made, working_voxel_size_nm=(None,) * 3), "as nothing is resampled in the plane"),
         (replace(made, scales=(9.0,)), "expected different numbers from 0.25 to 4"),
-        (replace(made, network=PYTC_NETWORK, patch=(5, 33, 32)), "for a network with windows"),
+        (
+            replace(made, network=PYTC_NETWORK, patch=(5, 33, 32)),
+            "the model runs on its own windows",
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             check_train_config(wrong)
@@ -156,7 +159,7 @@ def test_a_model_looks_at_sections_as_far_apart_as_its_configuration_says(sample
     )
     image = array_volume(toy_arrays((7, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
     found = predict_volume(image, model, tmp_path / "p.zarr")
-    assert (model.section_spacing_nm, found.attributes["section_step"]) == (spacing, 3)
+    assert (model.recipe.section_spacing_nm, found.attributes["section_step"]) == (spacing, 3)
     for made, said in (
         (TrainConfig(section_spacing_nm=-3.0), "-3.0: expected more than 0"),
         (
@@ -171,7 +174,7 @@ def test_a_model_looks_at_sections_as_far_apart_as_its_configuration_says(sample
 def test_a_model_is_validated_and_predicted_with_its_variants(samples, tmp_path):  # noqa: F811
     made = config(steps=1, variants=8)
     model = train_model(made, samples, tmp_path / "model.pt", threads=1)
-    assert load_model(tmp_path / "model.pt").variants == 8
+    assert load_model(tmp_path / "model.pt").recipe.variants == 8
     image = array_volume(toy_arrays((4, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
     asked = PredictConfig(precision="float32", grid="working")
     found = {

@@ -19,6 +19,7 @@ from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.model import FORMAT, Model, model_faults
 from cristae.networks.pytc_config import read_pytc_config
+from cristae.networks.recipe import InferenceRecipe
 
 _PLAIN_CLASSES: list[Any] = [
     collections.Counter,
@@ -59,7 +60,7 @@ def load_pytc_model(checkpoint: str | Path, configs: Sequence[str | Path]) -> Mo
         channels=setup.network.channels,
         intensity="uint8",
         decoder=setup.decoder,
-        windows=setup.windows,
+        recipe=InferenceRecipe(windows=setup.windows),
         offsets=affinity_offsets(setup.network.channels),
         card={
             "source": path.name,

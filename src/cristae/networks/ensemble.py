@@ -6,6 +6,7 @@ working voxel size, and either all take any tile or all have the same windows.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,25 +88,19 @@ def ensemble_contract(models: Sequence[Model]) -> Contract:
         return first
     hz, hy, hx = (max(along) for along in zip(*(c.halo_vx for c in contexts), strict=True))
     sz, sy, sx = (math.lcm(*along) for along in zip(*(c.lattice for c in contexts), strict=True))
-    return Contract(
-        channels=first.channels,
-        in_channels=first.in_channels,
-        intensity=first.intensity,
-        context=Context((hz, hy, hx), (sz, sy, sx)),
-        windows=None,
-        reduced_precision=all(c.reduced_precision for c in contracts),
-        variants=first.variants,
-        section_spacing_nm=first.section_spacing_nm,
-        scales=first.scales,
-    )
+    return replace(first, context=Context((hz, hy, hx), (sz, sy, sx)))
 
 
 def ensemble_faults(models: Sequence[Model]) -> list[str]:
     """Where members differ from the first in what they must agree on, a line each."""
     first, faults = models[0], []
     for number, model in enumerate(models[1:], start=2):
-        for name in ("channels", "intensity", "working_voxel_size_nm", "windows", "offsets"):
-            found, expected = getattr(model, name), getattr(first, name)
+        pairs = [
+            (name, getattr(model, name), getattr(first, name))
+            for name in ("channels", "intensity", "working_voxel_size_nm", "offsets")
+        ]
+        pairs.append(("windows", model.recipe.windows, first.recipe.windows))
+        for name, found, expected in pairs:
             if found != expected:
                 faults.append(f"model {number}: {name} {found}, the first has {expected}")
         if model.network_config.in_channels != first.network_config.in_channels:

@@ -25,19 +25,6 @@ from cristae.networks.inference import Precision
 from cristae.networks.runner import Runner
 from cristae.networks.unet import Context
 
-OVER = 0.1
-"""A distance may be larger than wanted by this share: 32 nm are as good as 30."""
-
-
-def section_step(spacing_nm: float | None, section_nm: float) -> int:
-    """How many sections fit in the distance wanted, or all but; at least 1.
-
-    Args:
-        spacing_nm: Distance wanted; None: next sections.
-        section_nm: Thickness of a section.
-    """
-    return 1 if spacing_nm is None else max(1, int((1 + OVER) * spacing_nm / section_nm))
-
 
 def interleaved_context(context: Context, step: int) -> Context:
     """What a network needs around a core, and where its tiles start, if it sees every k-th section.

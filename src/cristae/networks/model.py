@@ -7,9 +7,9 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
     format_version  1
     network         the kind of network: "unet", or "pytc" for PyTorch Connectomics v1's
     network_config  its configuration, plain
-    windows         the windows it is run on; null where any tile will do
+    windows, variants, section_spacing_nm, scales and others    as `InferenceRecipe` has them
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card,
-    threshold_voxel_size_nm, variants, section_spacing_nm, scales    as `Model` has them
+    threshold_voxel_size_nm    as `Model` has them
     offsets         (z, y, x) of the voxel each affinity channel joins a voxel to; else empty
     stored_as       "float32" or "float16": how the convolutions' weights lie in the file
     state_dict      tensors by name
@@ -20,10 +20,10 @@ import json
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,9 +38,15 @@ from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network
+from cristae.networks.recipe import (
+    InferenceRecipe,
+    VoxelSize,
+    own_recipe_faults,
+    read_recipe,
+    stored_recipe,
+)
 from cristae.networks.shipped import find_model, is_shipped
 from cristae.networks.unet import UNet, UNetConfig, build_network
-from cristae.networks.windows import Variants, WindowRecipe, recipe_faults
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
@@ -52,7 +58,6 @@ COUNTS = ("min_size", "min_seed_size")
 NetworkConfig = UNetConfig | PytcConfig
 Network = UNet | PytcNetwork
 StoredAs = Literal["float32", "float16"]
-VoxelSize = tuple[float | None, float | None, float | None]
 
 _TUNED = ("decoder", "thresholds", "threshold_voxel_size_nm")
 _KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "pytc": PytcConfig}
@@ -84,17 +89,11 @@ class Model:
         thresholds: That decoder's thresholds, by name; none means the decoder's defaults.
         card: Where it comes from: data, settings, date, scores. Plain values.
         format_version: Version of the file it was read from, or will be written as.
-        windows: The windows it is run on; None for a tile-invariant network, which takes any tile.
+        recipe: How it wants to be run.
         offsets: Offset (z, y, x) of the voxel that each channel joins a voxel to, from the first
             channel on while they are affinities; none by default.
         threshold_voxel_size_nm: Voxel size (z, y, x) in nm at which the thresholds that count
             voxels were found; None where that is not known, and they are taken as they are.
-        variants: Test-time augmentation it is predicted with unless told otherwise; of networks
-            with windows these say it.
-        section_spacing_nm: Distance between the sections it looks at unless told otherwise, where
-            sections are thinner (`interleaved`); None: next ones.
-        scales: It sees the image at so many times its working voxel size in the plane, each once,
-            and the outputs are averaged, unless told otherwise.
     """
 
     network_config: NetworkConfig
@@ -106,12 +105,9 @@ class Model:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
-    windows: WindowRecipe | None = None
+    recipe: InferenceRecipe = field(default_factory=InferenceRecipe)
     offsets: tuple[Triple, ...] = ()
     threshold_voxel_size_nm: tuple[float, float, float] | None = None
-    variants: Variants = 1
-    section_spacing_nm: float | None = None
-    scales: tuple[float, ...] = (1.0,)
 
     def thresholds_at(
         self, voxel_size_nm: tuple[float, float, float] | None, sections: int | None = None
@@ -150,8 +146,8 @@ class Model:
             "working_voxel_size_nm": list(self.working_voxel_size_nm),
             "intensity": self.intensity,
         }
-        if self.windows is not None:
-            facts["windows"] = to_plain(self.windows)
+        if self.recipe.windows is not None:
+            facts["windows"] = to_plain(self.recipe.windows)
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict.items()):
             if tensor.is_floating_point():
@@ -203,12 +199,9 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
         "thresholds": dict(model.thresholds),
         "card": to_plain(model.card),
         "stored_as": stored_as,
-        "windows": to_plain(model.windows),
         "offsets": to_plain(model.offsets),
         "threshold_voxel_size_nm": to_plain(model.threshold_voxel_size_nm),
-        "variants": model.variants,
-        "section_spacing_nm": model.section_spacing_nm,
-        "scales": list(model.scales),
+        **stored_recipe(model.recipe),
         "state_dict": tensors,
     }
     write_atomic(path, lambda file: torch.save(tree, file))
@@ -249,7 +242,7 @@ def read_model(path: Path) -> Model:
     if kind is None:
         faults.append(f"network: {tree.get('network')!r} found, expected one of {list(_KINDS)}")
     raise_faults(str(path), faults)
-    windows, offsets = tree.get("windows"), tree.get("offsets")
+    offsets = tree.get("offsets")
     counted = tree.get("threshold_voxel_size_nm")
     channels = tuple(tree["channels"])
     model = Model(
@@ -264,16 +257,13 @@ def read_model(path: Path) -> Model:
         thresholds=tree["thresholds"],
         card=tree["card"],
         format_version=version,
-        windows=None if windows is None else from_plain(WindowRecipe, windows, f"{path}: windows"),
+        recipe=read_recipe(tree, str(path)),
         offsets=affinity_offsets(channels)  # files of before name none
         if offsets is None
         else from_plain(tuple[Triple, ...], offsets, f"{path}: offsets"),
         threshold_voxel_size_nm=None
         if counted is None
         else from_plain(tuple[float, float, float], counted, f"{path}: threshold_voxel_size_nm"),
-        variants=cast("Variants", tree.get("variants", 1)),
-        section_spacing_nm=tree.get("section_spacing_nm"),
-        scales=from_plain(tuple[float, ...], tree.get("scales", [1.0]), f"{path}: scales"),
     )
     raise_faults(str(path), model_faults(model, tree["stored_as"]))
     return model
@@ -356,14 +346,13 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
     counted = model.threshold_voxel_size_nm
     if counted is not None and (len(counted) != 3 or not all(size > 0 for size in counted)):
         faults.append(f"threshold_voxel_size_nm {counted}: expected three positive numbers or none")
-    if (model.windows is None) != isinstance(model.network_config, UNetConfig):
+    if (model.recipe.windows is None) != isinstance(model.network_config, UNetConfig):
         faults.append(
-            f"windows {model.windows}: expected for networks of PyTorch Connectomics only"
+            f"windows {model.recipe.windows}: expected for networks of PyTorch Connectomics only"
         )
-    faults += _running_faults(model)
+    faults += own_recipe_faults(model.recipe, sizes)
     if len(model.offsets) > len(model.channels):
         faults.append(f"offsets {model.offsets}: expected at most one a channel, {model.channels}")
-    faults += recipe_faults(model.windows) if model.windows else []
     faults += _misfits(model.network_config, model.state_dict)
     if stored_as == "float16":
         largest = torch.finfo(torch.float16).max
@@ -382,37 +371,6 @@ def _kind(config: NetworkConfig) -> str:
 def fresh_network(config: NetworkConfig) -> Network:
     """A network of either kind with fresh weights."""
     return build_network(config) if isinstance(config, UNetConfig) else build_pytc_network(config)
-
-
-def _running_faults(model: Model) -> list[str]:
-    """What is wrong with how it wants to be run."""
-    faults, spacing = [], model.section_spacing_nm
-    if model.variants not in get_args(Variants):
-        faults.append(f"variants {model.variants!r}: expected one of {get_args(Variants)}")
-    if model.windows is not None and model.variants != 1:
-        faults.append(f"variants {model.variants}: expected in the windows of the model")
-    if spacing is not None and not (isinstance(spacing, int | float) and spacing > 0):
-        faults.append(f"section_spacing_nm {spacing!r}: expected a positive number or null")
-    elif spacing is not None and model.windows is not None:
-        faults.append(f"section_spacing_nm {spacing}: expected null for a model with windows")
-    if model.windows is not None and model.scales != (1.0,):
-        faults.append(f"scales {model.scales}: expected 1 for a model with windows")
-    return faults + scale_faults(model.scales, model.working_voxel_size_nm)
-
-
-def scale_faults(scales: Sequence[float], working: VoxelSize) -> list[str]:
-    """What is wrong with test-time scales, a line each.
-
-    Args:
-        scales: Of `Model`.
-        working: Working voxel size (z, y, x) in nm.
-    """
-    faults = []
-    if not scales or len(set(scales)) < len(scales) or not all(0.25 <= s <= 4 for s in scales):
-        faults.append(f"scales {list(scales)}: expected different numbers from 0.25 to 4")
-    if tuple(scales) != (1.0,) and None in working[1:]:
-        faults.append(f"scales {list(scales)}: expected 1, as nothing is resampled in the plane")
-    return faults
 
 
 def _misfits(config: NetworkConfig, state: Mapping[str, Tensor]) -> list[str]:

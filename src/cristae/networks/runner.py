@@ -20,8 +20,9 @@ from cristae.networks.inference import CPU, Precision, TileNetwork, inference_by
 from cristae.networks.model import Model, model_network
 from cristae.networks.pytc import PytcConfig, PytcNetwork
 from cristae.networks.pytc_inference import WindowNetwork, window_bytes
+from cristae.networks.recipe import InferenceRecipe, in_windows
 from cristae.networks.unet import Context, UNet, UNetConfig, network_context
-from cristae.networks.windows import Variants, WindowRecipe
+from cristae.networks.windows import WindowRecipe
 
 LARGEST_DEVIATION = 0.1
 MEAN_DEVIATION = 0.002
@@ -44,23 +45,19 @@ class Contract:
         in_channels: Channels of the image it takes.
         intensity: Rule of `cristae.volumes.intensity` for its input.
         context: Halo and lattice in voxels of its working grid, or None.
-        windows: Its windows, or None.
-        reduced_precision: Whether it may compute in less than float32 unasked.
-        variants: Its test-time augmentation unless told otherwise.
-        section_spacing_nm: Distance between the sections it looks at unless told otherwise, where
-            sections are thinner; None: next ones.
-        scales: Times its working voxel size at which it sees the image unless told otherwise.
+        recipe: How it is run unless told otherwise.
     """
 
     channels: tuple[str, ...]
     in_channels: int
     intensity: str
     context: Context | None
-    windows: WindowRecipe | None
-    reduced_precision: bool
-    variants: Variants = 1
-    section_spacing_nm: float | None = None
-    scales: tuple[float, ...] = (1.0,)
+    recipe: InferenceRecipe
+
+    @property
+    def windows(self) -> WindowRecipe | None:
+        """Its windows, or None."""
+        return self.recipe.windows
 
 
 class Runner(Protocol):
@@ -102,18 +99,14 @@ class Deviation:
 
 def network_contract(model: Model) -> Contract:
     """How a model's network wants to be run."""
-    config, windows = model.network_config, model.windows
+    config = model.network_config
     context = network_context(config) if isinstance(config, UNetConfig) else None
     return Contract(
         channels=model.channels,
         in_channels=config.in_channels,
         intensity=model.intensity,
         context=context,
-        windows=windows,
-        reduced_precision=windows is None,
-        variants=model.variants if windows is None else windows.variants,
-        section_spacing_nm=model.section_spacing_nm,
-        scales=model.scales,
+        recipe=in_windows(model.recipe),
     )
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from cristae.errors import ConfigError, InputError, MemoryLimitError, raise_faul
 from cristae.grid import Triple
 from cristae.networks.device import DeviceName, device_faults, find_devices
 from cristae.networks.ensemble import ensemble_faults
-from cristae.networks.interleaved import section_step
-from cristae.networks.model import Model, scale_faults
+from cristae.networks.model import Model
+from cristae.networks.recipe import (
+    WantedPrecision,
+    choose_recipe,
+    chosen_settings,
+    running_faults,
+)
 from cristae.networks.runner import Contract, sample_shape
 from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grid, Grids
@@ -64,7 +69,7 @@ class PredictConfig:
 
     invert: bool = False
     device: DeviceName = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    precision: WantedPrecision | None = None
     variants: Variants | None = None
     section_step: int | None = None
     scales: tuple[float, ...] | None = None
@@ -80,25 +85,19 @@ def plain_settings(config: PredictConfig) -> dict[str, Any]:
     return {k: v for k, v in lasting.items() if k not in _LATER or v != _LATER[k]}
 
 
-def resolve_config(config: PredictConfig, contract: Contract, section_nm: float) -> PredictConfig:
-    """The configuration with nothing left open but what a sample decides.
+def settle(
+    config: PredictConfig, contract: Contract, section_nm: float
+) -> tuple[PredictConfig, Contract]:
+    """Both with one recipe, as the user says or else the model; only a sample decides the rest.
 
     Args:
         config: What is asked for.
-        contract: Of the network.
+        contract: Of the networks.
         section_nm: Thickness of a section on the network's grid, `section_thickness`.
     """
-    windows = contract.windows
-    return replace(
-        config,
-        precision=config.precision or ("auto" if contract.reduced_precision else "float32"),
-        variants=config.variants or contract.variants,
-        section_step=section_step(contract.section_spacing_nm, section_nm)
-        if config.section_step is None
-        else config.section_step,
-        scales=contract.scales if config.scales is None else config.scales,
-        combine=config.combine or (windows.combine if windows else "mean"),
-    )
+    recipe = choose_recipe(config, contract.recipe, section_nm)
+    settled = replace(config, **chosen_settings(config, recipe))
+    return settled, replace(contract, recipe=recipe)
 
 
 def section_thickness(source: Volume, model: Model) -> float:
@@ -129,20 +128,7 @@ def check_request(
             f"{contract.windows.shape}, which are its blocks; expected none"
         )
     lattice = contract.context.lattice if contract.context else (1, 1, 1)
-    if (config.variants or 1) > 4 and lattice[1] != lattice[2]:
-        faults.append(
-            f"variants {config.variants}: the network steps {lattice[1:]} in y and x, expected "
-            f"equal steps where tiles are transposed"
-        )
-    step = 1 if config.section_step is None else config.section_step
-    if step < 1:
-        faults.append(f"section_step {step}: expected at least 1")
-    if step > 1 and contract.windows is not None:
-        faults.append(f"section_step {step}: the model runs on its own windows, expected 1")
-    scales = (1.0,) if config.scales is None else config.scales
-    faults += scale_faults(scales, models[0].working_voxel_size_nm)
-    if scales != (1.0,) and contract.windows is not None:
-        faults.append(f"scales {list(scales)}: the model runs on its own windows, expected 1")
+    faults += running_faults(contract.recipe, models[0].working_voxel_size_nm, lattice)
     if config.skip_empty and contract.windows is not None:
         faults.append("skip_empty: the model runs on its own windows, expected one that takes any")
     if config.skip_empty and source.voxel_size_nm is None:

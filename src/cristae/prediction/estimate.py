@@ -20,7 +20,7 @@ from cristae.networks.ensemble import ensemble_contract, models_of
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import model_runner, network_contract, sample_shape
-from cristae.prediction.checks import PredictConfig, resolve_config, section_thickness
+from cristae.prediction.checks import PredictConfig, section_thickness, settle
 from cristae.prediction.grids import plan_grids
 from cristae.prediction.request import Request
 from cristae.prediction.tiled import plan_tiles, tiling_bytes
@@ -45,12 +45,10 @@ class Work:
 
 def expected_precision(config: PredictConfig, model: Model) -> Precision:
     """The precision a prediction will most likely have; a sample decides where it is open."""
-    wanted = config.precision
-    if wanted is not None and wanted != "auto":
+    wanted = config.precision or network_contract(model).recipe.precision
+    if wanted != "auto":
         return wanted
-    open_to_less = network_contract(model).reduced_precision or wanted == "auto"
-    reduced = reduced_precision(find_devices(config.device)[0]) if open_to_less else None
-    return reduced or "float32"
+    return reduced_precision(find_devices(config.device)[0]) or "float32"
 
 
 def network_rate(
@@ -83,7 +81,7 @@ def prediction_work(
     """Memory and voxels of a prediction, by the plan it would have; nothing is written."""
     models = models_of(model)
     contract = ensemble_contract(models)
-    config = resolve_config(config, contract, section_thickness(image, models[0]))
+    config, contract = settle(config, contract, section_thickness(image, models[0]))
     with temporary_folder() as folder:
         request = Request(
             source=image,
@@ -91,12 +89,9 @@ def prediction_work(
             contract=contract,
             out=folder / "prediction.zarr",
             grids=plan_grids(
-                image, models[0].working_voxel_size_nm, config.grid, config.scales or (1.0,)
+                image, models[0].working_voxel_size_nm, config.grid, contract.recipe.scales
             ),
             precision=precision,
-            variants=config.variants or 1,
-            section_step=config.section_step or 1,
-            combine=config.combine or "mean",
             truncate=config.truncate,
             block_shape=None,
             resources=resources,
@@ -110,4 +105,4 @@ def prediction_work(
             tilings = plan_tiles(request, ledger)
             computed = sum(tiling.count() * Box.of(tiling.read).size for tiling in tilings)
             needed = tiling_bytes(tilings, request)
-            return Work(needed, computed * request.variants, written)
+            return Work(needed, computed * contract.recipe.variants, written)

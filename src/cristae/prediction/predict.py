@@ -32,8 +32,8 @@ from cristae.networks.device import devices_prepared, find_devices
 from cristae.networks.ensemble import ModelLike, ensemble_contract, make_ensemble, models_of
 from cristae.networks.inference import Precision
 from cristae.networks.model import GREY, Model, model_network
+from cristae.networks.recipe import ONE_LOOK, recipe_attributes
 from cristae.networks.runner import Contract
-from cristae.networks.windows import Combine
 from cristae.prediction.checks import (
     PredictConfig,
     check_executor,
@@ -43,8 +43,8 @@ from cristae.prediction.checks import (
     laid_mask,
     mask_region,
     plain_settings,
-    resolve_config,
     section_thickness,
+    settle,
     warn_of_mask,
 )
 from cristae.prediction.chunks import plan_chunks, write_chunks
@@ -181,11 +181,6 @@ class Asked:
     resources: Resources
 
     @property
-    def combine(self) -> Combine:
-        """What is taken of variants, models and scales."""
-        return self.config.combine or "mean"
-
-    @property
     def devices(self) -> tuple[torch.device, ...]:
         """Where the networks compute; the processor once for each process."""
         copies = self.resources.workers if self.resources.executor == "processes" else 1
@@ -199,9 +194,6 @@ class Asked:
             out=self.out,
             grids=self.grids,
             precision=precision,
-            variants=self.config.variants or 1,
-            section_step=self.config.section_step or 1,
-            combine=self.combine,
             truncate=self.config.truncate,
             block_shape=self.block_shape,
             resources=self.resources,
@@ -229,13 +221,12 @@ def ask(
 ) -> Asked:
     """What is asked for, every fault of it found; arguments and errors are `predict_volume`'s."""
     models = models_of(model)
-    contract = ensemble_contract(models)
     section_nm = section_thickness(source, models[0])
-    config = resolve_config(config or PredictConfig(), contract, section_nm)
+    config, contract = settle(config or PredictConfig(), ensemble_contract(models), section_nm)
     check_request(source, models, contract, config, block_shape, mask, align)
     mask = None if mask is None else laid_mask(source, mask, align)
-    scales = config.scales or (1.0,)
-    grids = plan_grids(source, models[0].working_voxel_size_nm, config.grid, scales)
+    size, scales = models[0].working_voxel_size_nm, contract.recipe.scales
+    grids = plan_grids(source, size, config.grid, scales)
     check_reach(source, grids, contract, resources)
     check_executor(config, resources)
     return Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
@@ -275,7 +266,7 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
         for view in grids.views
     )
     networks = [model_network(model) for model in asked.models]
-    make = partial(make_ensemble, networks, combine=asked.combine)
+    make = partial(make_ensemble, networks, combine=contract.recipe.combine)
     on_first = partial(make, device=devices[0])
     precision = settle_precision(
         on_first, images[0], contract, config.precision, ledger, device=devices[0]
@@ -302,7 +293,8 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     )
     copies = devices[:1] if request.in_processes else devices
     runners = tuple(
-        make(precision, device=device, section_step=request.section_step) for device in copies
+        make(precision, device=device, section_step=request.recipe.section_step)
+        for device in copies
     )
     del networks, make, on_first
     if isinstance(plan, Sweep):
@@ -335,9 +327,7 @@ def _regions(
             source.with_(attributes=known),
             [replace(model, working_voxel_size_nm=size) for model in asked.models],
             ledger.scratch / "coarse.zarr",
-            config=replace(
-                asked.config, grid="working", skip_empty=False, variants=1, scales=(1.0,)
-            ),
+            config=replace(asked.config, grid="working", skip_empty=False, **ONE_LOOK),
             mask=mask,
             resources=asked.resources,
         )
@@ -351,7 +341,6 @@ def _attributes(
     request: Request, statistics: IntensityStatistics, config: PredictConfig
 ) -> dict[str, Any]:
     """What the array says of itself."""
-    windows = request.contract.windows
     return {
         **passed_on(request.model, request.grids),
         "quantisation": "truncated" if request.truncate else "rounded",
@@ -361,11 +350,7 @@ def _attributes(
         "read_level": request.grids.read_level,
         "precision": request.precision,
         "device": request.devices[0].type,
-        "variants": request.variants,
-        "section_step": request.section_step,
-        "scales": to_plain(config.scales),
-        "combine": request.combine,
-        "windows": None if windows is None else to_plain(windows),
+        **recipe_attributes(request.recipe),
         "input_intensity": {
             "rule": request.model.intensity,
             "inverted": config.invert,

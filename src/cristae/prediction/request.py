@@ -20,8 +20,8 @@ from cristae.networks.ensemble import ensemble_bytes, ensemble_work
 from cristae.networks.inference import Precision
 from cristae.networks.interleaved import turn_shape
 from cristae.networks.model import Model
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.runner import Contract
-from cristae.networks.windows import Combine, Variants
 from cristae.prediction.grids import Grids
 from cristae.prediction.regions import Occupancy, Region
 from cristae.prediction.resample import Factors
@@ -49,9 +49,6 @@ class Request:
         out: The ``.zarr`` written.
         grids: The grids of image, network and output.
         precision: Of the network's arithmetic.
-        variants: Test-time augmentation.
-        section_step: The network sees every so many sections at once.
-        combine: What is taken of the variants, models and scales.
         truncate: Whether 255 p is truncated rather than rounded.
         block_shape: Core of a tile, where the user says it.
         resources: Threads and memory.
@@ -66,9 +63,6 @@ class Request:
     out: Path
     grids: Grids
     precision: Precision
-    variants: Variants
-    section_step: int
-    combine: Combine
     truncate: bool
     block_shape: Triple | None
     resources: Resources
@@ -79,6 +73,11 @@ class Request:
     def model(self) -> Model:
         """The first model, whose decoder and thresholds pass on."""
         return self.models[0]
+
+    @property
+    def recipe(self) -> InferenceRecipe:
+        """How the networks are run, as asked for."""
+        return self.contract.recipe
 
     @property
     def shape(self) -> Triple:
@@ -126,9 +125,9 @@ class Request:
 
     def network_bytes(self, tile: Triple, core: Triple) -> int:
         """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
-        of_tile = (tile, core, self.precision, self.devices[0].type, self.section_step)
+        of_tile = (tile, core, self.precision, self.devices[0].type, self.recipe.section_step)
         needed = ensemble_bytes(self.models, *of_tile)
-        seen = math.prod(turn_shape(tile, self.section_step))
+        seen = math.prod(turn_shape(tile, self.recipe.section_step))
         if self.devices[0].type == "cuda" and seen <= GRAPH_VOXELS:
             # what a member has recorded keeps its memory
             needed += sum(ensemble_bytes([model], *of_tile) for model in self.models)

@@ -16,8 +16,8 @@ from cristae.grid import Box, Triple
 from cristae.networks.device import pinned
 from cristae.networks.ensemble import finish_fold, fold
 from cristae.networks.interleaved import interleaved_context
+from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.runner import Runner
-from cristae.networks.windows import Combine, Variants
 from cristae.prediction.lanes import Numbered, lanes_of
 from cristae.prediction.passes import ImageInput, quantise, tile_probabilities, to_source_grid
 from cristae.prediction.regions import (
@@ -71,7 +71,7 @@ class Job:
     def lane(self, runner: Runner) -> "Lane":
         """What computes on a device."""
         asked = self.request
-        return Lane(runner, self.tilings, asked.variants, asked.combine, asked.truncate)
+        return Lane(runner, self.tilings, asked.recipe, asked.truncate)
 
     def task(self, tile: "Tile") -> Task:
         """A tile as the engine takes it; what is read at the first scale is declared."""
@@ -110,8 +110,7 @@ class Lane:
 
     runner: Runner
     tilings: Tilings
-    variants: Variants
-    combine: Combine
+    recipe: InferenceRecipe
     truncate: bool
 
     def __call__(self, seen: Seen) -> Made:
@@ -119,7 +118,9 @@ class Lane:
         levels = self.levels(seen)
         if seen.inside is not None:
             levels *= seen.inside
-        return Made(seen.part, levels, sum(box.size for box, _ in seen.views) * self.variants)
+        return Made(
+            seen.part, levels, sum(box.size for box, _ in seen.views) * self.recipe.variants
+        )
 
     def levels(self, seen: Seen) -> NDArray[np.uint8]:
         """The prediction of the part: uint8 (channels, z, y, x)."""
@@ -127,13 +128,17 @@ class Lane:
         for tiling, (box, image) in zip(self.tilings, seen.views, strict=True):
             working = tiling.working_core(seen.part)
             probabilities = tile_probabilities(
-                self.runner, image, working.relative_to(box.start), self.variants, self.combine
+                self.runner,
+                image,
+                working.relative_to(box.start),
+                self.recipe.variants,
+                self.recipe.combine,
             )
             found = to_source_grid(probabilities, working, seen.part, tiling.factors)
             del probabilities
-            total = fold(total, found, self.combine)
+            total = fold(total, found, self.recipe.combine)
             del found
-        return quantise(finish_fold(total, len(seen.views), self.combine), self.truncate)
+        return quantise(finish_fold(total, len(seen.views), self.recipe.combine), self.truncate)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def plan_tiles(request: Request, ledger: Ledger) -> Tilings:
     """Tiles as the user wants them, as an interrupted run had them, or as memory allows them."""
     if request.contract.context is None:
         raise ValueError("a contract without windows has a context")
-    context = interleaved_context(request.contract.context, request.section_step)
+    context = interleaved_context(request.contract.context, request.recipe.section_step)
     shape, shard, limit = request.shape, request.shard, request.memory_limit
     scales = [view.output_factors for view in request.grids.views]
     finest = min(scales, key=math.prod)
@@ -274,9 +279,11 @@ def _tell(tilings: Tilings, request: Request) -> None:
         *tiling.core,
         kept,
         "at most " if request.regions and parts is None else "",
-        waste * request.variants,
-        f"{request.variants} variants, " if request.variants > 1 else "",
-        f"sections {request.section_step} apart, in turns, " if request.section_step > 1 else "",
+        waste * request.recipe.variants,
+        f"{request.recipe.variants} variants, " if request.recipe.variants > 1 else "",
+        f"sections {request.recipe.section_step} apart, in turns, "
+        if request.recipe.section_step > 1
+        else "",
         f"{len(tilings)} scales, the largest tile named, " if len(tilings) > 1 else "",
         *tiling.context.halo_vx,
         request.memory_limit / GIB,
@@ -291,7 +298,7 @@ def device_bytes(tilings: Tilings, request: Request) -> int:
         part = _largest_part(tiling, request)
         working = tiling.working_core(Box.of(part.core)).shape
         core = math.prod(working) + 2 * math.prod(part.core)
-        kept = 4 * (1 + (request.variants > 1)) * channels * core
+        kept = 4 * (1 + (request.recipe.variants > 1)) * channels * core
         here = 4 * math.prod(part.read) + kept + request.network_bytes(part.read, working)
         most = max(most, here + 4 * channels * math.prod(part.core) * (len(tilings) > 1))
     return most
@@ -304,18 +311,21 @@ def tiling_bytes(tilings: Tilings, request: Request) -> int:
     computed, at one scale after the other, two groups are held.
     """
     channels, several = len(request.contract.channels), len(tilings) > 1
-    again = max(request.variants, len(request.models), request.section_step, len(tilings)) > 1
+    again = (
+        max(request.recipe.variants, len(request.models), request.recipe.section_step, len(tilings))
+        > 1
+    )
     read, computed, resampled = 0, 0.0, 0.0
     for tiling, view in zip(tilings, request.grids.views, strict=True):
         part, factors = _largest_part(tiling, request), view.read_factors
         tile, changed = math.prod(part.read), any(factor != 1 for factor in factors)
         grey = math.prod(n * max(1.0, f) + 2 for n, f in zip(part.read, factors, strict=True))
         working = tiling.working_core(Box.of(part.core)).shape
-        here = 4.0 * tile * (request.variants > 1)
+        here = 4.0 * tile * (request.recipe.variants > 1)
         if request.room is None:
             here += (1 + AGAIN * again) * request.network_bytes(part.read, working)
             here += channels * 8 * math.prod(part.core) * changed
-            here += channels * 8 * math.prod(working) * (request.variants > 1)
+            here += channels * 8 * math.prod(working) * (request.recipe.variants > 1)
             here += channels * 4 * math.prod(part.core) * several
         read += tile
         computed = max(computed, here)

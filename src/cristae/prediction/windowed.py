@@ -112,7 +112,7 @@ def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Swee
     """Where windows lie, and whether their sums wait in memory or on disk."""
     axes = window_axes(recipe, request.shape)
     channels, shape = len(request.contract.channels), request.shape
-    sweep = Sweep(recipe, axes, shape, request.shard, channels, request.variants, None)
+    sweep = Sweep(recipe, axes, shape, request.shard, channels, request.recipe.variants, None)
     fits = sweep_bytes(sweep, request) <= request.memory_limit
     sweep = sweep if fits else replace(sweep, folder=ledger.scratch)
     request.check_room(_window_bytes(request, recipe.shape))
@@ -128,7 +128,7 @@ def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Swee
         *recipe.shape,
         *recipe.stride,
         recipe.blending,
-        request.variants,
+        request.recipe.variants,
         kept,
         share * sweep.waste,
         "in memory" if fits else f"on disk, {scratch_bytes(sweep) / GIB:.1f} GiB",
@@ -200,7 +200,9 @@ def run_windows(
 
 def _lane(request: Request, extent: Triple, runner: Runner) -> "partial[Floats]":
     """What computes on a device; picklable."""
-    return partial(_probabilities, runner, Box.of(extent), request.variants, request.combine)
+    return partial(
+        _probabilities, runner, Box.of(extent), request.recipe.variants, request.recipe.combine
+    )
 
 
 def _probabilities(
@@ -226,7 +228,7 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
     devices = len(request.devices)
     total += devices * (request.room is None) * request.network_bytes(*[sweep.recipe.shape] * 2)
     total += region_bytes(request.regions, sweep.shard)
-    total += devices * 4 * window * (1 + 2 * (request.variants > 1)) * (1 + sweep.channels)
+    total += devices * 4 * window * (1 + 2 * (request.recipe.variants > 1)) * (1 + sweep.channels)
     total += sweep.channels * 2 * math.prod(sweep.shard)
     if sweep.folder is None:
         total += 4 * sweep.channels * depth * y * x
@@ -240,7 +242,7 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
 
 def _window_bytes(request: Request, window: Triple) -> int:
     """Upper bound of what a window takes of the memory of a device with its own."""
-    outputs = (1 + 2 * (request.variants > 1)) * len(request.contract.channels)
+    outputs = (1 + 2 * (request.recipe.variants > 1)) * len(request.contract.channels)
     return request.network_bytes(window, window) + 4 * math.prod(window) * (2 + 2 * outputs)
 
 

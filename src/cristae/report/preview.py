@@ -32,7 +32,7 @@ from cristae.networks.ensemble import ensemble_work, models_of
 from cristae.networks.inference import Precision
 from cristae.networks.model import Model
 from cristae.networks.runner import network_contract
-from cristae.prediction.checks import plain_settings, resolve_config, section_thickness
+from cristae.prediction.checks import plain_settings, section_thickness, settle
 from cristae.prediction.estimate import expected_precision, prediction_work
 from cristae.prediction.predict import PredictConfig, ask, predict_volume
 from cristae.prediction.resample import working_factors
@@ -251,10 +251,10 @@ def _cost(models: Sequence[Model]) -> float:
 
 def _seen(source: Volume, box: Box, model: Model, config: PredictConfig) -> Box:
     """A box with its margin, inside the source."""
-    config = resolve_config(config, network_contract(model), section_thickness(source, model))
-    step, scale = config.section_step or 1, max(config.scales or (1.0,))
-    z, y, x = MARGIN
-    margin = (step * z, math.ceil(scale * y), math.ceil(scale * x))
+    section_nm = section_thickness(source, model)
+    _, contract = settle(config, network_contract(model), section_nm)
+    z, y, x = (math.ceil(n * f) for n, f in zip(MARGIN, contract.recipe.reach, strict=True))
+    margin = (z, y, x)
     return box.grow(_in_source(margin, source, model)).clip(source.box)
 
 

@@ -9,10 +9,11 @@ from pydantic import Discriminator, Tag
 from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
-from cristae.networks.model import NetworkConfig, scale_faults
+from cristae.networks.model import NetworkConfig
 from cristae.networks.pytc import PytcConfig, check_pytc_config
+from cristae.networks.recipe import InferenceRecipe, own_recipe_faults
 from cristae.networks.unet import UNetConfig, check_unet_config, network_context
-from cristae.networks.windows import Variants, WindowRecipe, recipe_faults
+from cristae.networks.windows import Variants, WindowRecipe
 from cristae.training.augment import PYTC, Augmentations, augmentation_faults
 from cristae.training.defects import DefectsConfig
 from cristae.training.geometry import GeometryConfig
@@ -196,6 +197,10 @@ class TrainConfig:
     card: dict[str, str] = field(default_factory=dict)
 
 
+OFFERED = ("variants", "section_spacing_nm", "scales")
+"""Properties of an `InferenceRecipe` that a training gives to its model as it gets them."""
+
+
 def augmentations_of(config: TrainConfig) -> Augmentations:
     """What is changed about the patches of a run."""
     if config.augmentation == "pytc":
@@ -212,6 +217,12 @@ def windows_of(config: TrainConfig) -> WindowRecipe | None:
         return config.windows
     z, y, x = (max(1, n // 2) for n in config.patch)
     return WindowRecipe(config.patch, (z, y, x), (z, y, x))
+
+
+def recipe_of(config: TrainConfig) -> InferenceRecipe:
+    """How the model is to be run: the settings of a training that a recipe has, by their names."""
+    named = {name: getattr(config, name) for name in OFFERED}
+    return InferenceRecipe(**named, windows=windows_of(config))
 
 
 def validated_patch(config: TrainConfig) -> Triple:
@@ -320,29 +331,13 @@ def _network_faults(config: TrainConfig) -> list[str]:
     faults = []
     if config.network.in_channels != 1:
         faults.append(f"network.in_channels {config.network.in_channels}: expected 1")
-    if config.windows is not None:
-        if isinstance(config.network, UNetConfig):
-            faults.append(
-                f"windows {to_plain(config.windows)}: expected with a network of PyTorch "
-                "Connectomics only (`network.architecture`)"
-            )
-        faults += [f"windows: {fault}" for fault in recipe_faults(config.windows)]
-    _, y, x = patch_lattice(config.network)
-    if config.variants > 1 and not isinstance(config.network, UNetConfig):
-        faults.append(f"variants {config.variants}: expected in windows, `windows.variants`")
-    elif config.variants > 4 and y != x:
+    if config.windows is not None and isinstance(config.network, UNetConfig):
         faults.append(
-            f"variants {config.variants}: the network steps {(y, x)} in y and x, expected equal "
-            "steps where images are transposed"
+            f"windows {to_plain(config.windows)}: expected with a network of PyTorch "
+            "Connectomics only (`network.architecture`)"
         )
-    spacing = config.section_spacing_nm
-    if spacing is not None and not spacing > 0:
-        faults.append(f"section_spacing_nm {spacing}: expected more than 0, or null")
-    elif spacing is not None and not isinstance(config.network, UNetConfig):
-        faults.append(f"section_spacing_nm {spacing}: expected null for a network with windows")
-    faults += scale_faults(config.scales, config.working_voxel_size_nm)
-    if config.scales != (1.0,) and not isinstance(config.network, UNetConfig):
-        faults.append(f"scales {list(config.scales)}: expected 1 for a network with windows")
+    lattice = patch_lattice(config.network)
+    faults += own_recipe_faults(recipe_of(config), config.working_voxel_size_nm, lattice)
     if len(config.loss.channels) not in (0, len(config.network.channels)):
         faults.append(
             f"loss.channels {config.loss.channels}: expected a weight for each of "

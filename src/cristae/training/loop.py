@@ -25,7 +25,7 @@ from cristae.networks.model import (
 from cristae.samples.dataset import OpenedSample
 from cristae.samples.held import load_samples
 from cristae.training.batches import Batch, make_batch, supply
-from cristae.training.config import TrainConfig, learning_rate, windows_of
+from cristae.training.config import TrainConfig, learning_rate, recipe_of
 from cristae.training.panels import example_panels, save_panels
 from cristae.training.sampling import Source, prepare_source
 from cristae.training.state import (
@@ -322,11 +322,8 @@ def model_of(config: TrainConfig, state_dict: Mapping[str, torch.Tensor]) -> Mod
         intensity=config.intensity,
         decoder=config.decoder,
         thresholds=dict(config.thresholds),
-        windows=windows_of(config),
+        recipe=recipe_of(config),
         offsets=affinity_offsets(config.network.channels),
-        variants=config.variants,
-        section_spacing_nm=config.section_spacing_nm,
-        scales=config.scales,
     )
 
 
