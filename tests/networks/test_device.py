@@ -1,7 +1,5 @@
 """Devices: which there are, and networks on them; the processor stands in for a GPU."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from torch.utils._pytree import tree_leaves
 
 from cristae.errors import ConfigError, MemoryLimitError
 from cristae.grid import Box
-from cristae.networks import device as module
 from cristae.networks.device import (
     DeviceRunner,
     device_room,
@@ -108,83 +105,6 @@ def test_nothing_is_computed_elsewhere_or_waited_for(network, tiles, norm, preci
         tile = {"aten.lift_fresh.default", "aten._to_copy.default"}  # from NumPy to the device
         assert strangers.found == tile
         assert found.shape == (len(prepared.config.channels), *CORE.shape)
-
-
-def recording(network, monkeypatch, record):
-    runner = DeviceRunner(TileNetwork(network, "float32", CPU), CPU)
-    runner._records = True
-    monkeypatch.setattr(module, "record_graph", record)
-    return runner
-
-
-def test_a_tile_is_recorded_the_second_time_and_replayed(network, tiles, monkeypatch):
-    recorded, replayed = [], []
-
-    def record(function, example):
-        recorded.append(example.shape)
-        return lambda tile: (replayed.append(0), function(tile))[1]
-
-    runner = recording(network, monkeypatch, record)
-    plain, other = TileNetwork(network, "float32"), Box((0, 0, 8), (4, 16, 24))
-    for tile, core in [*((tile, CORE) for tile in tiles), (tiles[0], other), (tiles[1], CORE)]:
-        found = runner.probabilities(tile, core)
-        assert torch.equal(found, plain.probabilities(tile, core))
-    assert len(recorded) == 1
-    assert len(replayed) == 3  # the second, the third and the last
-
-
-def test_a_replay_takes_a_new_input_and_gives_an_output_of_its_own(monkeypatch):
-    calls, streams = [], []
-
-    def double(tile):
-        found = 2 * tile
-        calls.append((tile, found))
-        return found
-
-    class Stream:
-        def wait_stream(self, other):
-            """Nothing to wait for."""
-
-    class Graph:
-        def replay(self):
-            static, found = calls[-1]
-            found.copy_(2 * static)
-
-    @contextmanager
-    def at(*arguments, stream=None, capture_error_mode="global"):
-        streams.append(stream or arguments[0])
-        yield
-
-    for name, fake in (("Stream", Stream), ("current_stream", Stream), ("CUDAGraph", Graph)):
-        monkeypatch.setattr(torch.cuda, name, fake)
-    for name in ("stream", "graph"):
-        monkeypatch.setattr(torch.cuda, name, at)
-    replay = module.record_graph(double, torch.ones(3))
-    first, second = replay(torch.full((3,), 5.0)), replay(torch.full((3,), 7.0))
-    assert len(calls) == 2  # a warm-up and the recording, both on a stream of this device
-    assert streams[0] is streams[1]
-    assert (first.tolist(), second.tolist()) == ([10.0] * 3, [14.0] * 3)
-
-
-def test_large_tiles_are_not_recorded(network, tiles, monkeypatch):
-    monkeypatch.setattr(module, "GRAPH_VOXELS", tiles[0].size - 1)
-    runner = recording(network, monkeypatch, lambda *_: pytest.fail("recorded"))
-    for tile in tiles:
-        runner.probabilities(tile, CORE)
-
-
-def test_what_cannot_be_recorded_is_computed_plainly(network, tiles, monkeypatch, caplog):
-    tried = []
-
-    def refuse(function, example):
-        tried.append(0)
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    runner, plain = recording(network, monkeypatch, refuse), TileNetwork(network, "float32")
-    for tile in tiles:
-        assert torch.equal(runner.probabilities(tile, CORE), plain.probabilities(tile, CORE))
-    assert len(tried) == 1
-    assert "no CUDA graph on cpu (operation not permitted" in caplog.text
 
 
 def test_a_device_without_memory_left_is_told(network, tiles, monkeypatch):

@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from cristae.networks.windows import WindowRecipe
 from cristae.prediction import passes, predict, tiled, windowed
 from cristae.prediction.lanes import lanes_of
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.prediction.request import Request
 from cristae.prediction.resample import apply_taps, source_taps
 from cristae.volumes.formats import open_volume
 
@@ -111,22 +109,6 @@ def test_what_does_not_fit_a_gpu_is_refused(make_model, windows, texture, tmp_pa
         with pytest.raises(MemoryLimitError, match=r"of a GPU's memory.*--device cpu"):
             predict_volume(volume, model, tmp_path / name, resources=ONE)
         assert not (tmp_path / name / "0").exists()
-
-
-def test_each_member_keeps_the_memory_of_its_recording(make_model, monkeypatch):
-    extent = (16, 64, 64)
-
-    def promised(members):
-        models = [make_model()] * members
-        devices = (torch.device("cuda"),)
-        asked = SimpleNamespace(models=models, precision="float32", devices=devices, section_step=1)
-        return Request.network_bytes(asked, extent, extent)
-
-    recording = {members: promised(members) for members in (1, 3)}
-    monkeypatch.setattr("cristae.prediction.request.GRAPH_VOXELS", 0)
-    plain = {members: promised(members) for members in (1, 3)}
-    assert recording[1] == 2 * plain[1]
-    assert recording[3] == plain[3] + 3 * plain[1]
 
 
 def test_a_missing_device_is_told_with_all_other_faults(make_model, tmp_path, monkeypatch):

@@ -6,14 +6,12 @@ A tile's way on a GPU; the processor needs none of it::
 
 What is done with the probabilities stays on the device as well, until 256 levels come back
 (`cristae.prediction.passes.quantise`). Convolutions run in bfloat16 or float16, the first and the
-last in float32, as autocast would have it, but with the weights converted once. On CUDA a small
-tile, which a GPU computes quicker than the processor can ask for its layers, is recorded the second
-time it comes with the same core and replayed from then on (a CUDA graph).
+last in float32, as autocast would have it, but with the weights converted once.
 
 None of this has run on a GPU yet; tests run it on the processor.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol
 
@@ -22,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cristae.engine.progress import log
 from cristae.errors import ConfigError, MemoryLimitError, raise_faults
 from cristae.grid import Box
 from cristae.networks.cpu import bfloat16_is_fast, cpu_prepared
@@ -32,10 +29,6 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 ROOM_SHARE = 0.6
 """Share of a GPU's free memory that is planned with; the rest is for what kernels need."""
-
-GRAPH_VOXELS = 1 << 24
-"""Tiles of at most so many voxels are recorded and replayed; asking for larger ones takes less time
-than they do."""
 
 
 def present_devices() -> tuple[str, ...]:
@@ -127,9 +120,6 @@ class DeviceRunner:
 
     def __init__(self, network: DeviceNetwork, device: torch.device) -> None:
         self._network, self.device = network, device
-        self._records = device.type == "cuda"
-        self._last: tuple[torch.Size, Box] | None = None
-        self._replay: Callable[[Tensor], Tensor] | None = None
 
     @property
     def precision(self) -> Precision:
@@ -145,60 +135,10 @@ class DeviceRunner:
         """
         try:
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                return self._compute(torch.from_numpy(image), core)
+                tile = torch.from_numpy(image).to(self.device, non_blocking=True)
+                return self._network.probabilities(tile, core)
         except torch.OutOfMemoryError as error:
             raise MemoryLimitError(
                 f"predict: {self.device} has no memory left for a tile of {image.shape}; a smaller "
                 f"--block-shape takes less, --device cpu takes the processor's"
             ) from error
-
-    def _compute(self, image: Tensor, core: Box) -> Tensor:
-        tile = image.to(self.device, non_blocking=True)
-        key = (tile.shape, core)
-        if self._records and self._last == key and self._replay is None:
-            self._record(tile, core)
-        if self._replay is not None and self._last == key:
-            return self._replay(tile)
-        if self._replay is None and tile.numel() <= GRAPH_VOXELS:
-            self._last = key
-        return self._network.probabilities(tile, core)
-
-    def _record(self, tile: Tensor, core: Box) -> None:
-        try:
-            self._replay = record_graph(lambda tile: self._network.probabilities(tile, core), tile)
-        except RuntimeError as error:
-            log.warning("predict: no CUDA graph on %s (%s); goes on without", self.device, error)
-            self._records = False
-
-
-def record_graph(
-    function: Callable[[Tensor], Tensor], example: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """A function's work on the current CUDA device, recorded to be replayed.
-
-    Args:
-        function: Does the same for every input of one shape, and waits for nothing.
-        example: An input.
-
-    Returns:
-        The function for inputs of that shape; its outputs are the caller's.
-
-    Raises:
-        RuntimeError: Work that cannot be recorded.
-    """
-    static, stream = example.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries choose their kernels before the recording
-        function(static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # other devices' threads allocate meanwhile, which only they may not record
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        found = function(static)
-
-    def replay(tile: Tensor) -> Tensor:
-        static.copy_(tile)
-        graph.replay()
-        return found.clone()
-
-    return replay

@@ -15,10 +15,9 @@ from cristae.engine.memory import GIB, available_memory
 from cristae.engine.tasks import Profile
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple
-from cristae.networks.device import GRAPH_VOXELS, device_room
+from cristae.networks.device import device_room
 from cristae.networks.ensemble import ensemble_bytes, ensemble_work
 from cristae.networks.inference import Precision
-from cristae.networks.interleaved import turn_shape
 from cristae.networks.model import Model
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.runner import Contract
@@ -126,12 +125,7 @@ class Request:
     def network_bytes(self, tile: Triple, core: Triple) -> int:
         """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
         of_tile = (tile, core, self.precision, self.devices[0].type, self.recipe.section_step)
-        needed = ensemble_bytes(self.models, *of_tile)
-        seen = math.prod(turn_shape(tile, self.recipe.section_step))
-        if self.devices[0].type == "cuda" and seen <= GRAPH_VOXELS:
-            # what a member has recorded keeps its memory
-            needed += sum(ensemble_bytes([model], *of_tile) for model in self.models)
-        return needed
+        return ensemble_bytes(self.models, *of_tile)
 
     def work(self, extents: NDArray[np.int64]) -> NDArray[np.float64]:
         """Multiplications that cores of extents (..., 3) in voxels of the output take."""
