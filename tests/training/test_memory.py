@@ -19,7 +19,7 @@ SIZE = (30.0, 8.0, 8.0)
 MEASURE = """
 import psutil, sys, torch
 torch.set_num_threads(1)
-from cristae.networks.model import fresh_network
+from cristae.networks.families.table import fresh_network
 from cristae.networks.pytc import PytcConfig
 from cristae.networks.unet import UNetConfig
 from cristae.training.losses import LossConfig, combined_loss

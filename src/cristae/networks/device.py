@@ -106,8 +106,8 @@ class DeviceNetwork(Protocol):
 
     precision: Precision
 
-    def probabilities(self, image: Tensor, core: Box) -> Tensor:
-        """As of `Runner`, of an image on the same device."""
+    def probabilities(self, image: NDArray[np.float32] | Tensor, core: Box) -> Tensor:
+        """As of `Runner`; the image may be on the device already."""
 
 
 class DeviceRunner:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cristae.grid import Box, Triple
-from cristae.networks.inference import CPU, Precision, core_work
+from cristae.networks.families.table import family_of
+from cristae.networks.inference import CPU, Precision
 from cristae.networks.interleaved import InterleavedRunner, interleaved_bytes, turn_shape
-from cristae.networks.model import Model, Network, load_model
+from cristae.networks.model import Model, load_model
 from cristae.networks.runner import (
     Contract,
     Runner,
@@ -25,7 +26,7 @@ from cristae.networks.runner import (
     network_contract,
     runner_bytes,
 )
-from cristae.networks.unet import Context, UNetConfig
+from cristae.networks.unet import Context
 from cristae.networks.windows import Combine
 
 ModelLike = Model | str | Path
@@ -112,7 +113,7 @@ def ensemble_faults(models: Sequence[Model]) -> list[str]:
 
 
 def make_ensemble(
-    networks: Sequence[Network],
+    networks: Sequence[nn.Module],
     precision: Precision,
     combine: Combine,
     device: torch.device = CPU,
@@ -160,6 +161,7 @@ def ensemble_work(models: Sequence[Model], extents: NDArray[np.float64]) -> NDAr
     """Multiplications that all models together take for cores; see `core_work`."""
     total = np.zeros(extents.shape[:-1])
     for model in models:
-        if isinstance(model.network_config, UNetConfig):
-            total += core_work(model.network_config, extents)
+        work = family_of(model.network_config).work
+        if work is not None:
+            total += work(model.network_config, extents)
     return total

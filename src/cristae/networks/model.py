@@ -5,7 +5,7 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
 
     format          "cristae model"
     format_version  1
-    network         the kind of network: "unet", or "pytc" for PyTorch Connectomics v1's
+    network         the name of its family: "unet", or "pytc" for PyTorch Connectomics v1's
     network_config  its configuration, plain
     windows, variants, section_spacing_nm, scales and others    as `InferenceRecipe` has them
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card,
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.checksums import check_zip
@@ -37,7 +37,13 @@ from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
-from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network
+from cristae.networks.families.table import (
+    family_of,
+    find_family,
+    fresh_network,
+    named_family,
+)
+from cristae.networks.family import NetworkConfig
 from cristae.networks.recipe import (
     InferenceRecipe,
     VoxelSize,
@@ -46,7 +52,6 @@ from cristae.networks.recipe import (
     stored_recipe,
 )
 from cristae.networks.shipped import find_model, is_shipped
-from cristae.networks.unet import UNet, UNetConfig, build_network
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
@@ -55,12 +60,9 @@ GREY = "grey"
 INTENSITY_RULES = ("window", "uint8")
 COUNTS = ("min_size", "min_seed_size")
 
-NetworkConfig = UNetConfig | PytcConfig
-Network = UNet | PytcNetwork
 StoredAs = Literal["float32", "float16"]
 
 _TUNED = ("decoder", "thresholds", "threshold_voxel_size_nm")
-_KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "pytc": PytcConfig}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "network_config": dict,
     "channels": list,
@@ -156,7 +158,7 @@ class Model:
         return digest.hexdigest()[:16]
 
 
-def model_network(model: Model) -> Network:
+def model_network(model: Model) -> nn.Module:
     """The model's network with its weights, in evaluation mode.
 
     Raises:
@@ -190,7 +192,7 @@ def save_model(model: Model, path: str | Path, *, stored_as: StoredAs = "float32
     tree = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "network": _kind(model.network_config),
+        "network": named_family(model.network_config)[0],
         "network_config": to_plain(model.network_config),
         "channels": list(model.channels),
         "working_voxel_size_nm": list(model.working_voxel_size_nm),
@@ -238,16 +240,14 @@ def read_model(path: Path) -> Model:
         for key, kind in _FIELDS.items()
         if not isinstance(tree.get(key), kind)
     ]
-    kind = _KINDS.get(str(tree.get("network")))
-    if kind is None:
-        faults.append(f"network: {tree.get('network')!r} found, expected one of {list(_KINDS)}")
     raise_faults(str(path), faults)
+    family = find_family(str(tree.get("network")), str(path))
     offsets = tree.get("offsets")
     counted = tree.get("threshold_voxel_size_nm")
     channels = tuple(tree["channels"])
     model = Model(
         network_config=from_plain(
-            kind or UNetConfig, tree["network_config"], f"{path}: network_config"
+            family.config_class, tree["network_config"], f"{path}: network_config"
         ),
         state_dict=_widened(tree["state_dict"]),
         channels=channels,
@@ -346,10 +346,11 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
     counted = model.threshold_voxel_size_nm
     if counted is not None and (len(counted) != 3 or not all(size > 0 for size in counted)):
         faults.append(f"threshold_voxel_size_nm {counted}: expected three positive numbers or none")
-    if (model.recipe.windows is None) != isinstance(model.network_config, UNetConfig):
-        faults.append(
-            f"windows {model.recipe.windows}: expected for networks of PyTorch Connectomics only"
-        )
+    family, windows = family_of(model.network_config), model.recipe.windows
+    if windows is None and family.context(model.network_config) is None:
+        faults.append(f"windows None: expected, as networks of {family.title} run in windows only")
+    elif windows is not None and family.context(model.network_config) is not None:
+        faults.append(f"windows {windows}: expected none of a network of {family.title}")
     faults += own_recipe_faults(model.recipe, sizes)
     if len(model.offsets) > len(model.channels):
         faults.append(f"offsets {model.offsets}: expected at most one a channel, {model.channels}")
@@ -362,15 +363,6 @@ def model_faults(model: Model, stored_as: str = "float32") -> list[str]:
             if _halved(tensor) and float(tensor.abs().max()) > largest
         ]
     return faults
-
-
-def _kind(config: NetworkConfig) -> str:
-    return next(name for name, cls in _KINDS.items() if isinstance(config, cls))
-
-
-def fresh_network(config: NetworkConfig) -> Network:
-    """A network of either kind with fresh weights."""
-    return build_network(config) if isinstance(config, UNetConfig) else build_pytc_network(config)
 
 
 def _misfits(config: NetworkConfig, state: Mapping[str, Tensor]) -> list[str]:

@@ -7,21 +7,21 @@ nothing else.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cristae.grid import Box, Triple
 from cristae.networks.device import DeviceRunner, reduced_precision
-from cristae.networks.inference import CPU, Precision, TileNetwork, inference_bytes
+from cristae.networks.families.table import family_of
+from cristae.networks.family import NetworkConfig
+from cristae.networks.inference import CPU, Precision
 from cristae.networks.model import Model, model_network
-from cristae.networks.pytc import PytcConfig, PytcNetwork
-from cristae.networks.pytc_inference import WindowNetwork, window_bytes
 from cristae.networks.recipe import InferenceRecipe, in_windows
-from cristae.networks.unet import Context, UNet, UNetConfig, network_context
+from cristae.networks.unet import Context
 from cristae.networks.windows import WindowRecipe
 
 LARGEST_DEVIATION = 0.1
@@ -100,18 +100,17 @@ class Deviation:
 def network_contract(model: Model) -> Contract:
     """How a model's network wants to be run."""
     config = model.network_config
-    context = network_context(config) if isinstance(config, UNetConfig) else None
     return Contract(
         channels=model.channels,
         in_channels=config.in_channels,
         intensity=model.intensity,
-        context=context,
+        context=family_of(config).context(config),
         recipe=in_windows(model.recipe),
     )
 
 
 def make_runner(
-    network: UNet | PytcNetwork,
+    network: nn.Module,
     precision: Precision,
     device: torch.device = CPU,
     kept: dict[str, Tensor] | None = None,
@@ -120,11 +119,8 @@ def make_runner(
 
     Networks on the processor that never compute at the same time may share memory, ``kept``.
     """
-    prepared: TileNetwork | WindowNetwork
-    if isinstance(network, UNet):
-        prepared = TileNetwork(network, precision, device)
-    else:
-        prepared = WindowNetwork(network, precision, device, kept)
+    family = family_of(cast("NetworkConfig", network.config))
+    prepared = family.prepare(network, precision, device, kept)
     return prepared if device.type == "cpu" else DeviceRunner(prepared, device)
 
 
@@ -150,9 +146,7 @@ def runner_bytes(
         device: Type of the device it is taken on.
     """
     config = model.network_config
-    if isinstance(config, PytcConfig):
-        return window_bytes(config, tile, precision, device)
-    return inference_bytes(config, tile, core, precision, device)
+    return family_of(config).memory(config, tile, core, precision, device)
 
 
 def sample_shape(contract: Contract) -> Triple:

@@ -9,10 +9,11 @@ from pydantic import Discriminator, Tag
 from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
-from cristae.networks.model import NetworkConfig
-from cristae.networks.pytc import PytcConfig, check_pytc_config
+from cristae.networks.families.table import family_of
+from cristae.networks.family import NetworkConfig
+from cristae.networks.pytc import PytcConfig
 from cristae.networks.recipe import InferenceRecipe, own_recipe_faults
-from cristae.networks.unet import UNetConfig, check_unet_config, network_context
+from cristae.networks.unet import UNetConfig
 from cristae.networks.windows import Variants, WindowRecipe
 from cristae.training.augment import PYTC, Augmentations, augmentation_faults
 from cristae.training.defects import DefectsConfig
@@ -213,7 +214,8 @@ def windows_of(config: TrainConfig) -> WindowRecipe | None:
 
     By default those of a patch, in steps of half of one, after half of one of padding.
     """
-    if isinstance(config.network, UNetConfig) or config.windows is not None:
+    family = family_of(config.network)
+    if family.context(config.network) is not None or config.windows is not None:
         return config.windows
     z, y, x = (max(1, n // 2) for n in config.patch)
     return WindowRecipe(config.patch, (z, y, x), (z, y, x))
@@ -233,15 +235,13 @@ def validated_patch(config: TrainConfig) -> Triple:
 
 def patch_lattice(network: NetworkConfig) -> Triple:
     """What the extents (z, y, x) of a network's patches have to be multiples of."""
-    return network_context(network).lattice if isinstance(network, UNetConfig) else (1, 1, 1)
+    context = family_of(network).context(network)
+    return context.lattice if context else (1, 1, 1)
 
 
 def check_train_config(config: TrainConfig) -> None:
     """Raise one ConfigError that lists every fault of a configuration."""
-    if isinstance(config.network, UNetConfig):
-        check_unet_config(config.network)
-    else:
-        check_pytc_config(config.network)
+    family_of(config.network).check(config.network)
     check_channels(config.network.channels)
     faults = _number_faults(config) + _patch_faults(config) + _schedule_faults(config)
     faults += _network_faults(config) + _target_faults(config)
@@ -331,7 +331,7 @@ def _network_faults(config: TrainConfig) -> list[str]:
     faults = []
     if config.network.in_channels != 1:
         faults.append(f"network.in_channels {config.network.in_channels}: expected 1")
-    if config.windows is not None and isinstance(config.network, UNetConfig):
+    if config.windows is not None and family_of(config.network).context(config.network):
         faults.append(
             f"windows {to_plain(config.windows)}: expected with a network of PyTorch "
             "Connectomics only (`network.architecture`)"

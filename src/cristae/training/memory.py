@@ -10,9 +10,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from cristae.engine.memory import GIB
 from cristae.grid import Triple
-from cristae.networks.model import NetworkConfig, fresh_network
-from cristae.networks.pytc import PytcConfig
-from cristae.networks.unet import UNetConfig
+from cristae.networks.families.table import family_of, fresh_network
+from cristae.networks.family import NetworkConfig
 from cristae.samples.dataset import OpenedSample
 from cristae.samples.held import fit_in_memory, held_bytes, is_by_planes
 from cristae.training.batches import PREFETCH
@@ -92,10 +91,8 @@ def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample], device: 
 
 def step_bytes(network: NetworkConfig, patch: Triple) -> int:
     """Memory that one patch takes in a step: what the forward pass keeps, and the backward pass."""
-    if isinstance(network, UNetConfig):
-        kept = _kept_bytes(network, patch)
-    else:
-        kept = _recorded_bytes(network, patch)
+    known = family_of(network).kept
+    kept = known(network, patch) if known else _recorded_bytes(network, patch)
     voxels = patch[0] * patch[1] * patch[2]
     ends = (LOSS_TENSORS * len(network.channels) + 3 * (PREFETCH + 1)) * voxels * FLOAT
     return int(kept * (1 + BACKWARD_SHARE)) + ends
@@ -114,24 +111,6 @@ def _recorded_bytes(network: NetworkConfig, patch: Triple) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def _kept_bytes(network: UNetConfig, patch: Triple) -> int:
-    """What a forward pass of cristae's own network keeps for the backward one.
-
-    A convolution with its normalisation keeps two tensors. Each level has two blocks of two or
-    three of them (the deepest one block), and those that lead to and from the next level.
-    """
-    z, y, x = patch[0], patch[1] // network.stem, patch[2] // network.stem
-    kept = 0
-    strides = ((1, 1, 1), *network.strides)
-    last = len(network.widths) - 1
-    for level, (width, stride) in enumerate(zip(network.widths, strides, strict=True)):
-        z, y, x = z // stride[0], y // stride[1], x // stride[2]
-        convolutions = (3 if level in network.z_kernel_levels else 2) * (1 if level == last else 2)
-        tensors = 2 * convolutions + 2 + (0 if level == 0 else 2) + (0 if level == last else 1)
-        kept += tensors * width * z * y * x * FLOAT
-    return kept
-
-
 def validation_bytes(config: TrainConfig) -> int:
     """Memory of what a validation computes at a time, and of the sums of blended windows."""
     decodes = config.validate_ap_every or config.tune
@@ -146,17 +125,8 @@ def validation_bytes(config: TrainConfig) -> int:
 def forward_bytes(network: NetworkConfig, box: Triple) -> int:
     """Memory that a box takes in a forward pass without gradients: skips, and a block at work."""
     voxels = box[0] * box[1] * box[2]
-    if isinstance(network, PytcConfig):
-        stem: int = 1
-        strides = [(2 if isotropic else 1, 2, 2) for isotropic in network.levels[1:]]
-    else:
-        stem, strides = network.stem, list(network.strides)
-    positions = voxels / stem**2
-    kept, largest = 0.0, 0.0
-    for width, stride in zip(network.widths, ((1, 1, 1), *strides), strict=True):
-        positions /= stride[0] * stride[1] * stride[2]
-        kept += width * positions
-        largest = max(largest, 4 * width * positions)
+    features = [width * share * voxels for width, share in family_of(network).levels(network)]
+    kept, largest = sum(features), 4 * max(features)
     return int(FLOAT * (kept + largest + 3 * len(network.channels) * voxels))
 
 

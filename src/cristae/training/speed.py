@@ -12,7 +12,8 @@ from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.memory import GIB, available_memory
 from cristae.networks.cpu import threads_set
-from cristae.networks.model import Model, fresh_network
+from cristae.networks.families.table import fresh_network
+from cristae.networks.model import Model
 from cristae.samples.held import compact_ids
 from cristae.training.batches import make_batch
 from cristae.training.config import TrainConfig

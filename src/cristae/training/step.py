@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from cristae.errors import ConfigError
 from cristae.networks.cpu import bfloat16_is_fast
-from cristae.networks.model import NetworkConfig
-from cristae.networks.pytc import PytcConfig
-from cristae.networks.unet import UNetConfig
+from cristae.networks.families.table import family_of
+from cristae.networks.family import NetworkConfig
 from cristae.training.batches import Batch
 from cristae.training.config import TrainConfig
 from cristae.training.losses import combined_loss
@@ -27,14 +26,8 @@ NEGLIGIBLE = 0.01
 
 
 def sigmoid_logits(logits: Tensor, network: NetworkConfig) -> Tensor:
-    """Logits (n, c, z, y, x) whose sigmoid is what a prediction holds.
-
-    A network of PyTorch Connectomics may say (1 + tanh(l)) / 2 of a channel: the sigmoid of 2 l.
-    """
-    if not isinstance(network, PytcConfig) or set(network.outputs) == {"sigmoid"}:
-        return logits
-    factors = [2.0 if output == "tanh" else 1.0 for output in network.outputs]
-    return logits * logits.new_tensor(factors).view(1, -1, 1, 1, 1)
+    """Logits (n, c, z, y, x) whose sigmoid is what a prediction holds."""
+    return family_of(network).logits(logits, network)
 
 
 def run_network(
@@ -117,7 +110,7 @@ def reduced_precision(config: TrainConfig, device: torch.device) -> torch.dtype 
 
 def trains_in_bfloat16(network: NetworkConfig) -> bool:
     """Whether a network can be trained in bfloat16 on this processor."""
-    return isinstance(network, UNetConfig) and bfloat16_is_fast()
+    return family_of(network).planar and bfloat16_is_fast()
 
 
 def _reduced_on_cpu(config: TrainConfig) -> torch.dtype | None:
@@ -127,7 +120,7 @@ def _reduced_on_cpu(config: TrainConfig) -> torch.dtype | None:
         why = "expected float32, bfloat16 or auto"
     elif trains_in_bfloat16(config.network):
         return torch.bfloat16
-    elif isinstance(config.network, UNetConfig):
+    elif family_of(config.network).planar:
         why = "expected float32 or auto: this processor does not multiply bfloat16"
     else:
         why = "expected float32 or auto: the network has 3D convolutions"

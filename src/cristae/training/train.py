@@ -28,7 +28,8 @@ from cristae.engine.records import finished_summary, identity_tree, record_finge
 from cristae.engine.written import note_writes
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.cpu import threads_set
-from cristae.networks.model import Model, fresh_network, load_model, read_model
+from cristae.networks.families.table import fresh_network
+from cristae.networks.model import Model, load_model, read_model
 from cristae.samples.dataset import OpenedSample, Sample, open_samples, plain_sample
 from cristae.samples.held import keep_on_disk
 from cristae.training.config import TrainConfig, check_train_config, recorded_settings
