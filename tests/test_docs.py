@@ -22,6 +22,7 @@ from tests.recipes import BASE, BC
 
 from cristae import challenge, cli
 from cristae.evaluation.metrics import METRICS
+from cristae.networks.families.table import FAMILIES
 from cristae.segmentation.decoders import DECODERS
 from cristae.volumes.formats.table import FORMATS
 
@@ -67,7 +68,7 @@ def run_python(code):
 @pytest.fixture(autouse=True)
 def _tables():
     """What a page adds to a table goes with it."""
-    kept = [(table, dict(table)) for table in (FORMATS, METRICS, DECODERS)]
+    kept = [(table, dict(table)) for table in (FORMATS, METRICS, DECODERS, FAMILIES)]
     yield
     for table, before in kept:
         table.clear()

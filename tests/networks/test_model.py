@@ -13,10 +13,10 @@ from cristae.networks.model import (
     Model,
     load_model,
     model_network,
-    retune_model,
     save_model,
 )
 from cristae.networks.recipe import InferenceRecipe
+from cristae.networks.retune import retune_model
 from cristae.networks.shipped import model_card, named_models
 from cristae.networks.unet import UNetConfig
 

@@ -256,7 +256,8 @@ def tune(
     """Search decoder thresholds (`--set grid.seed_threshold=[0.85,0.9] --set segment....`)."""
     work.start()
     from cristae.engine.records import changing_output
-    from cristae.networks.model import load_model, retune_model
+    from cristae.networks.model import load_model
+    from cristae.networks.retune import retune_model
     from cristae.report.tuning import read_tuned, tune_volume
     from cristae.tuning.tune import TuneConfig
 

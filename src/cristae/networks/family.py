@@ -6,6 +6,7 @@ that nothing else asks which kind it is.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +33,25 @@ class NetworkConfig(Protocol):
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What training needs to know of a kind of network.
+
+    Attributes:
+        logits: Logits (n, c, z, y, x) whose sigmoid is what a prediction holds, from the network's.
+        planar: Whether all its convolutions have two dimensions, so that torch trains it in
+            bfloat16 and channels-last on a processor.
+        levels: Features of each level, finest first, and positions there are for each voxel.
+        kept: Bytes that a forward pass on a patch (z, y, x) keeps for the backward one; None where
+            a trial on no memory says it (`cristae.training.memory`).
+    """
+
+    logits: Callable[[Tensor, Any], Tensor]
+    planar: bool
+    levels: Callable[[Any], list[tuple[int, float]]]
+    kept: Callable[[Any, Triple], int] | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """What is known of a kind of network. ``config`` below is a value of `config_class`.
 
@@ -40,23 +60,21 @@ class Family:
         config_class: Made with `cristae.configuration.config_dataclass`; it has what
             `NetworkConfig` asks for.
         check: Raises one error with all faults of a config.
-        build: A fresh network (n, c, z, y, x) to logits of the same extent, from a config; it keeps
-            it as ``config``.
-        context: Voxels around an output that can change it, and the lattice tiles start on; None of
-            a kind that takes statistics from its input, which runs in the windows of its recipe.
-        prepare: A trained network made ready for inference: network, precision, device, and memory
-            that networks share which never compute at the same time. It gives probabilities in
-            [0, 1], activation and all.
+        build: The network of a config, its weights aside: (n, c, z, y, x) to logits of the same
+            extent. It keeps the config as ``config``.
+        context: Voxels around an output that can change it, and the lattice on which tiles start
+            and end; None of a kind that takes statistics from its input, which runs in the windows
+            of its recipe.
+        prepare: A network with its weights made ready for inference: network, precision, device,
+            and memory that networks share which never compute at the same time. What it gives is
+            in [0, 1], activation and all, and as large as its tile.
         memory: Upper bound of the bytes that inference takes for a tile, itself apart: config,
             tile, core, precision, type of device.
         work: Multiplications that cores of extents (..., 3) in voxels take, (...); None where they
             are not counted.
-        logits: Logits (n, c, z, y, x) whose sigmoid is what a prediction holds, from the network's.
-        planar: Whether all its convolutions have two dimensions, so that torch trains it in
-            bfloat16 and channels-last on a processor.
-        levels: Features of each level, finest first, and positions there are for each voxel.
-        kept: Bytes that a forward pass on a patch (z, y, x) keeps for the backward one; None where
-            a trial on no memory says it (`cristae.training.memory`).
+        load: A `cristae.networks.model.Model` from another program's file; None for a file of
+            another kind. Asked of files that are no models of cristae.
+        trained: What training needs; None of a kind that is only run.
     """
 
     title: str
@@ -66,8 +84,6 @@ class Family:
     context: Callable[[Any], Context | None]
     prepare: Callable[[Any, Precision, torch.device, dict[str, Tensor] | None], DeviceNetwork]
     memory: Callable[[Any, Triple, Triple, Precision, str], int]
-    work: Callable[[Any, NDArray[np.float64]], NDArray[np.float64]] | None
-    logits: Callable[[Tensor, Any], Tensor]
-    planar: bool
-    levels: Callable[[Any], list[tuple[int, float]]]
-    kept: Callable[[Any, Triple], int] | None = None
+    work: Callable[[Any, NDArray[np.float64]], NDArray[np.float64]] | None = None
+    load: Callable[[Path], Any] | None = None
+    trained: Trained | None = None

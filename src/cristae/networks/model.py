@@ -31,16 +31,16 @@ from torch import Tensor, nn
 from cristae.configuration import from_plain, to_plain
 from cristae.engine.checksums import check_zip
 from cristae.engine.files import write_atomic
-from cristae.engine.ownership import keep_record
 from cristae.engine.paths import user_path
 from cristae.engine.unfinished import refuse_unfinished
-from cristae.errors import InputError, SourceNotFoundError, raise_faults
+from cristae.errors import InputError, raise_faults
 from cristae.grid import Triple
 from cristae.networks.channels import affinity_offsets
 from cristae.networks.families.table import (
     family_of,
     find_family,
     fresh_network,
+    load_foreign,
     named_family,
 )
 from cristae.networks.family import NetworkConfig
@@ -51,7 +51,7 @@ from cristae.networks.recipe import (
     read_recipe,
     stored_recipe,
 )
-from cristae.networks.shipped import find_model, is_shipped
+from cristae.networks.shipped import find_model
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
@@ -62,7 +62,6 @@ COUNTS = ("min_size", "min_seed_size")
 
 StoredAs = Literal["float32", "float16"]
 
-_TUNED = ("decoder", "thresholds", "threshold_voxel_size_nm")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "network_config": dict,
     "channels": list,
@@ -228,7 +227,14 @@ def load_model(path_or_name: str | Path) -> Model:
 
 def read_model(path: Path) -> Model:
     """Read a model file, also one that its training has not finished; see `load_model`."""
-    tree = _read(path)
+    try:
+        tree = read_tree(path)
+    except InputError:
+        found: Model | None = load_foreign(path)
+        if found is None:
+            raise
+        raise_faults(str(path), model_faults(found))
+        return found
     version = tree.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
@@ -269,52 +275,14 @@ def read_model(path: Path) -> Model:
     return model
 
 
-def retune_model(
-    path: str | Path,
-    decoder: str,
-    thresholds: Mapping[str, Any],
-    voxel_size_nm: tuple[float, float, float] | None = None,
-) -> Model:
-    """Give a model file another decoder and thresholds; what they replace stays in its card.
-
-    The weights keep every bit, and with them every prediction stays valid. A reader sees the old
-    file or the new one. The card's ``earlier_thresholds`` lists what was replaced, oldest first.
-
-    Args:
-        path: A model file; not a model of the package.
-        decoder: Name of the decoder.
-        thresholds: Its parameters, by name.
-        voxel_size_nm: Voxel size (z, y, x) in nm of what they were found on, where there is one.
-
-    Returns:
-        The model as it is now.
-
-    Raises:
-        SourceNotFoundError: No such file.
-        InputError: Not a model file, or one that the package ships.
-    """
-    path = user_path(path)
-    if not path.is_file():
-        raise SourceNotFoundError(f"{path}: no such model file")
-    if is_shipped(path):
-        raise InputError(f"{path}: a model of the package; copy it and change the copy")
-    model = read_model(path)
-    stored_as: StoredAs = _read(path)["stored_as"]
-    new = to_plain(thresholds)
-    tuned = replace(model, decoder=decoder, thresholds=new, threshold_voxel_size_nm=voxel_size_nm)
-    if all(getattr(tuned, name) == getattr(model, name) for name in _TUNED):
-        return model
-    old = {"decoder": model.decoder, "thresholds": dict(model.thresholds)}
-    card = {**model.card, "earlier_thresholds": [*model.card.get("earlier_thresholds", []), old]}
-    with keep_record(path):
-        return save_model(replace(tuned, card=card), path, stored_as=stored_as)
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
     """The tree of a model file; an InputError for anything else."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a model file (no archive written by torch)")
     check_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise InputError(f"{path}: a TorchScript program found, expected a model file")
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:

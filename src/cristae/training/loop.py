@@ -19,9 +19,9 @@ from cristae.networks.model import (
     Model,
     model_network,
     read_model,
-    retune_model,
     save_model,
 )
+from cristae.networks.retune import retune_model
 from cristae.samples.dataset import OpenedSample
 from cristae.samples.held import load_samples
 from cristae.training.batches import Batch, make_batch, supply

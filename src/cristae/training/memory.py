@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from cristae.engine.memory import GIB
 from cristae.grid import Triple
-from cristae.networks.families.table import family_of, fresh_network
+from cristae.networks.families.table import fresh_network, trained_of
 from cristae.networks.family import NetworkConfig
 from cristae.samples.dataset import OpenedSample
 from cristae.samples.held import fit_in_memory, held_bytes, is_by_planes
@@ -91,7 +91,7 @@ def training_bytes(config: TrainConfig, opened: Sequence[OpenedSample], device: 
 
 def step_bytes(network: NetworkConfig, patch: Triple) -> int:
     """Memory that one patch takes in a step: what the forward pass keeps, and the backward pass."""
-    known = family_of(network).kept
+    known = trained_of(network).kept
     kept = known(network, patch) if known else _recorded_bytes(network, patch)
     voxels = patch[0] * patch[1] * patch[2]
     ends = (LOSS_TENSORS * len(network.channels) + 3 * (PREFETCH + 1)) * voxels * FLOAT
@@ -125,7 +125,7 @@ def validation_bytes(config: TrainConfig) -> int:
 def forward_bytes(network: NetworkConfig, box: Triple) -> int:
     """Memory that a box takes in a forward pass without gradients: skips, and a block at work."""
     voxels = box[0] * box[1] * box[2]
-    features = [width * share * voxels for width, share in family_of(network).levels(network)]
+    features = [width * share * voxels for width, share in trained_of(network).levels(network)]
     kept, largest = sum(features), 4 * max(features)
     return int(FLOAT * (kept + largest + 3 * len(network.channels) * voxels))
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from cristae.engine.checksums import check_zip
 from cristae.engine.files import write_atomic
-from cristae.networks.families.table import family_of, fresh_network
+from cristae.networks.families.table import fresh_network, trained_of
 from cristae.networks.model import Model
 from cristae.training.config import TrainConfig
 from cristae.training.panels import Panel
@@ -196,7 +196,7 @@ def first_state(
     if start is not None:
         network.load_state_dict(start.state_dict)
     network = network.to(device)
-    if family_of(config.network).planar:  # all its convolutions are in two dimensions
+    if trained_of(config.network).planar:  # all its convolutions are in two dimensions
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.dim() > 1]
     plain = [p for p in network.parameters() if p.dim() <= 1]

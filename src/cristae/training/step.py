@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cristae.errors import ConfigError
 from cristae.networks.cpu import bfloat16_is_fast
-from cristae.networks.families.table import family_of
+from cristae.networks.families.table import trained_of
 from cristae.networks.family import NetworkConfig
 from cristae.training.batches import Batch
 from cristae.training.config import TrainConfig
@@ -27,7 +27,7 @@ NEGLIGIBLE = 0.01
 
 def sigmoid_logits(logits: Tensor, network: NetworkConfig) -> Tensor:
     """Logits (n, c, z, y, x) whose sigmoid is what a prediction holds."""
-    return family_of(network).logits(logits, network)
+    return trained_of(network).logits(logits, network)
 
 
 def run_network(
@@ -110,7 +110,7 @@ def reduced_precision(config: TrainConfig, device: torch.device) -> torch.dtype 
 
 def trains_in_bfloat16(network: NetworkConfig) -> bool:
     """Whether a network can be trained in bfloat16 on this processor."""
-    return family_of(network).planar and bfloat16_is_fast()
+    return trained_of(network).planar and bfloat16_is_fast()
 
 
 def _reduced_on_cpu(config: TrainConfig) -> torch.dtype | None:
@@ -120,7 +120,7 @@ def _reduced_on_cpu(config: TrainConfig) -> torch.dtype | None:
         why = "expected float32, bfloat16 or auto"
     elif trains_in_bfloat16(config.network):
         return torch.bfloat16
-    elif family_of(config.network).planar:
+    elif trained_of(config.network).planar:
         why = "expected float32 or auto: this processor does not multiply bfloat16"
     else:
         why = "expected float32 or auto: the network has 3D convolutions"

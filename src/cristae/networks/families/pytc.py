@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cristae.grid import Triple
-from cristae.networks.family import Family
+from cristae.networks.family import Family, Trained
 from cristae.networks.inference import Precision
 from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network, check_pytc_config
 from cristae.networks.pytc_inference import WindowNetwork, window_bytes
@@ -49,8 +49,5 @@ FAMILY = Family(
     context=lambda config: None,
     prepare=prepare,
     memory=memory,
-    work=None,
-    logits=logits,
-    planar=False,
-    levels=levels,
+    trained=Trained(logits=logits, planar=False, levels=levels),
 )

@@ -1,11 +1,15 @@
 """The table of families, and which one a network is of."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 from torch import nn
 
 from cristae.engine.plugins import all_plugins, find_plugin
-from cristae.errors import InputError
+from cristae.errors import ConfigError, InputError
 from cristae.networks.families import pytc, unet
-from cristae.networks.family import Family, NetworkConfig
+from cristae.networks.family import Family, NetworkConfig, Trained
 
 FAMILIES: dict[str, Family] = {
     "unet": unet.FAMILY,
@@ -43,11 +47,12 @@ def find_family(name: str, where: str) -> Family:
 
 
 def named_family(config: NetworkConfig) -> tuple[str, Family]:
-    """The name and the family of what a network is built from."""
-    for name, family in FAMILIES.items():
-        if type(config) is family.config_class:
-            return name, family
-    for name, family in all_plugins("cristae.networks", Family).items():
+    """The name and the family of what a network is built from.
+
+    Raises:
+        TypeError: It is of none.
+    """
+    for name, family in _all():
         if type(config) is family.config_class:
             return name, family
     raise TypeError(f"{type(config).__name__}: of no network family")
@@ -58,7 +63,33 @@ def family_of(config: NetworkConfig) -> Family:
     return named_family(config)[1]
 
 
+def trained_of(config: NetworkConfig) -> Trained:
+    """What training needs to know of a network.
+
+    Raises:
+        ConfigError: A kind that is only run.
+    """
+    family = family_of(config)
+    if family.trained is None:
+        raise ConfigError(f"network: networks of {family.title} are run, not trained")
+    return family.trained
+
+
 def fresh_network(config: NetworkConfig) -> nn.Module:
     """A network with fresh weights."""
-    network: nn.Module = family_of(config).build(config)
-    return network
+    return family_of(config).build(config)
+
+
+def load_foreign(path: Path) -> Any:
+    """The model in another program's file, by the first family that reads it; None by none."""
+    for _, family in _all():
+        found = family.load(path) if family.load else None
+        if found is not None:
+            return found
+    return None
+
+
+def _all() -> Iterator[tuple[str, Family]]:
+    """The table, then what packages add, which are looked up only if asked for."""
+    yield from FAMILIES.items()
+    yield from all_plugins("cristae.networks", Family).items()

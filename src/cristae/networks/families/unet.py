@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cristae.grid import Triple
-from cristae.networks.family import Family
+from cristae.networks.family import Family, Trained
 from cristae.networks.inference import Precision, TileNetwork, core_work, inference_bytes
 from cristae.networks.unet import (
     UNet,
@@ -61,8 +61,7 @@ FAMILY = Family(
     prepare=prepare,
     memory=inference_bytes,
     work=core_work,
-    logits=lambda logits, config: logits,
-    planar=True,
-    levels=levels,
-    kept=kept_bytes,
+    trained=Trained(
+        logits=lambda logits, config: logits, planar=True, levels=levels, kept=kept_bytes
+    ),
 )
