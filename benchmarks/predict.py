@@ -45,11 +45,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from cristae.engine.executors import Resources, available_cores
 from cristae.evaluation.evaluate import score_instances
 from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
+from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
+from cristae.networks.families.unet.context import network_context
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, load_model, model_network
-from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.shipped import named_models
-from cristae.networks.unet import UNetConfig, build_network, network_context
 from cristae.networks.windows import WindowRecipe, window_axes, window_weight
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.segmentation.segment import segment_volume

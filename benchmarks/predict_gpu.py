@@ -29,8 +29,8 @@ from cristae.engine.executors import Resources
 from cristae.engine.progress import log_to_stderr
 from cristae.grid import Box, tile
 from cristae.networks.device import devices_prepared, find_devices
-from cristae.networks.inference import DTYPES
 from cristae.networks.model import load_model, model_network
+from cristae.networks.precision import DTYPES
 from cristae.networks.runner import model_runner, network_contract
 from cristae.prediction.estimate import expected_precision
 from cristae.prediction.predict import PredictConfig, predict_volume

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cristae.configuration import from_plain, load_tree
 from cristae.engine.executors import available_cores
 from cristae.engine.memory import GIB, peak_memory
-from cristae.networks.unet import build_network
+from cristae.networks.families.unet.network import build_network
 from cristae.samples.dataset import Sample, open_sample
 from cristae.simulation.simulate import SimulationConfig, simulate_volume
 from cristae.training.config import TrainConfig

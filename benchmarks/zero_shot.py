@@ -43,8 +43,8 @@ from cristae.engine.progress import log_to_stderr
 from cristae.errors import ConfigError, InputError, raise_faults
 from cristae.evaluation.evaluate import EvaluateConfig, MatchTables, pool_scores, score_instances
 from cristae.evaluation.tables import overlaps_of_tables
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import Model, load_model
-from cristae.networks.unet import UNetConfig
 from cristae.pipeline import RunConfig
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.report.atlas import Scene, error_picture, locate

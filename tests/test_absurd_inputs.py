@@ -16,8 +16,8 @@ import cristae.report.tuning  # loaded first: only what a command itself takes i
 from cristae import cli
 from cristae.errors import InputError
 from cristae.evaluation.evaluate import score_instances
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from cristae import challenge, cli
 from cristae.errors import CristaeError, InputError
 from cristae.evaluation.scores import Scores, load_scores, write_scores
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, load_model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.volume import array_volume
 

@@ -13,8 +13,8 @@ from cristae.errors import ConfigError, CristaeError, InputError
 from cristae.evaluation.compare import compare_runs
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.evaluation.scores import Scores, load_scores, write_scores
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, load_model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.pipeline import RunConfig, run
 from cristae.prediction.predict import predict_volume
 from cristae.runfolder import RunFolder

@@ -18,8 +18,8 @@ from cristae.evaluation.scores import load_scores
 from cristae.evaluation.scoring import EvaluateConfig
 from cristae.evaluation.tables import read_scores
 from cristae.measurement.measure import measure_instances, read_measurements
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, load_model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.report.tuning import read_tuned
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume

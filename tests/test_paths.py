@@ -13,8 +13,8 @@ import torch
 
 from cristae import challenge, cli
 from cristae.errors import CristaeError
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.volumes.formats import open_volume
 
 ARRAY = np.random.default_rng(0).integers(40, 200, (6, 48, 40)).astype(np.uint8)

@@ -28,8 +28,8 @@ from cristae.errors import (
     OutputExistsError,
 )
 from cristae.evaluation.compare import compare_runs, markdown
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.pipeline import RunConfig, Running, report_run, run
 
 NETWORK = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from cristae.errors import CristaeError
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.segmentation.config import SegmentConfig
 from cristae.volumes.volume import array_volume
 

@@ -8,10 +8,10 @@ the means that are taken of them, comes near the border of two levels.
 import numpy as np
 import torch
 
+from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model
-from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.recipe import InferenceRecipe
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.networks.windows import WindowRecipe
 
 THRESHOLDS = {

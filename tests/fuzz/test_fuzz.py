@@ -11,8 +11,8 @@ from tests.fuzz.damage import DAMAGES, copy_damaged
 from tests.fuzz.odd_inputs import ODD, Odd
 
 from cristae import cli
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 
 BY_NAME = {odd.name: odd for odd in ODD}
 

@@ -14,8 +14,8 @@ from tests.kills.killing import command, killed, moments, undisturbed
 from tests.programs import cristae
 
 from cristae.engine.files import read_json
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 
 pytestmark = pytest.mark.long
 

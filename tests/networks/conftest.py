@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cristae.networks.unet import UNet, UNetConfig, build_network
+from cristae.networks.families.unet.network import UNet, UNetConfig, build_network
 
 Maker = Callable[[UNetConfig], UNet]
 

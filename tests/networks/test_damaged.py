@@ -12,7 +12,7 @@ from zarr.codecs import Crc32cCodec, GzipCodec, ZstdCodec
 
 from cristae.engine.checksums import check_zip
 from cristae.errors import InputError
-from cristae.networks.checkpoint import load_pytc_model
+from cristae.networks.families.pytc.checkpoint import load_pytc_model
 from cristae.networks.model import load_model
 from cristae.networks.shipped import named_models
 from cristae.volumes.formats import open_volume

@@ -14,10 +14,10 @@ from cristae.networks.device import (
     find_devices,
     reduced_precision,
 )
-from cristae.networks.inference import TileNetwork
-from cristae.networks.pytc import PytcConfig, build_pytc_network
-from cristae.networks.pytc_inference import WindowNetwork
-from cristae.networks.unet import UNetConfig, build_network
+from cristae.networks.families.pytc.inference import WindowNetwork
+from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
+from cristae.networks.families.unet.inference import TileNetwork
+from cristae.networks.families.unet.network import UNetConfig, build_network
 
 CPU = torch.device("cpu")
 CORE = Box((0, 8, 8), (4, 24, 24))

@@ -9,6 +9,7 @@ from cristae.errors import InputError, SourceNotFoundError
 from cristae.networks import model as model_module
 from cristae.networks import shipped
 from cristae.networks.average import average_models
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import (
     Model,
     load_model,
@@ -18,7 +19,6 @@ from cristae.networks.model import (
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.retune import retune_model
 from cristae.networks.shipped import model_card, named_models
-from cristae.networks.unet import UNetConfig
 
 CONFIG = UNetConfig(widths=(4, 6), strides=((1, 2, 2),), z_kernel_levels=(1,))
 

@@ -16,11 +16,15 @@ from torch import nn
 
 from cristae.errors import ConfigError, InputError, SourceNotFoundError
 from cristae.grid import Box
-from cristae.networks.checkpoint import load_pytc_model
+from cristae.networks.families.pytc.checkpoint import load_pytc_model
+from cristae.networks.families.pytc.inference import WindowNetwork
+from cristae.networks.families.pytc.network import (
+    PytcConfig,
+    build_pytc_network,
+    pytc_probabilities,
+)
+from cristae.networks.families.pytc.recipe_files import read_pytc_config
 from cristae.networks.model import load_model, model_network, save_model
-from cristae.networks.pytc import PytcConfig, build_pytc_network, pytc_probabilities
-from cristae.networks.pytc_config import read_pytc_config
-from cristae.networks.pytc_inference import WindowNetwork
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.runner import compare_runners, make_runner
 from cristae.networks.windows import (
@@ -366,7 +370,7 @@ OPTIONS = [
 @pytest.mark.parametrize("slab_bytes", [1, 20_000, 1 << 30])
 def test_a_prepared_network_answers_the_same(options, slab_bytes, monkeypatch) -> None:
     """Folded, channels-last and in slabs of any size, window after window."""
-    monkeypatch.setattr("cristae.networks.pytc_inference.SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr("cristae.networks.families.pytc.inference.SLAB_BYTES", slab_bytes)
     torch.manual_seed(0)
     config = PytcConfig(**{"widths": (8, 8, 16, 16, 24), **options})
     network = build_pytc_network(config)

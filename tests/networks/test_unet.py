@@ -9,15 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork, core_work, level_regions
-from cristae.networks.runner import compare_runners, make_runner
-from cristae.networks.unet import (
+from cristae.networks.families.unet.context import network_context
+from cristae.networks.families.unet.inference import TileNetwork, core_work, level_regions
+from cristae.networks.families.unet.network import (
     UNetConfig,
     build_network,
     fold_batch_norm,
-    network_context,
     total_stride,
 )
+from cristae.networks.runner import compare_runners, make_runner
 
 SMALL = UNetConfig(widths=(4, 6, 8), strides=((1, 2, 2), (1, 2, 2)), z_kernel_levels=(1, 2))
 DEEP = UNetConfig(
@@ -149,7 +149,7 @@ def test_slabs_of_sections_do_not_matter(random_network, monkeypatch):
     image = np.random.default_rng(0).normal(size=(9, 48, 64)).astype(np.float32)
     core = Box((3, 8, 8), (8, 40, 50))
     whole = network.logits(image, core)
-    monkeypatch.setattr("cristae.networks.inference.SLAB_BYTES", 2 * 24 * 32)
+    monkeypatch.setattr("cristae.networks.families.unet.inference.SLAB_BYTES", 2 * 24 * 32)
     torch.testing.assert_close(network.logits(image, core), whole, rtol=0, atol=1e-5)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model
-from cristae.networks.unet import UNetConfig, build_network
 
 CONFIG = UNetConfig(widths=(4, 6, 8), strides=((1, 2, 2), (1, 2, 2)), z_kernel_levels=(1, 2))
 

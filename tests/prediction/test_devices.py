@@ -14,8 +14,8 @@ from cristae.cli import app
 from cristae.engine.executors import Resources
 from cristae.engine.tasks import Parts, Task, run_step
 from cristae.errors import ConfigError, InputError, MemoryLimitError
+from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction import passes, predict, tiled, windowed

@@ -12,10 +12,10 @@ from tests.prediction.test_predict import assert_equal_law
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.grid import Box
+from cristae.networks.context import Context
 from cristae.networks.interleaved import InterleavedRunner, interleaved_context
 from cristae.networks.model import load_model, model_network, save_model
 from cristae.networks.recipe import InferenceRecipe, section_step
-from cristae.networks.unet import Context
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.intensity import normalise, sample_intensity

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import model_network, save_model
-from cristae.networks.unet import UNetConfig
 from cristae.prediction import predict as predict_module
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.formats import open_volume

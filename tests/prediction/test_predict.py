@@ -14,9 +14,9 @@ import torch
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, MemoryLimitError, OutputExistsError
 from cristae.grid import Box
-from cristae.networks.inference import TileNetwork
+from cristae.networks.families.unet.inference import TileNetwork
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import model_network, save_model
-from cristae.networks.unet import UNetConfig
 from cristae.prediction import predict as predict_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.passes import tile_probabilities, tile_variants

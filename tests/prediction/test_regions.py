@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.grid import Box, tile
-from cristae.networks.unet import UNetConfig
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.prediction import regions as regions_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.grids import plan_grids

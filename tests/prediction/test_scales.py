@@ -8,8 +8,8 @@ from tests.prediction.test_predict import assert_equal_law
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
+from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
 from cristae.networks.model import load_model, save_model
-from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.estimate import prediction_work

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cristae.errors import InputError
 from cristae.grid import Box
-from cristae.networks.unet import Context
+from cristae.networks.context import Context
 from cristae.prediction.tiles import choose_tiling, make_tiling
 
 CONTEXT = Context((3, 45, 45), (1, 8, 8))

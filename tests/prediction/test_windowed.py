@@ -18,9 +18,9 @@ import torch
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, OutputExistsError
 from cristae.grid import Box
-from cristae.networks.checkpoint import load_pytc_model
+from cristae.networks.families.pytc.checkpoint import load_pytc_model
+from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
 from cristae.networks.model import Model, model_network, save_model
-from cristae.networks.pytc import PytcConfig, build_pytc_network
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe, window_axes, window_weight
 from cristae.prediction import regions, windowed

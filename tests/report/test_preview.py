@@ -14,9 +14,9 @@ import torch
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, OutputExistsError
-from cristae.networks.inference import TileNetwork
+from cristae.networks.families.unet.inference import TileNetwork
+from cristae.networks.families.unet.network import UNetConfig, build_network
 from cristae.networks.model import Model, save_model
-from cristae.networks.unet import UNetConfig, build_network
 from cristae.prediction import predict as predict_module
 from cristae.report import preview
 from cristae.volumes.formats import open_volume

@@ -9,7 +9,8 @@ import tifffile
 import yaml
 
 from cristae.configuration import from_plain
-from cristae.networks.unet import network_context, total_stride
+from cristae.networks.families.unet.context import network_context
+from cristae.networks.families.unet.network import total_stride
 from cristae.samples.dataset import Sample, sample_faults
 from cristae.training.config import TrainConfig, check_train_config
 from cristae.training.train import train_model

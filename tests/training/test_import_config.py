@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cristae.cli import app
 from cristae.configuration import from_plain, to_plain
 from cristae.errors import ConfigError, InputError
-from cristae.networks.pytc_config import read_pytc_config
+from cristae.networks.families.pytc.recipe_files import read_pytc_config
 from cristae.pipeline import RunConfig
 from cristae.training.config import TrainConfig
 from cristae.training.import_config import import_pytc_config

@@ -20,8 +20,8 @@ MEASURE = """
 import psutil, sys, torch
 torch.set_num_threads(1)
 from cristae.networks.families.table import fresh_network
-from cristae.networks.pytc import PytcConfig
-from cristae.networks.unet import UNetConfig
+from cristae.networks.families.pytc.network import PytcConfig
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.training.losses import LossConfig, combined_loss
 from cristae.training.memory import OWN_BYTES, step_bytes
 from cristae.training.targets import TargetsConfig, make_targets

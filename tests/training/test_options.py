@@ -8,9 +8,9 @@ import torch
 
 from cristae.engine import memory
 from cristae.errors import ConfigError, MemoryLimitError
+from cristae.networks.families.pytc.network import PytcConfig
 from cristae.networks.families.table import fresh_network
 from cristae.networks.model import load_model, model_network
-from cristae.networks.pytc import PytcConfig
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.samples.dataset import open_samples

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cristae.errors import MemoryLimitError
-from cristae.networks.pytc import PytcConfig
-from cristae.networks.unet import UNetConfig, total_stride
+from cristae.networks.families.pytc.network import PytcConfig
+from cristae.networks.families.unet.network import UNetConfig, total_stride
 from cristae.networks.windows import WindowRecipe
 from cristae.samples.fingerprint import Fingerprint
 from cristae.training.config import TrainConfig, check_train_config

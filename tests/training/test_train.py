@@ -19,8 +19,8 @@ from cristae.engine.files import write_atomic
 from cristae.engine.ownership import work_folder
 from cristae.engine.written import note_writes
 from cristae.errors import BusyError, ConfigError, InputError, OutputExistsError
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import load_model, model_network
-from cristae.networks.unet import UNetConfig
 from cristae.pipeline import report_run
 from cristae.samples.dataset import Sample, open_samples
 from cristae.training import loop

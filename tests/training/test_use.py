@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cristae.networks.unet import UNetConfig
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.samples.dataset import Sample
 from cristae.segmentation.segment import segment_volume

@@ -269,7 +269,7 @@ def load_models(
     model: str, others: list[str] | None, pytc_config: list[Path] | None
 ) -> "list[Model]":
     """A model and those that are combined with it."""
-    from cristae.networks.checkpoint import load_pytc_model
+    from cristae.networks.families.pytc.checkpoint import load_pytc_model
     from cristae.networks.model import load_model
 
     names = [model, *(others or [])]

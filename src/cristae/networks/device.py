@@ -23,7 +23,7 @@ from torch import Tensor
 from cristae.errors import ConfigError, MemoryLimitError, raise_faults
 from cristae.grid import Box
 from cristae.networks.cpu import bfloat16_is_fast, cpu_prepared
-from cristae.networks.inference import Precision
+from cristae.networks.precision import Precision
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 

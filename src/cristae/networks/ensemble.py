@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cristae.grid import Box, Triple
+from cristae.networks.context import Context
 from cristae.networks.families.table import family_of
-from cristae.networks.inference import CPU, Precision
 from cristae.networks.interleaved import InterleavedRunner, interleaved_bytes, turn_shape
 from cristae.networks.model import Model, load_model
+from cristae.networks.precision import CPU, Precision
 from cristae.networks.runner import (
     Contract,
     Runner,
@@ -26,7 +27,6 @@ from cristae.networks.runner import (
     network_contract,
     runner_bytes,
 )
-from cristae.networks.unet import Context
 from cristae.networks.windows import Combine
 
 ModelLike = Model | str | Path

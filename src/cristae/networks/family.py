@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cristae.grid import Triple
+from cristae.networks.context import Context
 from cristae.networks.device import DeviceNetwork
-from cristae.networks.inference import Precision
-from cristae.networks.unet import Context
+from cristae.networks.precision import Precision
 
 
 class NetworkConfig(Protocol):

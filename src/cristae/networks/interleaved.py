@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cristae.grid import Box, Triple
-from cristae.networks.inference import Precision
+from cristae.networks.context import Context
+from cristae.networks.precision import Precision
 from cristae.networks.runner import Runner
-from cristae.networks.unet import Context
 
 
 def interleaved_context(context: Context, step: int) -> Context:

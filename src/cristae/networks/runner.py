@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cristae.grid import Box, Triple
+from cristae.networks.context import Context
 from cristae.networks.device import DeviceRunner, reduced_precision
 from cristae.networks.families.table import family_of
 from cristae.networks.family import NetworkConfig
-from cristae.networks.inference import CPU, Precision
 from cristae.networks.model import Model, model_network
+from cristae.networks.precision import CPU, Precision
 from cristae.networks.recipe import InferenceRecipe, in_windows
-from cristae.networks.unet import Context
 from cristae.networks.windows import WindowRecipe
 
 LARGEST_DEVIATION = 0.1

@@ -17,8 +17,8 @@ from cristae.networks.device import (
     reduced_precision,
 )
 from cristae.networks.ensemble import ensemble_contract, models_of
-from cristae.networks.inference import Precision
 from cristae.networks.model import Model
+from cristae.networks.precision import Precision
 from cristae.networks.runner import model_runner, network_contract, sample_shape
 from cristae.prediction.checks import PredictConfig, section_thickness, settle
 from cristae.prediction.grids import plan_grids

@@ -12,7 +12,7 @@ from cristae.engine.ledger import Ledger
 from cristae.engine.progress import log
 from cristae.grid import Box
 from cristae.networks.device import reduced_precision
-from cristae.networks.inference import Precision
+from cristae.networks.precision import Precision
 from cristae.networks.runner import (
     Contract,
     Runner,

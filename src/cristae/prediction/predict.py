@@ -30,8 +30,8 @@ from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.device import devices_prepared, find_devices
 from cristae.networks.ensemble import ModelLike, ensemble_contract, make_ensemble, models_of
-from cristae.networks.inference import Precision
 from cristae.networks.model import GREY, Model, model_network
+from cristae.networks.precision import Precision
 from cristae.networks.recipe import ONE_LOOK, recipe_attributes
 from cristae.networks.runner import Contract
 from cristae.prediction.checks import (

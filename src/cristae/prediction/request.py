@@ -17,8 +17,8 @@ from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple
 from cristae.networks.device import device_room
 from cristae.networks.ensemble import ensemble_bytes, ensemble_work
-from cristae.networks.inference import Precision
 from cristae.networks.model import Model
+from cristae.networks.precision import Precision
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.runner import Contract
 from cristae.prediction.grids import Grids

@@ -19,7 +19,7 @@ from itertools import product
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple, snap, tile
-from cristae.networks.unet import Context
+from cristae.networks.context import Context
 from cristae.prediction.regions import Spans
 from cristae.prediction.resample import Factors, Interval, source_taps
 

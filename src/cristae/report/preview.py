@@ -29,8 +29,8 @@ from cristae.engine.progress import duration_text, hushed, log
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.ensemble import ensemble_work, models_of
-from cristae.networks.inference import Precision
 from cristae.networks.model import Model
+from cristae.networks.precision import Precision
 from cristae.networks.runner import network_contract
 from cristae.prediction.checks import plain_settings, section_thickness, settle
 from cristae.prediction.estimate import expected_precision, prediction_work

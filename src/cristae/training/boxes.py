@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cristae.grid import Box, Triple
-from cristae.networks.pytc import PytcNetwork
+from cristae.networks.families.pytc.network import PytcNetwork
+from cristae.networks.families.unet.network import UNet
 from cristae.networks.runner import Runner, make_runner
-from cristae.networks.unet import UNet
 from cristae.networks.windows import Variants, WindowRecipe, window_axes
 from cristae.prediction.passes import tile_probabilities
 from cristae.prediction.sums import Sums, Sweep

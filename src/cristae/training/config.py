@@ -9,11 +9,11 @@ from pydantic import Discriminator, Tag
 from cristae.configuration import config_dataclass, to_plain
 from cristae.errors import ConfigError, raise_faults
 from cristae.grid import Triple
+from cristae.networks.families.pytc.network import PytcConfig
 from cristae.networks.families.table import family_of
+from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.family import NetworkConfig
-from cristae.networks.pytc import PytcConfig
 from cristae.networks.recipe import InferenceRecipe, own_recipe_faults
-from cristae.networks.unet import UNetConfig
 from cristae.networks.windows import Variants, WindowRecipe
 from cristae.training.augment import PYTC, Augmentations, augmentation_faults
 from cristae.training.defects import DefectsConfig

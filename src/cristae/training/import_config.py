@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cristae.configuration import from_plain, to_plain
 from cristae.errors import ConfigError, raise_faults
-from cristae.networks.pytc_config import PytcSetup, read_pytc_config, read_pytc_keys
+from cristae.networks.families.pytc.recipe_files import PytcSetup, read_pytc_config, read_pytc_keys
 from cristae.samples.mitoem import mitoem_samples
 from cristae.training.augment import PYTC
 from cristae.training.config import TrainConfig, check_train_config, patch_lattice

@@ -26,7 +26,7 @@ from cristae.configuration import to_plain
 from cristae.engine.memory import GIB
 from cristae.errors import MemoryLimitError
 from cristae.grid import Triple
-from cristae.networks.unet import UNetConfig, total_stride
+from cristae.networks.families.unet.network import UNetConfig, total_stride
 from cristae.samples.fingerprint import ENOUGH, Fingerprint
 from cristae.segmentation.config import PRESETS
 from cristae.training.config import TrainConfig, windows_of

@@ -8,7 +8,8 @@ from torch import nn
 
 from cristae.engine.plugins import all_plugins, find_plugin
 from cristae.errors import ConfigError, InputError
-from cristae.networks.families import pytc, unet
+from cristae.networks.families.pytc import family as pytc
+from cristae.networks.families.unet import family as unet
 from cristae.networks.family import Family, NetworkConfig, Trained
 
 FAMILIES: dict[str, Family] = {

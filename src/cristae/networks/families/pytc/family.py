@@ -4,10 +4,15 @@ import torch
 from torch import Tensor
 
 from cristae.grid import Triple
+from cristae.networks.families.pytc.inference import WindowNetwork, window_bytes
+from cristae.networks.families.pytc.network import (
+    PytcConfig,
+    PytcNetwork,
+    build_pytc_network,
+    check_pytc_config,
+)
 from cristae.networks.family import Family, Trained
-from cristae.networks.inference import Precision
-from cristae.networks.pytc import PytcConfig, PytcNetwork, build_pytc_network, check_pytc_config
-from cristae.networks.pytc_inference import WindowNetwork, window_bytes
+from cristae.networks.precision import Precision
 
 
 def prepare(

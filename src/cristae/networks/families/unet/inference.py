@@ -17,7 +17,7 @@ in two parts, what its rounding keeps and what it leaves, and the last convoluti
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,16 +27,15 @@ from torch.nn import functional
 
 from cristae.grid import Box, Triple
 from cristae.networks.cpu import bfloat16_is_fast
-from cristae.networks.unet import (
+from cristae.networks.families.unet.context import needed_positions
+from cristae.networks.families.unet.network import (
     Block,
     UNet,
     UNetConfig,
     fold_batch_norm,
-    needed_positions,
     total_stride,
 )
-
-Precision = Literal["float32", "bfloat16", "float16"]
+from cristae.networks.precision import CPU, DTYPES, Precision
 
 SLAB_BYTES = 16 << 20
 GPU_SLAB_BYTES = 256 << 20
@@ -44,11 +43,6 @@ GPU_SLAB_BYTES = 256 << 20
 
 _AROUND = 32
 """Voxels more than the core's that level 0 keeps of its features, both sides together."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-CPU = torch.device("cpu")
 
 
 class TileNetwork:

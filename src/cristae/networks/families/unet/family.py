@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 
 from cristae.grid import Triple
-from cristae.networks.family import Family, Trained
-from cristae.networks.inference import Precision, TileNetwork, core_work, inference_bytes
-from cristae.networks.unet import (
+from cristae.networks.families.unet.context import network_context
+from cristae.networks.families.unet.inference import TileNetwork, core_work, inference_bytes
+from cristae.networks.families.unet.network import (
     UNet,
     UNetConfig,
     build_network,
     check_unet_config,
-    network_context,
 )
+from cristae.networks.family import Family, Trained
+from cristae.networks.precision import Precision
 
 FLOAT = 4
 """Bytes of a number."""

@@ -16,7 +16,7 @@ from cristae.configuration import from_plain, read_yaml
 from cristae.engine.paths import user_path
 from cristae.errors import ConfigError, raise_faults
 from cristae.networks.channels import affinity_step
-from cristae.networks.pytc import PytcConfig, check_pytc_config
+from cristae.networks.families.pytc.network import PytcConfig, check_pytc_config
 from cristae.networks.windows import WindowRecipe, recipe_faults
 
 _CARRIED: dict[str, Any] = {

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cristae.grid import Box, Triple
-from cristae.networks.inference import CPU, DTYPES, Precision
-from cristae.networks.pytc import (
+from cristae.networks.families.pytc.network import (
     Excitation,
     PytcConfig,
     PytcNetwork,
@@ -35,6 +34,7 @@ from cristae.networks.pytc import (
     build_pytc_network,
     pytc_probabilities,
 )
+from cristae.networks.precision import CPU, DTYPES, Precision
 
 SLAB_BYTES = 12 << 20
 """Of one slab's features; a section at least."""

@@ -17,8 +17,8 @@ from cristae.engine.paths import user_path
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.networks.channels import affinity_offsets
+from cristae.networks.families.pytc.recipe_files import read_pytc_config
 from cristae.networks.model import FORMAT, Model, model_faults
-from cristae.networks.pytc_config import read_pytc_config
 from cristae.networks.recipe import InferenceRecipe
 
 _PLAIN_CLASSES: list[Any] = [
