@@ -11,7 +11,15 @@ PARTS = ("fuzz", "kills", "oracles")
 def command_of(part):
     """What is called for a part, without calling it."""
     made = subprocess.run(
-        ["make", "-n", "-o", ".venv/.ready-dev", "check-long", f"PART={part}"],
+        [
+            "make",
+            "-n",
+            "--no-print-directory",
+            "-o",
+            ".venv/.ready-dev",
+            "check-long",
+            f"PART={part}",
+        ],
         cwd=ROOT,
         check=False,
         capture_output=True,

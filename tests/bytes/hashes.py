@@ -17,6 +17,8 @@ from cristae.volumes.formats import open_volume
 
 DIGITS = 16
 LONG = re.compile(r"-?\d+\.\d{6,}(?:e[-+]?\d+)?")
+BOLD = r"\*\*|\\textbf\{|<strong>"
+CELL = re.compile(rf"({BOLD})?(\d+\.\d{{3}})\b")
 PASSING = {
     *("id", "state", "content", "hash", "tables", "inputs"),
     *("seconds", "started", "peak_memory_bytes", "voxels_computed_per_voxel", "modified"),
@@ -38,6 +40,13 @@ def array_digest(array) -> str:
 
 def text_digest(text: str) -> str:
     return digest(LONG.sub(lambda number: f"{float(number[0]):.12g}", text).encode())
+
+
+def table_digest(text: str) -> str:
+    """Of the numbers of a table in Markdown, LaTeX or HTML, and which of them are bold."""
+    return digest(
+        " ".join("*" * bool(bold) + number for bold, number in CELL.findall(text)).encode()
+    )
 
 
 def tree_digest(tree) -> str:

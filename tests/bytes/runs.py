@@ -10,6 +10,7 @@ from tests.bytes.hashes import (
     Found,
     array_digest,
     record_digest,
+    table_digest,
     text_digest,
     tree_digest,
     zarr_digests,
@@ -92,7 +93,7 @@ def runs(folder: Path) -> dict[str, str]:
         scores = ["ap_50", "ap_75", "accuracy_75", "f1_50", "voxel/adapted_rand_error"]
         compared = compare_runs([folder / "one", folder / "other"], scores, by=by)
         write_comparisons(compared, tables, overwrite=True)
-        texts = {table.name: text_digest(table.read_text()) for table in tables}
+        texts = {table.name: table_digest(table.read_text()) for table in tables}
         records = {f"record of {table.name}": record_digest(table) for table in tables}
         found.add(f"compare by {by}", "", texts | records)
     return found.digests
