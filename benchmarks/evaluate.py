@@ -31,12 +31,12 @@ import numpy as np
 
 from cristae.engine.executors import Resources, run_tasks
 from cristae.engine.memory import peak_memory
-from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances, scores_of_table
 from cristae.evaluation.metrics import match
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.overlaps import Instances, Overlaps
 from cristae.evaluation.placement import Compared
-from cristae.evaluation.tables import Place
+from cristae.evaluation.tables import TablePlacement
 from cristae.grid import Box, tile
 from cristae.labels.blocks import blocks_of, pieces_of
 from cristae.labels.label_runs import block_runs
@@ -164,8 +164,8 @@ def write_labels(path, shape, part):
 def write_runs(path, part):
     """The run table of what `write_labels` wrote."""
     volume = open_volume(path)
-    place, length, name = block_runs(array_volume(part), Box.of(SHARD))
-    z, y, x = Raster(SHARD).locate(place)
+    voxel_index, length, name = block_runs(array_volume(part), Box.of(SHARD))
+    z, y, x = Raster(SHARD).locate(voxel_index)
     layers, counts = {}, np.zeros(volume.shape[0], np.int64)
     for box, before in shards_of(volume, int(part.max())):
         inside = z < box.shape[0]
@@ -264,9 +264,9 @@ def bench_table(truths, predictions):
     shared = np.maximum(1, (most * share).astype(np.int64))
     table = Overlaps(found, true, pairs[:, 0], pairs[:, 1], shared)
     config = EvaluateConfig(without_border_cut=True)
-    place = Place((30.0, 8.0, 8.0), (0.0, 0.0, 0.0))
+    voxel_index = TablePlacement((30.0, 8.0, 8.0), (0.0, 0.0, 0.0))
     codes = np.arange(truths) % 3
-    seconds, _ = timed(lambda: scores_of_table(table, place, config, codes=codes), runs=1)
+    seconds, _ = timed(lambda: scores_of_table(table, voxel_index, config, codes=codes), runs=1)
     print(f"4. {truths} true, {predictions} predicted, {len(pairs)} overlaps: all scores with "
           f"intervals, twice, in {seconds:.2f} s")  # fmt: skip
 

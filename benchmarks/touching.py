@@ -25,10 +25,10 @@ from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.networks.model import load_model
 from cristae.prediction.predict import predict_volume
-from cristae.samples.dilation import widen_labels
+from cristae.samples.dilation import dilate_labels
 from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import SimulationConfig, simulate_volume, touching_pairs
-from cristae.training.paste import PasteConfig, paste_touching
+from cristae.training.copy_paste import PasteConfig, paste_touching
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Volume, array_volume
 
@@ -61,7 +61,7 @@ def pasted(small: bool) -> Iterator[tuple[str, Volume, Volume]]:
     labels = open_volume(EPFL / "labels.tif").read()
     if small:
         image, labels = (array[:96, :384, :512] for array in (image, labels))
-    labels = widen_labels(labels.astype(np.int32), EPFL_WIDENING_NM, (5.0, 5.0, 5.0))
+    labels = dilate_labels(labels.astype(np.int32), EPFL_WIDENING_NM, (5.0, 5.0, 5.0))
     config = PasteConfig(share=1.0, copies=COPIES, membrane_px=(2, 3))
     random = np.random.default_rng(3005)
     grey, ids = paste_touching(image.astype(np.float32) / 127.5 - 1, labels, config, random)

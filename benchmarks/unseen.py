@@ -182,7 +182,7 @@ def count_piece(
     """True, found and matched instances of a piece, and how many voxels are right."""
     kept = folder / piece.name
     # a single section is its own neighbour at any distance: no turns are needed
-    config = PredictConfig(section_step=1 if piece.kind == "single" else None)
+    config = PredictConfig(z_stride=1 if piece.kind == "single" else None)
     prediction = predict_volume(
         piece.image, model, kept / "prediction.zarr", config=config, resources=resources
     )

@@ -47,12 +47,12 @@ from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import Model, load_model
 from cristae.pipeline import RunConfig
 from cristae.prediction.predict import PredictConfig, predict_volume
-from cristae.report.atlas import Scene, error_picture, locate
+from cristae.report.error_gallery import ScoredVolumes, error_picture, locate
 from cristae.report.errors import choose, find_errors
-from cristae.report.pictures import Stack, grey_window
+from cristae.report.pictures import PicturedVolumes, grey_window
 from cristae.runfolder import SampleFolder
 from cristae.samples.dataset import OpenedSample, Sample, open_sample
-from cristae.samples.dilation import widened_volume
+from cristae.samples.dilation import dilated_volume
 from cristae.samples.held import load_samples
 from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import SimulationConfig
@@ -229,7 +229,7 @@ def score_sample(
     sample: Sample, model: Model, group: str, setting: Setting
 ) -> dict[str, MatchTables]:
     """What became of every instance of a volume, by label convention; draws its worst places."""
-    opened = load_samples([open_sample(replace(sample, label_widening_nm=0))], HELD_BYTES)[0]
+    opened = load_samples([open_sample(replace(sample, label_dilation_nm=0))], HELD_BYTES)[0]
     name = volume_of(sample)
     # a network trained further leaves its earlier predictions alone
     folder = SampleFolder(setting.out / group / name / model.fingerprint)
@@ -245,7 +245,7 @@ def score_sample(
     tables: dict[str, MatchTables] = {}
     truth = opened.labels
     for convention, widening in conventions(sample):
-        truth = widened_volume(opened.labels, widening)
+        truth = dilated_volume(opened.labels, widening)
         scores = score_instances(found, truth, mask=opened.mask, config=QUIET, resources=resources)
         assert scores.tables is not None
         tables[convention] = scores.tables
@@ -258,7 +258,7 @@ def conventions(sample: Sample) -> list[tuple[str, float]]:
     """(name, widening in nm) of the truths to score against, the widest last."""
     if sample.simulate:
         return [(OUTER, 0.0)]
-    wide = [(WIDENED, sample.label_widening_nm)] if sample.label_widening_nm else []
+    wide = [(WIDENED, sample.label_dilation_nm)] if sample.label_dilation_nm else []
     return [(ANNOTATED, 0.0), *wide]
 
 
@@ -266,11 +266,11 @@ def draw_worst(
     opened: OpenedSample, found: Any, tables: MatchTables, folder: Path, limit: int
 ) -> None:
     """Pictures of the places where most voxels are lost: truth solid blue, prediction broken."""
-    scene = Scene(opened.image, found, opened.labels)
+    scene = ScoredVolumes(opened.image, found, opened.labels)
     errors = choose(find_errors(overlaps_of_tables(tables)), limit)
     for i, error in enumerate(errors, 1):
         point = locate(scene, error)
-        window = grey_window(Stack(opened.image, found, opened.labels), point)
+        window = grey_window(PicturedVolumes(opened.image, found, opened.labels), point)
         picture = error_picture(scene, error, point, window)
         path = folder / f"{volume_of(opened.sample)}-{i}-{error.kind}.jpg"
         write_atomic(path, lambda file, picture=picture: file.write(picture))
@@ -298,7 +298,7 @@ def score_group(
     facts = {
         **facts,
         "volumes": [volume_of(sample) for sample in samples],
-        "widened_nm": sorted({sample.label_widening_nm for sample in samples}),
+        "widened_nm": sorted({sample.label_dilation_nm for sample in samples}),
         "decoder": model.decoder,
         "thresholds": to_plain(model.thresholds),
     }

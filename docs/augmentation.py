@@ -18,10 +18,10 @@ from cristae.figures.raster import jpeg
 from cristae.samples.dataset import Sample, open_sample
 from cristae.simulation.simulate import SimulationConfig
 from cristae.training.augment import PYTC, Augmentations
+from cristae.training.copy_paste import CopyPasteConfig, copy_paste_touching
 from cristae.training.defects import DefectsConfig, apply_defects, draw_defects
 from cristae.training.geometry import GeometryConfig
-from cristae.training.grey import apply_grey, draw_grey
-from cristae.training.paste import PasteConfig, paste_touching
+from cristae.training.intensity import apply_grey, draw_grey
 from cristae.training.sampling import (
     SamplingConfig,
     Source,
@@ -41,7 +41,7 @@ STILL = Augmentations(
     GeometryConfig.still(),
     replace(PYTC.grey, tone=0.0),
     DefectsConfig(),
-    PasteConfig(),
+    CopyPasteConfig(),
 )
 
 
@@ -98,7 +98,7 @@ ENTRIES = (
     Entry(148, "defects", "thickness", "thickness: sections not evenly spaced"),
     Entry(150, "defects", "contrast_jump", "contrast_jump: from one section on"),
     Entry(156, "defects", "charging", "charging: bright or dark bands"),
-    Entry(164, "paste", "share", "paste: instances copied to touch others"),
+    Entry(164, "copy_paste", "share", "copy-paste: instances copied to touch others"),
 )
 
 
@@ -169,7 +169,7 @@ def patch_of(source, corner, config, seed):
     sections = plan.sections - plan.sections.min() + corner[0]
     plan = replace(plan, sections=sections, warp=replace(plan.warp, centre=centre))
     image, labels, _ = read_patch(source, plan, PATCH, "window")
-    pasted, ids = paste_touching(image.numpy(), labels.numpy(), config.paste, streams[1])
+    pasted, ids = copy_paste_touching(image.numpy(), labels.numpy(), config.copy_paste, streams[1])
     stack = torch.from_numpy(pasted)[None]
     stack = apply_defects(stack, [draw_defects(PATCH, config.defects, streams[2])])
     return apply_grey(stack, [draw_grey(PATCH, config.grey, streams[3])])[0].numpy(), ids

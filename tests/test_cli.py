@@ -78,7 +78,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.tools.Work, "start", interrupted)
+    monkeypatch.setattr(cli.tools.WorkOptions, "start", interrupted)
     monkeypatch.setattr(sys, "argv", ["cristae", "demo"])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -4,6 +4,8 @@ import pytest
 
 from cristae.configuration import config_dataclass, load_config, to_plain
 from cristae.errors import ConfigError, SourceNotFoundError
+from cristae.prediction.checks import PredictConfig
+from cristae.training.config import TrainConfig
 
 
 @config_dataclass
@@ -60,3 +62,17 @@ def test_a_file_that_is_not_there_or_not_yaml(tmp_path):
     bad.write_text("a: [")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(Outer, bad)
+
+
+def test_settings_are_read_by_their_former_names(tmp_path):
+    file = tmp_path / "predict.yaml"
+    file.write_text("variants: 4\nsection_step: 2\n")
+    assert load_config(PredictConfig, file) == PredictConfig(tta=4, z_stride=2)
+    assert load_config(PredictConfig, file, ["tta=8"]).tta == 8
+    assert load_config(PredictConfig, {"tta": 4}, ["variants=1"]).tta == 1
+    with pytest.warns(DeprecationWarning, match="expected tta"):
+        assert PredictConfig(variants=4) == PredictConfig(tta=4)
+    train = load_config(TrainConfig, {"paste": {"share": 0.5}})
+    assert train.copy_paste.share == 0.5
+    with pytest.raises(ConfigError, match=r"variants: no such key"):
+        load_config(PredictConfig, {"variants": 1, "tta": 4})

@@ -10,7 +10,7 @@ import pytest
 from cristae.figures.canvas import ScaleBar, scale_bar
 from cristae.figures.charts import precision_recall_chart, size_histogram
 from cristae.figures.colours import instance_colours, oklch_to_rgb
-from cristae.figures.crops import Place, place_picture
+from cristae.figures.crops import ThreePlanes, place_picture
 from cristae.figures.projection import GROUND, project
 from cristae.figures.raster import (
     contrast_window,
@@ -232,7 +232,7 @@ def _place(shape=(20, 60, 80), size=(30.0, 8.0, 8.0)):
     prediction = tuple(np.zeros_like(g) for g in grey)
     truth[0][10:30, 10:30] = 4
     prediction[0][35:55, 40:70] = 9
-    return Place(grey, truth, prediction, size, (0, 255), (4,), (9,))
+    return ThreePlanes(grey, truth, prediction, size, (0, 255), (4,), (9,))
 
 
 def test_close_up_has_all_three_planes_at_one_scale():

@@ -11,7 +11,6 @@ import pytest
 
 from cristae.engine.executors import Resources
 from cristae.evaluation.cable import TIMISE, length_codes, truth_lengths
-from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.matching import (
     CATEGORIES,
     KINDS,
@@ -21,6 +20,7 @@ from cristae.evaluation.matching import (
     matching_scores,
 )
 from cristae.evaluation.metrics import best_prediction, match
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import array_volume
 

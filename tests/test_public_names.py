@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +56,13 @@ def test_a_path_a_volume_and_an_array_are_the_same_to_every_stage(tmp_path):
     one = cristae.score_instances(array, np.asarray(path), config=plain)
     two = cristae.score_instances(tmp_path / "a.zarr", str(tmp_path / "b.zarr"), config=plain)
     assert one.to_dict() == two.to_dict()
+
+
+def test_no_two_classes_have_one_name():
+    package = Path(cristae.__file__).parent
+    names = [
+        name
+        for file in package.rglob("*.py")
+        for name in re.findall(r"^class ([A-Z]\w*)", file.read_text(), re.M)
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []

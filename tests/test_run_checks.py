@@ -142,7 +142,7 @@ def test_faults_of_all_volumes_come_in_one_error(models, sources, tmp_path):
         ({"segment": {"decoder": "bcd_watershed"}}, ONE, ConfigError, "bcd_watershed"),
         ({"segment": {"seed_threshold": 1.5}}, ONE, ConfigError, "seed_threshold"),
         ({"evaluate": {"bootstrap_samples": -1}}, ONE, ConfigError, "bootstrap_samples"),
-        ({"predict": {"variants": 8, "section_step": 0}}, ONE, InputError, "section_step 0"),
+        ({"predict": {"tta": 8, "z_stride": 0}}, ONE, InputError, "z_stride 0"),
         ({"model": "nowhere.pt"}, ONE, InputError, "nowhere.pt"),
         ({}, Running(Resources(1, "serial", 0.0001)), MemoryLimitError, "are allowed by --memory"),
     ],

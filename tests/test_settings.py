@@ -70,9 +70,9 @@ def test_a_misspelt_setting_names_the_right_one():
 
 def test_settings_from_a_file(tmp_path):
     file = tmp_path / "own.yaml"
-    file.write_text(yaml.safe_dump({"variants": 4, "device": "cpu", "truncate": True}))
+    file.write_text(yaml.safe_dump({"tta": 4, "device": "cpu", "truncate": True}))
     config = stage_config(PredictConfig, "predict", file, {"device": "auto"}, ["variants=8"])
-    assert config == PredictConfig(variants=8, device="auto", truncate=True)
+    assert config == PredictConfig(tta=8, device="auto", truncate=True)
 
 
 def test_settings_from_a_file_of_a_run(tmp_path):

@@ -23,10 +23,10 @@ from cristae.engine.files import check_disk, sync_file, temporary_folder, write_
 from cristae.engine.ledger import Ledger, check_output, open_ledger
 from cristae.engine.memory import Promise
 from cristae.engine.progress import log, track
-from cristae.engine.tasks import Parts, Task, run_step
+from cristae.engine.tasks import OverlappedTask, Task, run_step
 from cristae.errors import InputError, SourceNotFoundError, raise_faults
 from cristae.grid import Box, Triple, tile
-from cristae.labels.tally import as_labels
+from cristae.labels.overlap_table import as_labels
 from cristae.volumes.formats.hdf5 import open_hdf5
 from cristae.volumes.volume import Array, Volume
 
@@ -198,7 +198,7 @@ def _write_hdf5(volume: Volume, path: Path, promise: Promise) -> None:
 
         encode = partial(_encode_block, volume, dtype, CHUNK)
         blocks = [Task(block, (), block, block.size) for block in tile(volume.box, BLOCK)]
-        work = Parts(encode, gather=promised, write=write)
+        work = OverlappedTask(encode, gather=promised, write=write)
         run_step(path.name, blocks, work, record=None, resources=resources)
 
 

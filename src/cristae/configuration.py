@@ -8,7 +8,9 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
 
@@ -17,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from cristae.errors import ConfigError, SourceNotFoundError, raise_faults
+from cristae.renamed import RENAMED, current_names
 from cristae.settings import nearest
 
 C = TypeVar("C")
@@ -35,7 +38,21 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def config_dataclass(cls: type[C]) -> type[C]:
     """Make a class a frozen dataclass whose fields are checked strictly when it is made."""
     made = pydantic_dataclass(cls, frozen=True, config=ConfigDict(extra="forbid"))
+    made.__init__ = _by_either_name(made.__init__)  # type: ignore[method-assign]
     return cast(type[C], made)
+
+
+def _by_either_name(init: Callable[..., None]) -> Callable[..., None]:
+    """Take keywords by their names in release 0.1, too, with a DeprecationWarning."""
+
+    @wraps(init)
+    def initialise(self: Any, *args: Any, **named: Any) -> None:
+        for old in RENAMED.keys() & named.keys():
+            text = f"{type(self).__name__}({old}=...): expected {RENAMED[old]}, its new name"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+        init(self, *args, **current_names(named))
+
+    return initialise
 
 
 def load_config(
@@ -75,6 +92,7 @@ def load_tree(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         if isinstance(source, str | Path)
         else _copy(source)
     )
+    tree = current_names(tree)
     for override in overrides:
         _apply(tree, override)
     return tree
@@ -86,6 +104,7 @@ def from_plain(cls: type[C], tree: Any, name: str) -> C:
     Raises:
         ConfigError: Unknown keys or values of the wrong type; all at once, each with its path.
     """
+    tree = current_names(tree)
     raise_faults(name, list(_faults_of_values(tree)), ConfigError)
     try:
         # JSON mode: strict, yet a list may stand for a tuple
@@ -199,7 +218,7 @@ def _apply(tree: Any, override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override!r}: expected key=value")
-    *parents, last = key.split(".")
+    *parents, last = (RENAMED.get(part, part) for part in key.split("."))
     node = tree
     for part in parents:
         if isinstance(node, dict):

@@ -17,7 +17,7 @@ from cristae.configuration import from_plain, to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.files import temporary_folder
 from cristae.engine.memory import GIB
-from cristae.engine.progress import duration_text, hushed
+from cristae.engine.progress import duration_text, quiet
 from cristae.errors import ConfigError
 from cristae.grid import Box
 from cristae.networks.model import Model, load_model
@@ -26,7 +26,7 @@ from cristae.prediction.estimate import expected_precision, network_rate, predic
 from cristae.samples.dataset import OpenedSample, Sample, open_samples, open_sources
 from cristae.samples.fingerprint import Fingerprint, fingerprint_sample, label_boxes
 from cristae.segmentation.decoders import resolve
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.scratch import MemoryScratch
 from cristae.segmentation.segment import segment_volume
@@ -157,7 +157,7 @@ def _train_cost(
     device: Device,
     resources: Resources,
 ) -> Cost:
-    with hushed():
+    with quiet():
         source = prepare_source(first)
         times = measure_step(config, [source], device.kind, resources.workers)
     seconds = config.steps * max(times.step, times.supply)
@@ -191,7 +191,7 @@ def _use_costs(
     standing = _stand_in(config.train, model, opened)
     speed = None if standing is None else _segment_rate(standing, config, resources)
     for name, image in images.items():
-        with hushed():
+        with quiet():
             work = prediction_work(image, model, config.predict, precision, resources)
         how = f"{rate / 1e6:.3g} Mvoxels/s on one tile, {precision}"
         yield Cost(f"predict {name}", work.memory_bytes, work.computed / rate, how)
@@ -224,7 +224,7 @@ def _stand_in(
 
 def _segment_rate(standing: Volume, config: RunConfig, resources: Resources) -> float:
     """Voxels a second from the stand-in to labels on disk."""
-    with temporary_folder() as folder, hushed():
+    with temporary_folder() as folder, quiet():
         small = standing.crop(Box.of(standing.shape).clip(Box.of((2, 64, 64))))
         options: dict[str, Any] = {"config": config.segment, "resources": resources}
         segment_volume(small, Path(folder, "first.zarr"), **options)  # compiles
@@ -236,10 +236,10 @@ def _segment_bytes(standing: Volume, image: Volume, config: RunConfig, resources
     """What labelling and writing the image's instances promise, as dense as the stand-in's."""
     decoding = resolve(config.segment, standing)
     shape = Layout().fitted(image.shape).shard
-    density = sampled_density(Job(standing, decoding, shape, MemoryScratch()))
+    density = sampled_density(SegmentJob(standing, decoding, shape, MemoryScratch()))
     whole = standing.with_(shape=image.shape)
     return labelling_bytes(
-        Job(whole, decoding, shape, MemoryScratch()), density, True, resources.workers
+        SegmentJob(whole, decoding, shape, MemoryScratch()), density, True, resources.workers
     )
 
 

@@ -137,15 +137,15 @@ def bc_connected(
     dilation_struct: tuple[int, int, int] = (1, 5, 5),
     remove_small_mode: str = "background",
 ) -> Array:
-    """Connected components of the foreground without contours, widened in plane.
+    """Connected components of the foreground without contours, dilated in plane.
 
     Args:
         volume: (c, z, y, x) probabilities: mask, contour.
         thres1: Foreground threshold.
         thres2: Contour threshold.
-        thres_small: Instances of fewer voxels are dropped, counted after widening.
+        thres_small: Instances of fewer voxels are dropped, counted after dilation.
         scale_factors: Only (1, 1, 1).
-        dilation_struct: Extent (z, y, x) of the box that widens instances; odd, z = 1.
+        dilation_struct: Extent (z, y, x) of the box that dilates instances; odd, z = 1.
         remove_small_mode: ``background`` drops small instances, ``neighbor`` joins them to their
             neighbours, ``none`` keeps them.
 

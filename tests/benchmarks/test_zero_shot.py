@@ -127,7 +127,7 @@ def test_both_conventions_are_scored(zero_shot, tmp_path, monkeypatch):
             str(tmp_path / "raw.tif"),
             str(tmp_path / "labels.tif"),
             voxel_size_nm=(40.0, 10.0, 10.0),
-            label_widening_nm=14.2,
+            label_dilation_nm=14.2,
         )
     ).labels
     labels = array_volume(found, voxel_size_nm=volume.voxel_size_nm, kind="labels")

@@ -13,7 +13,7 @@ from cristae.segmentation.decode import decode
 
 GOOD = """
 import numpy as np
-from cristae.engine.identity import Files, Identity
+from cristae.engine.identity import Identity, SourceFiles
 from cristae.segmentation.decoder import Decoder
 from cristae.segmentation.connected import Connected
 from cristae.volumes.formats.format import Format
@@ -21,7 +21,7 @@ from cristae.volumes.volume import ArrayReader, Volume
 
 def open_npy(path, options):
     array = np.load(path)
-    identity = Identity((Files(options.name, str(path.parent), (path.name,)),))
+    identity = Identity((SourceFiles(options.name, str(path.parent), (path.name,)),))
     return Volume(options.name, ArrayReader(array), array.shape, array.dtype, identity=identity)
 
 FORMAT = Format("NumPy file", "file.npy", open_npy, suffixes=(".npy",))

@@ -7,7 +7,7 @@ import pytest
 
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import open_ledger
-from cristae.engine.tasks import Parts, Task, block_tasks, fitting_workers, run_step
+from cristae.engine.tasks import OverlappedTask, Task, block_tasks, fitting_workers, run_step
 from cristae.errors import WorkerError
 from cristae.grid import Box, tile
 
@@ -61,7 +61,7 @@ WAYS = [("serial", 1), ("threads", 1), ("threads", 3), ("processes", 2)]
 @pytest.mark.parametrize(("kind", "workers"), WAYS)
 def test_every_item_passes_in_order(kind, workers):
     written = []
-    parts = Parts(
+    parts = OverlappedTask(
         slow_if_even,
         read=lambda i: i * 3,
         gather=lambda i, r: (i, r),
@@ -77,7 +77,7 @@ def test_what_is_on_disk_is_marked_at_once(tmp_path):
         yield names[0]
         raise OSError("pulled the plug")
 
-    parts = Parts(same, gather=lambda i, r: i, write=write)
+    parts = OverlappedTask(same, gather=lambda i, r: i, write=write)
     with open_ledger(tmp_path / "out.zarr", stage="try", inputs={}, settings={}) as ledger:
         tasks = [Task(("a", "b"), ("a", "b"))]
         with pytest.raises(WorkerError, match="pulled the plug"):
@@ -86,14 +86,14 @@ def test_what_is_on_disk_is_marked_at_once(tmp_path):
 
 
 def test_no_items_is_no_work():
-    go([], Parts(pytest.fail, read=pytest.fail, write=pytest.fail))
+    go([], OverlappedTask(pytest.fail, read=pytest.fail, write=pytest.fail))
 
 
 def test_results_may_wait_for_several_items():
     written = []
     go(
         range(6),
-        Parts(
+        OverlappedTask(
             same, gather=lambda i, r: r if i % 3 == 2 else None, write=lambda w: [written.append(w)]
         ),
     )
@@ -105,7 +105,7 @@ def test_the_three_overlap():
         time.sleep(0.03)
         return [1]
 
-    profile = go(range(8), Parts(wait, read=wait, write=wait))
+    profile = go(range(8), OverlappedTask(wait, read=wait, write=wait))
     work = profile.reading + profile.computing + profile.writing
     assert profile.seconds < 0.8 * work
 
@@ -125,7 +125,7 @@ def test_at_most_one_item_is_read_ahead(kind, most):
         with lock:
             held.discard(i)
 
-    go(range(10), Parts(compute, read=read), kind)
+    go(range(10), OverlappedTask(compute, read=read), kind)
     assert found[0] == most
 
 
@@ -144,14 +144,14 @@ def test_an_error_of_any_part_is_raised_and_what_was_made_is_written(part, kind)
 
         return work
 
-    parts = Parts(failing("compute"), read=failing("read"), write=failing("write"))
+    parts = OverlappedTask(failing("compute"), read=failing("read"), write=failing("write"))
     with pytest.raises(WorkerError, match=f"3: OSError: {part} 3"):
         go(range(9), parts, kind)
     assert written == [0, 1, 2]
 
 
 def test_the_slowest_part_is_named():
-    profile = go(range(3), Parts(same, read=lambda i: time.sleep(0.02)))
+    profile = go(range(3), OverlappedTask(same, read=lambda i: time.sleep(0.02)))
     assert profile.bound == "reading"
     assert "bound by reading" in str(profile)
 

@@ -11,7 +11,6 @@ from cristae.engine.executors import Resources
 from cristae.engine.ledger import open_ledger
 from cristae.errors import MemoryLimitError
 from cristae.evaluation import cable, evaluate
-from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.evaluate import (
     EvaluateConfig,
     format_scores,
@@ -20,6 +19,7 @@ from cristae.evaluation.evaluate import (
     score_instances,
     write_tables,
 )
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import array_volume
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from cristae.engine.executors import Resources
-from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.matching import (
     CATEGORIES,
     KINDS,
@@ -17,6 +16,7 @@ from cristae.evaluation.matching import (
     matching_scores,
 )
 from cristae.evaluation.metrics import match
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.overlaps import Instances, Overlaps
 from cristae.evaluation.placement import Compared
 from cristae.evaluation.uncertainty import bootstrap_intervals

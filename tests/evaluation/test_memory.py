@@ -9,7 +9,7 @@ import pytest
 
 from cristae.engine.executors import Resources
 from cristae.errors import MemoryLimitError
-from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import Volume
 

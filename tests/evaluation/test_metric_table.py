@@ -16,7 +16,7 @@ from cristae.evaluation.evaluate import (
     pool_scores,
 )
 from cristae.evaluation.metrics import METRICS, Metric, register_metric
-from cristae.report.texts import scores as score_rows
+from cristae.report.report_context import scores as score_rows
 from cristae.segmentation.config import SegmentConfig
 from cristae.tuning.tune import TuneConfig, tune_decoder
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from skimage.metrics import adapted_rand_error, variation_of_information
 
 from cristae.engine.executors import Resources
-from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.metrics import IOU_THRESHOLDS, given_scores, match, metric_scores
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.volumes.volume import array_volume
 

@@ -11,15 +11,15 @@ from scipy import ndimage
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity
 from cristae.errors import InputError
-from cristae.evaluation import contingency
-from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation import overlap_pass
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
 from cristae.labels import blocks
 from cristae.labels.label_runs import connected_labels, run_table_of, volume_runs
+from cristae.labels.overlap_table import overlaps_of_block, overlaps_of_runs
 from cristae.labels.runs import Raster, paint_into
-from cristae.labels.tally import tally_block, tally_runs
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.formats import open_volume
@@ -60,7 +60,7 @@ def test_tally_of_runs_equals_tally_of_voxels(seed):
     one, two = (rng.integers(0, 4, shape).astype(np.uint8) for _ in range(2))
     one[rng.random(shape) < 0.4] = 0
     rows = [volume_runs(array_volume(a), SERIAL).rows(Raster(shape)) for a in (one, two)]
-    expected, found = tally_block(one, two), tally_runs(*rows, shape)
+    expected, found = overlaps_of_block(one, two), overlaps_of_runs(*rows, shape)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.facts, expected.facts)
     assert found.voxels == expected.voxels
@@ -111,7 +111,7 @@ def segmented(tmp_path, name, seed, shape=(12, 20, 30)):
 
 @pytest.mark.parametrize("slab_runs", [1, 1 << 20])
 def test_overlaps_of_run_tables_equal_those_of_voxels(tmp_path, monkeypatch, slab_runs):
-    monkeypatch.setattr(contingency, "SLAB_RUNS", slab_runs)
+    monkeypatch.setattr(overlap_pass, "SLAB_RUNS", slab_runs)
     one, two = segmented(tmp_path, "one", 1), segmented(tmp_path, "two", 2)
     box = Box((2, 3, 4), (11, 18, 27))
     for volumes, crop in ((Compared(one, two), False), (Compared(one, two.crop(box)), True)):

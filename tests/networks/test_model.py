@@ -35,7 +35,7 @@ def model(random_network):
         decoder="bc_watershed",
         thresholds={"foreground": 0.7},
         card={"data": ["simulated"], "scores": {"AP-75": 0.9}},
-        recipe=InferenceRecipe(variants=4),
+        recipe=InferenceRecipe(tta=4),
     )
 
 
@@ -52,7 +52,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
         assert getattr(loaded, name) == getattr(model, name)
     assert dict(loaded.thresholds) == {"foreground": 0.7}
     assert loaded.card == model.card
-    assert loaded.recipe == model.recipe == InferenceRecipe(variants=4)
+    assert loaded.recipe == model.recipe == InferenceRecipe(tta=4)
     assert all(torch.equal(loaded.state_dict[n], t) for n, t in model.state_dict.items())
     assert loaded.fingerprint == saved.fingerprint == model.fingerprint
     image = torch.randn(1, 1, 2, 8, 8)

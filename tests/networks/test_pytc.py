@@ -168,7 +168,7 @@ def test_a_recipe_is_read_with_overrides_and_defaults(recipe) -> None:
         shape=(17, 257, 257),
         stride=(8, 128, 128),
         padding=(4, 64, 64),
-        variants=4,
+        tta=4,
         chunks=(4, 8, 8),
     )
     assert setup.decoder == "bc_watershed"

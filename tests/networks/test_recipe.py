@@ -16,16 +16,17 @@ from cristae.networks.recipe import (
 )
 from cristae.networks.windows import WindowRecipe
 from cristae.prediction.checks import PredictConfig
+from cristae.renamed import RENAMED, current_names
 
-WINDOWS = WindowRecipe((4, 8, 8), (2, 4, 4), variants=4, combine="max")
+WINDOWS = WindowRecipe((4, 8, 8), (2, 4, 4), tta=4, combine="max")
 
 
 @pytest.mark.parametrize(
     "recipe",
     [
         InferenceRecipe(),
-        InferenceRecipe(variants=8, scales=(0.5, 1.0), section_spacing_nm=30.0),
-        InferenceRecipe(precision="bfloat16", section_step=2, combine="min"),
+        InferenceRecipe(tta=8, scales=(0.5, 1.0), section_spacing_nm=30.0),
+        InferenceRecipe(precision="bfloat16", z_stride=2, combine="min"),
         InferenceRecipe(windows=WINDOWS),
     ],
 )
@@ -34,7 +35,8 @@ def test_a_file_gives_the_recipe_back_and_names_others_only_where_they_differ(re
     assert read_recipe(keys | {"channels": ["mask"]}, "model.pt") == recipe
     usual = InferenceRecipe()
     changed = {f.name for f in fields(recipe) if getattr(recipe, f.name) != getattr(usual, f.name)}
-    assert keys.keys() == {*STORED, *changed}
+    assert current_names(keys).keys() == {*STORED, *changed}
+    assert keys.keys().isdisjoint(RENAMED.values())
 
 
 def test_files_of_before_name_nothing():
@@ -42,16 +44,16 @@ def test_files_of_before_name_nothing():
 
 
 def test_a_user_overrules_the_model_setting_by_setting():
-    model = InferenceRecipe(variants=4, section_spacing_nm=30.0, combine="max")
-    said = PredictConfig(variants=1, precision="float32")
+    model = InferenceRecipe(tta=4, section_spacing_nm=30.0, combine="max")
+    said = PredictConfig(tta=1, precision="float32")
     found = choose_recipe(said, model, section_nm=10.0)
-    assert found == replace(model, variants=1, precision="float32", section_step=3)
-    assert choose_recipe(PredictConfig(), model, math.inf) == replace(model, section_step=1)
-    other = SimpleNamespace(section_step=2)
-    assert choose_recipe(other, model, 10.0) == replace(model, section_step=2)
+    assert found == replace(model, tta=1, precision="float32", z_stride=3)
+    assert choose_recipe(PredictConfig(), model, math.inf) == replace(model, z_stride=1)
+    other = SimpleNamespace(z_stride=2)
+    assert choose_recipe(other, model, 10.0) == replace(model, z_stride=2)
 
 
 def test_windows_say_their_variants_and_float32():
     found = in_windows(InferenceRecipe(windows=WINDOWS))
-    assert (found.variants, found.combine, found.precision) == (4, "max", "float32")
+    assert (found.tta, found.combine, found.precision) == (4, "max", "float32")
     assert in_windows(replace(found, precision="bfloat16")).precision == "bfloat16"

@@ -50,10 +50,10 @@ def texture() -> Callable[..., np.ndarray]:
 def each_turn() -> Callable[..., Iterator[np.ndarray]]:
     """What a function finds in an image turned each way, turned back: 1, 4, 8 or 16 arrays."""
 
-    def turns(image: np.ndarray, find: Callable, variants: int) -> Iterator[np.ndarray]:
-        quarters = {1: (0,), 4: (0, 2)}.get(variants, (0, 1, 2, 3))
-        for z in (1, -1) if variants == 16 else (1,):
-            for mirror in (1, -1) if variants > 1 else (1,):
+    def turns(image: np.ndarray, find: Callable, tta: int) -> Iterator[np.ndarray]:
+        quarters = {1: (0,), 4: (0, 2)}.get(tta, (0, 1, 2, 3))
+        for z in (1, -1) if tta == 16 else (1,):
+            for mirror in (1, -1) if tta > 1 else (1,):
                 for quarter in quarters:
                     found = find(np.rot90(image[::z, :, ::mirror], quarter, (1, 2)).copy())
                     yield np.rot90(found, -quarter, (2, 3))[:, ::z, :, ::mirror]

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from cristae.cli import app
 from cristae.engine.executors import Resources
-from cristae.engine.tasks import Parts, Task, run_step
+from cristae.engine.tasks import OverlappedTask, Task, run_step
 from cristae.errors import ConfigError, InputError, MemoryLimitError
 from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
 from cristae.networks.model import Model, save_model
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe
-from cristae.prediction import passes, predict, tiled, windowed
+from cristae.prediction import predict, tile_inference, tiled, windowed
 from cristae.prediction.lanes import lanes_of
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.resample import apply_taps, source_taps
@@ -32,7 +32,7 @@ ONE = Resources(1)
 @pytest.fixture
 def hands(monkeypatch):
     """Runners in the order of their work; as many devices as the test says."""
-    used, probabilities = [], passes.tile_probabilities
+    used, probabilities = [], tile_inference.tile_probabilities
 
     def watched(runner, *arguments):
         used.append(id(runner))
@@ -90,7 +90,7 @@ def test_tiles_fit_the_memory_of_a_gpu(make_model, texture, tmp_path, monkeypatc
     volume, model = open_volume(texture((40, 100, 100))), make_model()
     found, reads = [], []
     for room in (1 << 40, 23 << 20):
-        monkeypatch.setattr("cristae.prediction.request.device_room", lambda devices, r=room: r)
+        monkeypatch.setattr("cristae.prediction.plan.device_room", lambda devices, r=room: r)
         with caplog.at_level("INFO", "cristae"):
             out = tmp_path / f"{room}.zarr"
             found.append(predict_volume(volume, model, out, config=FLOAT32, resources=ONE))
@@ -104,7 +104,7 @@ def test_tiles_fit_the_memory_of_a_gpu(make_model, texture, tmp_path, monkeypatc
 
 
 def test_what_does_not_fit_a_gpu_is_refused(make_model, windows, texture, tmp_path, monkeypatch):
-    monkeypatch.setattr("cristae.prediction.request.device_room", lambda devices: 1000)
+    monkeypatch.setattr("cristae.prediction.plan.device_room", lambda devices: 1000)
     volume = open_volume(texture((4, 40, 40)))
     for name, model in (("tiles.zarr", make_model()), ("windows.zarr", windows)):
         with pytest.raises(MemoryLimitError, match=r"of a GPU's memory.*--device cpu"):
@@ -151,7 +151,7 @@ def test_probabilities_are_interpolated_alike_on_any_device():
         taps = source_taps(3, 8, factor)
         start = int(taps.index.min())
         expected = apply_taps(array, axis, taps, start)
-        found = passes._take(torch.from_numpy(array), axis, taps, start)
+        found = tile_inference._take(torch.from_numpy(array), axis, taps, start)
         assert np.array_equal(found.numpy(), expected)
 
 
@@ -168,7 +168,7 @@ def test_lanes_work_at_the_same_time_each_by_one_thread():
         return lane
 
     compute = lanes_of(make, "ab", SimpleNamespace(in_processes=False))
-    work = Parts(compute, read=lambda i: (i, i if i < 4 else None))
+    work = OverlappedTask(compute, read=lambda i: (i, i if i < 4 else None))
     tasks = [Task(i, ()) for i in range(5)]
     run_step("step", tasks, work, record=None, resources=Resources(2))
     assert sorted(seen) == [("a", 0), ("a", 2), ("b", 1), ("b", 3)]

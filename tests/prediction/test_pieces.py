@@ -27,7 +27,7 @@ PAD = 48
 COMBINE = {"mean": np.mean, "min": np.min, "max": np.max}
 
 
-def in_one_piece(array, models, each_turn, variants, combine):
+def in_one_piece(array, models, each_turn, tta, combine):
     """255 p by plain passes of the networks over the whole reflected volume."""
     statistics = sample_intensity(open_volume(array))
     image = normalise(array, statistics, models[0].intensity)
@@ -41,7 +41,7 @@ def in_one_piece(array, models, each_turn, variants, combine):
             with torch.no_grad():
                 return torch.sigmoid(network(torch.from_numpy(seen)[None, None])[0]).numpy()
 
-        each.append(COMBINE[combine](list(each_turn(image, found, variants)), axis=0))
+        each.append(COMBINE[combine](list(each_turn(image, found, tta)), axis=0))
     inside = tuple(slice(low, low + n) for (low, _), n in zip(pads, array.shape, strict=True))
     return 255 * COMBINE[combine](each, axis=0)[(slice(None), *inside)]
 
@@ -58,10 +58,10 @@ def expected(pair, texture, each_turn):
     """One-piece predictions, each made once."""
     made = {}
 
-    def make(count, variants, combine):
-        key = count, variants, combine
+    def make(count, tta, combine):
+        key = count, tta, combine
         if key not in made:
-            made[key] = in_one_piece(texture(SHAPE), pair[:count], each_turn, variants, combine)
+            made[key] = in_one_piece(texture(SHAPE), pair[:count], each_turn, tta, combine)
         return made[key]
 
     return make
@@ -76,7 +76,7 @@ def ragged_mask():
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    variants=st.sampled_from((1, 4, 8, 16)),
+    tta=st.sampled_from((1, 4, 8, 16)),
     combine=st.sampled_from(sorted(COMBINE)),
     count=st.integers(1, 2),
     masked=st.booleans(),
@@ -84,10 +84,10 @@ def ragged_mask():
     workers=st.integers(1, 2),
     together=st.integers(1, 3),
 )
-@example(variants=8, combine="mean", count=2, masked=True, block=(3, 17, 30), workers=2, together=2)
+@example(tta=8, combine="mean", count=2, masked=True, block=(3, 17, 30), workers=2, together=2)
 def test_pieces_equal_the_whole(tmp_path_factory, monkeypatch, pair, texture, expected, **drawn):
     """To the rounding of levels, whatever tiles, workers, and tiles computed at the same time."""
-    variants, combine, count = drawn["variants"], drawn["combine"], drawn["count"]
+    tta, combine, count = drawn["tta"], drawn["combine"], drawn["count"]
     cpus = (torch.device("cpu"),) * drawn["together"]
     monkeypatch.setattr(predict_module, "find_devices", lambda wanted: cpus)
     mask = ragged_mask() if drawn["masked"] else None
@@ -95,12 +95,12 @@ def test_pieces_equal_the_whole(tmp_path_factory, monkeypatch, pair, texture, ex
         open_volume(texture(SHAPE)),
         pair[:count],
         tmp_path_factory.mktemp("pieces") / "p.zarr",
-        config=PredictConfig(precision="float32", variants=variants, combine=combine),
+        config=PredictConfig(precision="float32", tta=tta, combine=combine),
         mask=None if mask is None else open_volume(mask),
         block_shape=drawn["block"],
         resources=Resources(workers=drawn["workers"]),
     ).read()
-    whole = expected(count, variants, combine)
+    whole = expected(count, tta, combine)
     assert whole.std() > 3
     if mask is not None:
         assert not found[:, mask == 0].any()
@@ -133,14 +133,14 @@ def die_after_some(*arguments):
 tiled.write_shards = die_after_some
 predict.predict_volume(
     open_volume(source), [load_model(first), load_model(second)], out, mask=open_volume(mask),
-    config=predict.PredictConfig(precision="float32", variants=4, skip_empty=True),
+    config=predict.PredictConfig(precision="float32", tta=4, skip_empty=True),
     block_shape=(2, 512, 40), resources=Resources(workers=1),
 )
 """
 
 
 def test_killed_in_the_coarse_pass_and_again_after_it(pair, texture, tmp_path):
-    """Mask, ensemble, variants and coarse pass: the bytes are those of one run."""
+    """Mask, ensemble, flips and coarse pass: the bytes are those of one run."""
     pair = [rarely(model) for model in pair]
     array = texture((2, 1030, 40))  # three shards
     array[:, 300:] = array.mean()
@@ -163,7 +163,7 @@ def test_killed_in_the_coarse_pass_and_again_after_it(pair, texture, tmp_path):
             [sys.executable, "-c", KILLED, *paths, after], check=False, env=dict(os.environ)
         )
         assert died.returncode == -signal.SIGKILL
-    config = PredictConfig(precision="float32", variants=4, skip_empty=True)
+    config = PredictConfig(precision="float32", tta=4, skip_empty=True)
     source, mask = (
         open_ome_zarr(tmp_path / name, str(tmp_path / name)) for name in ("v.zarr", "k.zarr")
     )

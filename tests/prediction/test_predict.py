@@ -19,8 +19,8 @@ from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import model_network, save_model
 from cristae.prediction import predict as predict_module
 from cristae.prediction import tiled as tiled_module
-from cristae.prediction.passes import tile_probabilities, tile_variants
 from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.prediction.tile_inference import tile_probabilities, tta_flips
 from cristae.volumes.formats import open_volume
 from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
 from cristae.volumes.intensity import grey_moments, normalise, sample_intensity
@@ -130,10 +130,10 @@ def test_an_enlarged_image_predicts_alike(make_model, texture, tmp_path):
     assert np.corrcoef(coarse.ravel(), fine.ravel())[0, 1] > 0.8
 
 
-@pytest.mark.parametrize(("variants", "combine"), [(4, "mean"), (8, "max"), (16, "min")])
-def test_variants_are_tile_invariant(make_model, texture, tmp_path, variants, combine):
+@pytest.mark.parametrize(("tta", "combine"), [(4, "mean"), (8, "max"), (16, "min")])
+def test_variants_are_tile_invariant(make_model, texture, tmp_path, tta, combine):
     model, volume = make_model(), open_volume(texture((4, 70, 90)))
-    config = PredictConfig(precision="float32", variants=variants, combine=combine)
+    config = PredictConfig(precision="float32", tta=tta, combine=combine)
     found = [
         predict_volume(
             volume, model, tmp_path / f"{i}.zarr", config=config, block_shape=block, resources=ONE
@@ -146,10 +146,10 @@ def test_variants_are_tile_invariant(make_model, texture, tmp_path, variants, co
 
 
 def test_the_variants_are_flips_and_transposes():
-    assert tile_variants(1) == [((), False)]
-    assert tile_variants(4) == [((), False), ((1,), False), ((2,), False), ((1, 2), False)]
+    assert tta_flips(1) == [((), False)]
+    assert tta_flips(4) == [((), False), ((1,), False), ((2,), False), ((1, 2), False)]
     for count in (8, 16):
-        found = tile_variants(count)
+        found = tta_flips(count)
         assert len(set(found)) == count
         assert sum(transposed for _, transposed in found) == count // 2
         assert any(0 in axes for axes, _ in found) == (count == 16)
@@ -165,7 +165,7 @@ def test_variants_are_combined_over_turned_tiles(make_model, count, combine, ora
     core = Box((0, 2, 3), (3, 12, 20))
     found = tile_probabilities(network, image, core, count, combine)
     parts = []
-    for axes, transposed in tile_variants(count):
+    for axes, transposed in tta_flips(count):
         turned = np.flip(image, axes)
         turned = np.swapaxes(turned, 1, 2) if transposed else turned
         whole = torch.sigmoid(network.logits(turned.copy(), Box.of(turned.shape))).numpy()
@@ -180,8 +180,8 @@ def test_variants_are_combined_over_turned_tiles(make_model, count, combine, ora
 
 def test_transposes_need_equal_steps_in_the_plane(make_model, texture, tmp_path):
     network = UNetConfig(widths=(4, 6), strides=((1, 2, 4),), z_kernel_levels=(1,))
-    config = PredictConfig(variants=8)
-    with pytest.raises(InputError, match=r"variants 8: the network steps \(4, 8\)"):
+    config = PredictConfig(tta=8)
+    with pytest.raises(InputError, match=r"tta 8: the network steps \(4, 8\)"):
         predict_volume(
             open_volume(texture((2, 16, 16))),
             make_model(network),
@@ -376,8 +376,8 @@ if case == "scales":
     volume = volume.with_(voxel_size_nm=(30.0, 8.0, 8.0))
     recipe = InferenceRecipe(scales=(0.8, 1.0, 1.25))
     model = replace(model, working_voxel_size_nm=(None, 8.0, 8.0), recipe=recipe)
-variants, step = 4 if case == "variants" else 1, 4 if case == "turns" else 1
-config = predict.PredictConfig(precision=precision, variants=variants, section_step=step)
+tta, step = 4 if case == "flips" else 1, 4 if case == "turns" else 1
+config = predict.PredictConfig(precision=precision, tta=tta, z_stride=step)
 models, mask = (model,), None
 if case == "masked pair":
     models, mask = (model, model), open_volume(np.tile(np.uint8([0, 1]), (16, 192, 96)))
@@ -389,7 +389,7 @@ print(promised[0], peak_memory() - before)
     cases = ("float32-plain", "bfloat16-plain", "float32-resampled")
     for case in (
         *cases,
-        "bfloat16-variants",
+        "bfloat16-flips",
         "float32-masked pair",
         "float32-turns",
         "float32-scales",

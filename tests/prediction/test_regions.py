@@ -15,10 +15,10 @@ from cristae.networks.families.unet.network import UNetConfig
 from cristae.prediction import regions as regions_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.grids import plan_grids
-from cristae.prediction.passes import ImageInput
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.regions import Occupancy, Region
 from cristae.prediction.skip import coarse_size, signal_region
+from cristae.prediction.tile_inference import ImageInput
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.intensity import sample_intensity

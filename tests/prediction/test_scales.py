@@ -55,7 +55,7 @@ def test_scales_are_tile_invariant_with_everything(make_model, texture, tmp_path
     models = [make_model(working_voxel_size_nm=WORKING) for _ in range(2)]
     mask = np.zeros(array.shape, np.uint8)
     mask[3:9, 10:, :44] = 1
-    config = PredictConfig(precision="float32", section_step=2, variants=4, scales=SCALES)
+    config = PredictConfig(precision="float32", z_stride=2, tta=4, scales=SCALES)
     found = [
         predict_volume(
             volume_of(array),

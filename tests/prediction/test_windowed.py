@@ -23,8 +23,8 @@ from cristae.networks.families.pytc.network import PytcConfig, build_pytc_networ
 from cristae.networks.model import Model, model_network, save_model
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe, window_axes, window_weight
+from cristae.prediction import plan as request_module
 from cristae.prediction import regions, windowed
-from cristae.prediction import request as request_module
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
@@ -159,7 +159,7 @@ def test_variants_equal_a_plain_loop(
     def look(image, find):
         return pick(list(each_turn(image, find, count)), axis=0)
 
-    config = PredictConfig(variants=count, combine=combine)
+    config = PredictConfig(tta=count, combine=combine)
     volume, out = open_volume(array), tmp_path / "p.zarr"
     found = predict_volume(volume, pytc_model, out, config=config, resources=ONE).read()
     difference = np.abs(found - plain(array, pytc_model, look))
@@ -187,7 +187,7 @@ def test_windows_are_computed_once_each(pytc_model, texture, tmp_path, monkeypat
 def test_sums_on_disk_change_no_byte(pytc_model, texture, tmp_path, small_shards, monkeypatch):
     volume, found = open_volume(texture((9, 30, 41))), []
     for limit in (1 << 40, 0):
-        monkeypatch.setattr("cristae.prediction.request.MEMORY_MOST", limit)
+        monkeypatch.setattr("cristae.prediction.plan.MEMORY_MOST", limit)
         out = tmp_path / f"{limit}.zarr"
         found.append(predict_volume(volume, pytc_model, out, resources=ONE).read())
         assert not (out / ".cristae").exists()
@@ -195,7 +195,7 @@ def test_sums_on_disk_change_no_byte(pytc_model, texture, tmp_path, small_shards
 
 
 def test_where_memory_is_short_is_said(pytc_model, texture, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("cristae.prediction.request.MEMORY_MOST", 0)
+    monkeypatch.setattr("cristae.prediction.plan.MEMORY_MOST", 0)
     with caplog.at_level(logging.INFO, "cristae"):
         predict_volume(
             open_volume(texture((3, 20, 20))), pytc_model, tmp_path / "p.zarr", resources=ONE
@@ -288,14 +288,14 @@ def test_the_source_is_read_once(pytc_model, texture, tmp_path):
 def test_a_recipe_may_be_overruled(pytc_model, texture, tmp_path):
     model = replace(
         pytc_model,
-        recipe=InferenceRecipe(windows=replace(RECIPE, variants=4, combine="max")),
+        recipe=InferenceRecipe(windows=replace(RECIPE, tta=4, combine="max")),
     )
     volume = open_volume(texture((3, 20, 20)))
     asked = predict_volume(
         volume,
         model,
         tmp_path / "asked.zarr",
-        config=PredictConfig(variants=1, combine="mean"),
+        config=PredictConfig(tta=1, combine="mean"),
         resources=ONE,
     )
     largest = predict_volume(volume, model, tmp_path / "largest.zarr", resources=ONE)
@@ -333,12 +333,12 @@ def test_block_shapes_are_for_tiles(pytc_model, texture, tmp_path):
 
 
 def test_windows_take_next_sections(pytc_model, texture, tmp_path):
-    with pytest.raises(InputError, match=r"section_step 2: the model runs on its own windows"):
+    with pytest.raises(InputError, match=r"z_stride 2: the model runs on its own windows"):
         predict_volume(
             open_volume(texture((3, 20, 20))),
             pytc_model,
             tmp_path / "p.zarr",
-            config=PredictConfig(section_step=2),
+            config=PredictConfig(z_stride=2),
         )
 
 
@@ -447,10 +447,10 @@ import sys, numba, numpy as np
 from cristae.engine.memory import peak_memory
 from cristae.engine.executors import Resources
 from cristae.networks.model import load_model
-from cristae.prediction import predict, request
+from cristae.prediction import plan, predict
 from cristae.volumes.formats import open_volume
 
-request.MEMORY_MOST = int(sys.argv[3])
+plan.MEMORY_MOST = int(sys.argv[3])
 volume = open_volume(np.random.default_rng(0).integers(0, 255, (8, 128, 256), np.uint8))
 promised = []
 keep = predict.promise_memory
@@ -458,7 +458,7 @@ predict.promise_memory = lambda s, n, r: (promised.append(n), keep(s, n, r))
 before = peak_memory()
 models, mask, config = [load_model(sys.argv[1])], None, predict.PredictConfig()
 if sys.argv[4] != "plain":
-    models, config = 2 * models, predict.PredictConfig(variants=4)
+    models, config = 2 * models, predict.PredictConfig(tta=4)
     mask = open_volume(np.tile(np.uint8([1, 0]), (8, 128, 128)))
 predict.predict_volume(
     volume, models, sys.argv[2], config=config, mask=mask, resources=Resources(workers=1)

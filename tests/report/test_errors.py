@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
-from cristae.report.atlas import Scene, error_picture, locate
+from cristae.report.error_gallery import ScoredVolumes, error_picture, locate
 from cristae.report.errors import SegmentationError, choose, find_errors
 from cristae.volumes.volume import array_volume
 
@@ -79,7 +79,7 @@ def test_a_merge_is_shown_where_both_parts_are_seen():
     truth[16:28, 5:15, 20:38] = 2
     prediction = (truth > 0).astype(np.uint8)
     image = array_volume(truth)
-    scene = Scene(image, array_volume(prediction), array_volume(truth))
+    scene = ScoredVolumes(image, array_volume(prediction), array_volume(truth))
     (error,) = find_errors(overlap_table(Compared(scene.instances, scene.truth)))
     assert error.kind == "merge"
     z, y, x = locate(scene, error)
@@ -93,7 +93,7 @@ def test_a_poor_outline_is_shown_at_a_wrong_voxel():
     truth[2:7, 5:25, 5:25] = 1
     prediction = np.zeros_like(truth)
     prediction[3:5, 5:25, 5:16] = 6
-    scene = Scene(array_volume(truth), array_volume(prediction), array_volume(truth))
+    scene = ScoredVolumes(array_volume(truth), array_volume(prediction), array_volume(truth))
     (error,) = find_errors(overlap_table(Compared(scene.instances, scene.truth)))
     assert error.kind == "poor"
     point = locate(scene, error)

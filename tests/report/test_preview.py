@@ -103,7 +103,7 @@ def test_a_place_is_predicted_as_in_the_whole(volume, model, tmp_path, monkeypat
 def test_what_a_place_took_is_counted_as_the_whole_is(volume, model, monkeypatch):
     """On a working grid that is not the source's, and with variants."""
     model = replace(model, working_voxel_size_nm=(None, 12.0, 12.0))
-    config = predict_module.PredictConfig(precision="float32", variants=4)
+    config = predict_module.PredictConfig(precision="float32", tta=4)
     seen, logits = [], TileNetwork.logits
 
     def watched(network, image, core):

@@ -46,7 +46,7 @@ def in_memory(opened):
 
 
 def test_opens_and_loads(pair):
-    sample = Sample(name="a", **pair, label_widening_nm=8.0, roi="1:6,:,:")
+    sample = Sample(name="a", **pair, label_dilation_nm=8.0, roi="1:6,:,:")
     opened = open_sample(sample)
     assert opened.labels.read().sum() == 12 * 70000  # 2 x 2 voxels and 8 beside them in plane
     held = load_samples([opened], 1 << 20)[0]

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from cristae.errors import InputError
 from cristae.grid import tile
-from cristae.samples.dilation import widen_labels, widened_volume
+from cristae.samples.dilation import dilate_labels, dilated_volume
 from cristae.volumes.volume import array_volume
 
 SIZE = (20.0, 5.0, 7.0)
@@ -25,7 +25,7 @@ def labels():
 @pytest.mark.parametrize("radius", [4.0, 11.0, 21.0])
 def test_equals_distance_transform(labels, radius):
     """Where the nearest instance is unique, it is the one found; nothing further is touched."""
-    found = widen_labels(labels, radius, SIZE)
+    found = dilate_labels(labels, radius, SIZE)
     distance = ndimage.distance_transform_edt(labels == 0, SIZE)
     assert np.array_equal(found > 0, distance <= radius)
     assert np.array_equal(found[labels > 0], labels[labels > 0])
@@ -40,12 +40,12 @@ def test_equals_distance_transform(labels, radius):
 
 
 def test_nothing_within_reach_changes_nothing(labels):
-    assert np.array_equal(widen_labels(labels, 4.9, SIZE), labels)
+    assert np.array_equal(dilate_labels(labels, 4.9, SIZE), labels)
 
 
 def test_boxes_do_not_show(labels):
-    volume = widened_volume(array_volume(labels, voxel_size_nm=SIZE), 21.0)
-    whole = widen_labels(labels, 21.0, SIZE)
+    volume = dilated_volume(array_volume(labels, voxel_size_nm=SIZE), 21.0)
+    whole = dilate_labels(labels, 21.0, SIZE)
     assert np.array_equal(volume.read(), whole)
     for box in tile(volume.box, (4, 13, 17)):
         assert np.array_equal(volume.read(box), whole[box.slices()])
@@ -55,4 +55,4 @@ def test_boxes_do_not_show(labels):
 
 def test_unknown_voxel_size_is_refused(labels):
     with pytest.raises(InputError, match="known voxel size"):
-        widened_volume(array_volume(labels), 5.0)
+        dilated_volume(array_volume(labels), 5.0)

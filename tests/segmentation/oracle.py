@@ -159,8 +159,8 @@ def stack_slices(label, least):
             reach = [b for b in np.unique(after[here == a]) if b]
             best = [(overlap(here == a, after == b), -b) for b in reach]
             if best and max(best)[0] >= least:
-                share, b = max(best)
-                offers.setdefault(-b, []).append((share, -a))
+                seed_overlap, b = max(best)
+                offers.setdefault(-b, []).append((seed_overlap, -a))
         continues |= {b: -max(offer)[1] for b, offer in offers.items()}
     joined = label.copy()
     for b in np.unique(label[label > 0]):

@@ -16,8 +16,8 @@ HUGE = Raster((10_000, 10_000, 10_000))
 
 def staircase(steps):
     """Runs of four voxels along x, each a row further than the last, through a huge volume."""
-    places = [HUGE.place(0, 3 * k, 3 * k) for k in range(steps)]
-    rows = [HUGE.place(0, 3 * k + j, 3 * k + 3) for k in range(steps) for j in (1, 2)]
+    places = [HUGE.voxel_index(0, 3 * k, 3 * k) for k in range(steps)]
+    rows = [HUGE.voxel_index(0, 3 * k + j, 3 * k + 3) for k in range(steps) for j in (1, 2)]
     start = np.array(places + rows)
     length = np.array([4] * steps + [1] * 2 * steps, np.int32)
     order = np.argsort(start)
@@ -42,7 +42,7 @@ def test_fragments_of_a_huge_box():
     """The staircase, cut where its thousandth stair hangs on the one before."""
     runs = staircase(3_333)
     edges = np.full((int(runs.length.sum()), 3), 250, np.uint8)
-    cut = int(runs.length[runs.start < HUGE.place(0, 3_000, 3_000)].sum())
+    cut = int(runs.length[runs.start < HUGE.voxel_index(0, 3_000, 3_000)].sum())
     edges[cut] = 10
     fragment, (before, after, total, count) = find_fragments(runs, edges, HUGE, 100)
     np.testing.assert_array_equal(fragment, np.arange(fragment.size) >= cut)

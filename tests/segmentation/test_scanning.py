@@ -11,8 +11,15 @@ from cristae.labels.runs import Raster, Runs, intersect
 from cristae.segmentation import reading
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decoders import resolve
-from cristae.segmentation.job import Job
-from cristae.segmentation.scanning import is_within, scan, scan_rule, scan_within, select_values
+from cristae.segmentation.job import SegmentJob
+from cristae.segmentation.scanning import (
+    ThresholdRule,
+    is_within,
+    scan,
+    scan_rule,
+    scan_within,
+    select_values,
+)
 from cristae.segmentation.scratch import FolderScratch, MemoryScratch
 from cristae.segmentation.writing import sort_by_row
 from cristae.volumes.volume import array_volume
@@ -26,7 +33,7 @@ def test_layers_of_a_block_give_the_table_of_the_block(decoder, monkeypatch):
     monkeypatch.setattr(reading, "LAYER", 2)
     volume = array_volume(noise((11, 9, 13), 3)).with_(chunk_shape=(3, 4, 4))
     decoding = resolve(SegmentConfig(decoder=decoder, foreground_threshold=0.4), volume)
-    job = Job(volume, decoding, (10, 9, 13), MemoryScratch())
+    job = SegmentJob(volume, decoding, (10, 9, 13), MemoryScratch())
     box = Box((1, 0, 0), (11, 9, 13))
     layers = list(reading.read_layers(job, box))
     assert [(layer.start[0], layer.stop[0]) for layer, _ in layers] == [
@@ -40,13 +47,16 @@ def test_layers_of_a_block_give_the_table_of_the_block(decoder, monkeypatch):
         np.testing.assert_array_equal(found, expected, err_msg=field)
 
 
+RULES = st.builds(ThresholdRule, st.integers(0, 254), st.integers(1, 256), st.integers(-1, 254))
+
+
 @settings(max_examples=40)
-@given(SHAPES, SEEDS, st.tuples(st.integers(0, 254), st.integers(1, 256), st.integers(-1, 254)))
+@given(SHAPES, SEEDS, RULES)
 def test_seeds_inside_the_foreground(shape, seed, rule):
     """What passes the stricter rule is the same, sought everywhere or in the foreground alone."""
     planes, raster = tuple(noise(shape, seed)), Raster((shape[0] + 4, *shape[1:]))
     box = Box((2, 0, 0), (2 + shape[0], *shape[1:]))
-    foreground = (max(0, rule[0] - 60), 256, -1)
+    foreground = ThresholdRule(max(0, rule.mask_above - 60))
     assert is_within(rule, foreground)
     assert not is_within(foreground, rule) or rule == foreground
     runs = scan_rule(planes, box, raster, foreground)
@@ -104,5 +114,5 @@ def test_a_scratch_file_that_is_cut_off(tmp_path):
 def test_a_block_by_its_index():
     volume = array_volume(np.zeros((7, 10, 9), np.uint8))
     decoding = resolve(SegmentConfig(decoder="binary_connected"), volume)
-    job = Job(volume, decoding, (3, 4, 9), MemoryScratch())
+    job = SegmentJob(volume, decoding, (3, 4, 9), MemoryScratch())
     assert [job.block(i) for i in range(9)] == job.blocks

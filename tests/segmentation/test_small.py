@@ -15,8 +15,8 @@ from tests.segmentation.oracle import (
     widen,
 )
 
-from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.small import give_away
+from cristae.segmentation.resolve import UNASSIGNED
+from cristae.segmentation.small import merge_small
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -84,7 +84,7 @@ def test_a_voxel_that_touches_both_parts_counts_once():
     contacts = np.array([[2, 1, 0], [3, 1, 2], [4, 2, 0]])
     contacts = np.pad(contacts, ((0, 0), (0, 6)))
     small = np.array([True, True, False, False])
-    goes = give_away(contacts, np.array([3, 1, 2]), np.array([2, 3, 50, 60]), small, 9)
+    goes = merge_small(contacts, np.array([3, 1, 2]), np.array([2, 3, 50, 60]), small, 9)
     assert goes.tolist() == [3, 3, 2, 3]
 
 
@@ -92,6 +92,10 @@ def test_grown_large_enough_it_stays():
     contacts = np.pad(np.array([[2, 1], [3, 2]]), ((0, 0), (0, 7)))
     small = np.array([True, True, False])
     count, voxels = np.array([1, 5]), np.array([4, 5, 50])
-    assert give_away(contacts, count, voxels, small, 9).tolist() == [1, 1, 2]
-    assert give_away(contacts, count, voxels, small, 10).tolist() == [2, 2, 2]
-    assert give_away(contacts[:0], count[:0], voxels, small, 9).tolist() == [NOBODY, NOBODY, 2]
+    assert merge_small(contacts, count, voxels, small, 9).tolist() == [1, 1, 2]
+    assert merge_small(contacts, count, voxels, small, 10).tolist() == [2, 2, 2]
+    assert merge_small(contacts[:0], count[:0], voxels, small, 9).tolist() == [
+        UNASSIGNED,
+        UNASSIGNED,
+        2,
+    ]

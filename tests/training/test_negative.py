@@ -11,7 +11,7 @@ from cristae.networks.model import load_model, model_network
 from cristae.plan import plan_run
 from cristae.samples.dataset import Sample, open_sample, open_samples, plain_sample
 from cristae.training import validation
-from cristae.training.paste import PasteConfig
+from cristae.training.copy_paste import CopyPasteConfig
 from cristae.training.replay import replayed_samples
 from cristae.training.sampling import SamplingConfig, prepare_source
 from cristae.training.train import train_model
@@ -50,7 +50,7 @@ def negative(empty, **changes):
 
 def test_labels_are_zeros_or_left_out(empty):
     for labels in (None, empty["zeros"]):
-        opened = open_sample(negative(empty, labels=labels, roi="2:,:,4:", label_widening_nm=9.0))
+        opened = open_sample(negative(empty, labels=labels, roi="2:,:,4:", label_dilation_nm=9.0))
         assert opened.labels.shape == opened.image.shape == (10, 96, 92)
         assert not opened.labels.read().any()
     plain = open_sample(negative(empty))
@@ -88,7 +88,7 @@ def test_learned_from_measured_on_and_replayed(samples, empty, tmp_path):  # noq
         steps=3,
         validate_ap_every=3,
         validate_ap_box=(4, 32, 32),
-        paste=PasteConfig(share=1.0),
+        copy_paste=CopyPasteConfig(share=1.0),
         sampling=SamplingConfig(uniform=0, foreground=1, instance=1, contact=1),
         thresholds={"min_size": 1, "min_seed_size": 1},
     )

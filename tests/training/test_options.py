@@ -24,7 +24,7 @@ from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.memory import fitting_text, step_bytes
 from cristae.training.panels import example_panels
 from cristae.training.sampling import prepare_source
-from cristae.training.state import Files, first_state
+from cristae.training.state import TrainingFiles, first_state
 from cristae.training.step import (
     batch_loss,
     check_gradients,
@@ -74,7 +74,7 @@ def test_killed_and_resumed_with_everything_on(samples, base, tmp_path, monkeypa
     train_killed_at(step, monkeypatch, made, samples, paths[1], start_from=base, threads=1)
     cut = train_model(made, samples, paths[1], start_from=base, threads=1)
     for kind in ("model", "best"):
-        first, second = (getattr(Files(path), kind) for path in paths)
+        first, second = (getattr(TrainingFiles(path), kind) for path in paths)
         assert first.exists() == second.exists()
         assert not first.exists() or first.read_bytes() == second.read_bytes()
     assert cut.card["earlier_thresholds"] == [
@@ -113,7 +113,7 @@ def test_a_network_of_pytc_learns_and_is_predicted_in_windows(samples, tmp_path)
 
 def test_networks_of_pytc_are_validated_in_windows(samples, tmp_path):  # noqa: F811
     """Patches have a window's extent; a box is what prediction makes of it as a volume."""
-    recipe = WindowRecipe((4, 24, 28), (3, 16, 20), (1, 6, 4), variants=4)
+    recipe = WindowRecipe((4, 24, 28), (3, 16, 20), (1, 6, 4), tta=4)
     made = config(steps=1, network=PYTC_NETWORK, windows=recipe)
     model = train_model(made, samples, tmp_path / "model.pt", threads=1)
     image = array_volume(toy_arrays((7, 40, 50), seed=1)[0], voxel_size_nm=SIZE, kind="image")
@@ -173,16 +173,16 @@ def test_a_model_looks_at_sections_as_far_apart_as_its_configuration_says(sample
 
 
 def test_a_model_is_validated_and_predicted_with_its_variants(samples, tmp_path):  # noqa: F811
-    made = config(steps=1, variants=8)
+    made = config(steps=1, tta=8)
     model = train_model(made, samples, tmp_path / "model.pt", threads=1)
-    assert load_model(tmp_path / "model.pt").recipe.variants == 8
+    assert load_model(tmp_path / "model.pt").recipe.tta == 8
     image = array_volume(toy_arrays((4, 64, 64), seed=1)[0], voxel_size_nm=SIZE, kind="image")
     asked = PredictConfig(precision="float32", grid="working")
     found = {
-        variants: predict_volume(
-            image, model, tmp_path / f"{variants}.zarr", config=replace(asked, variants=variants)
+        tta: predict_volume(
+            image, model, tmp_path / f"{tta}.zarr", config=replace(asked, tta=tta)
         ).read()
-        for variants in (None, 8, 1)
+        for tta in (None, 8, 1)
     }
     assert np.array_equal(found[None], found[8])
     assert not np.array_equal(found[8], found[1])
@@ -197,8 +197,8 @@ def test_a_model_is_validated_and_predicted_with_its_variants(samples, tmp_path)
         ]
     mean = (sum(turned[:4]) + sum(turned[4:]).flip(3)) / 8
     assert np.abs(levels - (255 * mean).round().numpy()).max() <= 1
-    with pytest.raises(ConfigError, match=r"variants 4: expected in windows"):
-        check_train_config(TrainConfig(network=PYTC_NETWORK, patch=(5, 33, 32), variants=4))
+    with pytest.raises(ConfigError, match=r"tta 4: expected in windows"):
+        check_train_config(TrainConfig(network=PYTC_NETWORK, patch=(5, 33, 32), tta=4))
 
 
 def test_windows_and_outputs_of_pytc_networks():
@@ -223,7 +223,7 @@ def test_the_best_is_best_by_instances(samples, tmp_path, monkeypatch):  # noqa:
     made = config(steps=4, validate_every=1, validate_ap_every=1, validate_ap_box=(4, 32, 32))
     out = tmp_path / "model.pt"
     model = train_model(made, samples, out, threads=1)
-    best = load_model(Files(out).best)
+    best = load_model(TrainingFiles(out).best)
     assert (best.card["steps"], best.card["validation_ap75"]) == ("3", "0.7")
     assert model.card["steps"] == "4"
 
@@ -292,7 +292,7 @@ def test_scaled_gradients_make_the_same_steps(samples, tmp_path, monkeypatch):  
     train_killed_at(2, monkeypatch, made, samples, tmp_path / "cut.pt", threads=1)
     cut = train_model(made, samples, tmp_path / "cut.pt", threads=1)
     assert cut.fingerprint == plain.fingerprint
-    kept = torch.load(Files(tmp_path / "cut.pt").checkpoint, weights_only=True)["scaler"]
+    kept = torch.load(TrainingFiles(tmp_path / "cut.pt").checkpoint, weights_only=True)["scaler"]
     assert kept["scale"] == 65536.0
     assert kept["_growth_tracker"] == 3
 
@@ -369,7 +369,7 @@ def test_panels_show_target_and_output(samples, tmp_path):  # noqa: F811
         loss=LossConfig(targets={"distance": TargetLoss(mse=1.0)}),
     )
     train_model(made, samples, tmp_path / "model.pt", threads=1)
-    with np.load(Files(tmp_path / "model.pt").panels) as panels:
+    with np.load(TrainingFiles(tmp_path / "model.pt").panels) as panels:
         assert panels["titles"].tolist()[:3] == ["image", "mask, true", "mask, found"]
         assert int(panels["step"]) == 1
         shown = panels["panel_validation"]

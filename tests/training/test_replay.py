@@ -7,6 +7,7 @@ import pytest
 from cristae.configuration import to_plain
 from cristae.errors import ConfigError, InputError
 from cristae.networks.model import load_model, save_model
+from cristae.renamed import recorded_names
 from cristae.training.replay import replayed_samples
 from cristae.training.train import train_model
 
@@ -23,7 +24,7 @@ def base(samples, tmp_path_factory):  # noqa: F811
 def test_shares(samples, base):  # noqa: F811
     """A quarter of the patches: own weights 1 and 3 become 1/4 and 3/4 of a third of the new 2."""
     model, train = load_model(base), samples[0]
-    assert model.card["volumes"] == [to_plain(train)]
+    assert model.card["volumes"] == [recorded_names(to_plain(train))]
     other = replace(train, name="other", weight=3.0)
     model = replace(model, card={"volumes": [to_plain(train), to_plain(other)]})
     new = [replace(train, weight=2.0), samples[1]]

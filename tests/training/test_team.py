@@ -14,7 +14,7 @@ import yaml
 from cristae.configuration import to_plain
 from cristae.errors import ConfigError, InputError, WorkerError, raise_faults
 from cristae.training.config import TrainConfig, check_train_config
-from cristae.training.state import Files
+from cristae.training.state import TrainingFiles
 from cristae.training.team import SharedNorm, Team, run_team
 from cristae.training.train import train_model
 
@@ -67,7 +67,7 @@ def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
         # a job in the background ignores Ctrl-C, and so would its children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_for(Files(out).checkpoint, process)
+    wait_for(TrainingFiles(out).checkpoint, process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     os.killpg(process.pid, signal.SIGINT)
@@ -80,13 +80,15 @@ def test_two_processes_equal_one(samples, tmp_path):  # noqa: F811
     assert "goes on from here" in said
     _, left = psutil.wait_procs(children, timeout=30)
     assert {child.status() for child in left} <= {psutil.STATUS_ZOMBIE}  # nobody may reap them
-    done = torch.load(Files(out).checkpoint, weights_only=True)["step"]
+    done = torch.load(TrainingFiles(out).checkpoint, weights_only=True)["step"]
     config = shared_config(steps=done + 2, devices=2)
     two = train_model(config, samples, out, threads=2)
     one = train_model(shared_config(steps=done + 2), samples, tmp_path / "one.pt", threads=1)
     for name, tensor in one.state_dict.items():
         torch.testing.assert_close(two.state_dict[name], tensor, rtol=0, atol=1e-5)
-    tables = [path.read_text().splitlines() for path in (Files(out).table, tmp_path / "one.csv")]
+    tables = [
+        path.read_text().splitlines() for path in (TrainingFiles(out).table, tmp_path / "one.csv")
+    ]
     first, second = (dict(zip(t[0].split(","), t[-1].split(","), strict=True)) for t in tables)
     for name in ("step", "loss", "bce", "dice", "gradient_norm", "validation_loss"):
         assert float(first[name]) == pytest.approx(float(second[name]), rel=1e-4)

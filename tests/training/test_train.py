@@ -31,13 +31,13 @@ from cristae.training.config import (
     learning_rate,
     recorded_settings,
 )
+from cristae.training.copy_paste import CopyPasteConfig
 from cristae.training.defects import DefectsConfig
 from cristae.training.geometry import GeometryConfig
-from cristae.training.grey import GreyConfig
+from cristae.training.intensity import GreyConfig
 from cristae.training.losses import LossConfig, TargetLoss
-from cristae.training.paste import PasteConfig
 from cristae.training.sampling import fixed_patches, prepare_source, read_patch
-from cristae.training.state import Files, first_state
+from cristae.training.state import TrainingFiles, first_state
 from cristae.training.targets import TargetsConfig, make_targets
 from cristae.training.train import train_model
 from cristae.training.validation import decoded_precision
@@ -93,7 +93,7 @@ def samples(tmp_path_factory):
 
 
 def read_rows(out):
-    with Files(out).table.open(newline="") as file:
+    with TrainingFiles(out).table.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -145,7 +145,7 @@ def test_learns_the_toy(samples, tmp_path):
     assert model.card["trained_on"] == "train"
     assert model.thresholds == {"min_size": 10.0}
     assert model.working_voxel_size_nm == (None, 8.0, 8.0)
-    with Files(tmp_path / "model.pt").table.open(newline="") as file:
+    with TrainingFiles(tmp_path / "model.pt").table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(10, 121, 10))
     assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
@@ -179,7 +179,7 @@ def test_sgd_resumes_to_the_same_weights(samples, tmp_path, monkeypatch):
 def test_first_step_of_sgd_by_hand(samples, tmp_path):
     """Weights move by the rate times gradient plus decay; those of one axis do not decay."""
     made = config(steps=1, ema_decay=0.0, **SGD)
-    files = Files(tmp_path / "model.pt")
+    files = TrainingFiles(tmp_path / "model.pt")
     train_model(made, samples, files.model, threads=1)
     tree = torch.load(files.checkpoint, weights_only=True)
     first = first_state(made, None, torch.device("cpu"))
@@ -207,7 +207,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     train_killed_at(step, monkeypatch, config(), samples, cut, threads=1)
     train_model(config(), samples, cut, threads=1)
     for kind in ("model", "best"):
-        first, second = (getattr(Files(path), kind) for path in (uninterrupted, cut))
+        first, second = (getattr(TrainingFiles(path), kind) for path in (uninterrupted, cut))
         assert first.read_bytes() == second.read_bytes()
 
 
@@ -215,14 +215,14 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(samples, tmp_path, m
     """As a kill leaves it: the record of the new settings, the checkpoint of the old ones."""
     out, other = tmp_path / "a.pt", config(seed=5)
     train_killed_at(5, monkeypatch, config(), samples, out)
-    old = Files(out).checkpoint.read_bytes()
+    old = TrainingFiles(out).checkpoint.read_bytes()
     train_killed_at(1, monkeypatch, other, samples, out, overwrite=True)
-    assert not Files(out).checkpoint.exists()
-    Files(out).checkpoint.write_bytes(old)
+    assert not TrainingFiles(out).checkpoint.exists()
+    TrainingFiles(out).checkpoint.write_bytes(old)
     with pytest.raises(OutputExistsError, match=r"a\.training\.pt: not made by cristae"):
         train_model(other, samples, out)
-    note_writes([Files(out).checkpoint], work_folder(out, is_folder=False))
-    write_atomic(Files(out).checkpoint, lambda file: file.write(old))
+    note_writes([TrainingFiles(out).checkpoint], work_folder(out, is_folder=False))
+    write_atomic(TrainingFiles(out).checkpoint, lambda file: file.write(old))
     found = train_model(other, samples, out)
     expected = train_model(other, samples, tmp_path / "b.pt")
     for name, tensor in expected.state_dict.items():
@@ -312,9 +312,9 @@ def test_finished_run_is_left_alone(samples, tmp_path):
 def test_more_steps_continue_a_finished_run(samples, tmp_path):
     out = tmp_path / "model.pt"
     train_model(config(steps=2), samples, out, threads=1)
-    first = torch.load(Files(out).checkpoint, weights_only=True)
+    first = torch.load(TrainingFiles(out).checkpoint, weights_only=True)
     model = train_model(config(steps=4), samples, out, threads=1)
-    second = torch.load(Files(out).checkpoint, weights_only=True)
+    second = torch.load(TrainingFiles(out).checkpoint, weights_only=True)
     assert (first["step"], second["step"], model.card["steps"]) == (2, 4, "4")
     with pytest.raises(OutputExistsError, match="trained for 4 steps, 3 asked for"):
         train_model(config(steps=3), samples, out, threads=1)
@@ -435,7 +435,7 @@ def test_board_where_tensorboard_is_installed(samples, tmp_path, monkeypatch):
     train_model(config(steps=1), samples, out, threads=1)
     train_model(config(steps=2), samples, out, threads=1)
     assert [board.purge_step for board in boards] == [1, 2]
-    assert {board.folder for board in boards} == {str(Files(out).board)}
+    assert {board.folder for board in boards} == {str(TrainingFiles(out).board)}
     assert not any(board.open for board in boards)
     tags = {tag for tag, step, _ in boards[1].scalars if step == 2}
     assert {"loss", "learning_rate", "validation_iou"} <= tags
@@ -504,7 +504,7 @@ def test_learns_every_target(samples, tmp_path, channels):
     )
     model = train_model(made, samples, tmp_path / "model.pt", threads=1)
     assert float(model.card["validation_iou"]) > 0.6
-    with Files(tmp_path / "model.pt").table.open(newline="") as file:
+    with TrainingFiles(tmp_path / "model.pt").table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["loss"]) < 0.75 * float(rows[0]["loss"])
     if "distance" in channels:
@@ -564,8 +564,9 @@ def test_reference_augmentation(samples, tmp_path):
         for i, one in enumerate((made, same, config(steps=2, validate_every=9)))
     )
     assert model.fingerprint == twin.fingerprint != plain.fingerprint
-    with pytest.raises(ConfigError, match=r"(?s)grey: given beside.*paste: given beside"):
-        check_train_config(replace(made, grey=GreyConfig(tone=0.1), paste=PasteConfig(share=0.5)))
+    both = {"grey": GreyConfig(tone=0.1), "copy_paste": CopyPasteConfig(share=0.5)}
+    with pytest.raises(ConfigError, match=r"(?s)grey: given beside.*copy_paste: given beside"):
+        check_train_config(replace(made, **both))
 
 
 def test_augmentation_is_checked():

@@ -9,7 +9,7 @@ from cristae.samples.dataset import Sample
 from cristae.segmentation.segment import segment_volume
 from cristae.training.config import TrainConfig
 from cristae.training.geometry import GeometryConfig
-from cristae.training.grey import GreyConfig
+from cristae.training.intensity import GreyConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.targets import TargetsConfig
 from cristae.training.train import train_model

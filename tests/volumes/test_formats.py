@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cristae.engine import plugins
-from cristae.engine.identity import Files, Identity
+from cristae.engine.identity import Identity, SourceFiles
 from cristae.engine.plugins import all_plugins
 from cristae.errors import InputError
 from cristae.volumes.formats import open_volume, table
@@ -27,7 +27,7 @@ def open_npy(path: Path, options: OpenOptions) -> Volume:
         reader=ArrayReader(array),
         shape=array.shape,
         dtype=array.dtype,
-        identity=Identity((Files(options.name, str(path.parent), (path.name,)),)),
+        identity=Identity((SourceFiles(options.name, str(path.parent), (path.name,)),)),
     )
 
 

@@ -143,10 +143,10 @@ def test_only_the_planes_of_a_box_are_decoded(
     assert decoded == ["im9.png", "im10.png"]
 
     pages: list[int] = []
-    plane = tiff_stack.Stack.plane
+    plane = tiff_stack.TiffSeries.plane
     monkeypatch.setattr(tiff, "PLANES", PlaneCache(1 << 20))
     monkeypatch.setattr(
-        tiff_stack.Stack, "plane", lambda self, n, s: (pages.append(n), plane(self, n, s))[1]
+        tiff_stack.TiffSeries, "plane", lambda self, n, s: (pages.append(n), plane(self, n, s))[1]
     )
     stack = open_volume(sources["tiff_pages"])
     stack.read(Box((4, 0, 0), (6, 2, 2)))

@@ -149,7 +149,7 @@ class Messages:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkOptions:
     """What a command may take of the machine, and what it says."""
 
     workers: Workers = None

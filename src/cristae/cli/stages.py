@@ -32,8 +32,8 @@ from cristae.cli.options import (
     Set,
     Source,
     VoxelSize,
-    Work,
     Workers,
+    WorkOptions,
     in_roi,
     integers,
     load_models,
@@ -52,7 +52,7 @@ from cristae.errors import ConfigError
 
 def run(
     source: Annotated[str, typer.Argument(metavar="CONFIG.yaml|SOURCE")],
-    work: Work,
+    work: WorkOptions,
     run_dir: Annotated[Path | None, typer.Argument(help="with SOURCE: the folder to make")] = None,
     model: Annotated[str | None, typer.Option(help="with SOURCE: name or file of a model")] = None,
     truth: Annotated[str | None, typer.Option(help="with SOURCE: the true instances")] = None,

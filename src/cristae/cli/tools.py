@@ -31,7 +31,7 @@ from cristae.cli.options import (
     Set,
     Source,
     VoxelSize,
-    Work,
+    WorkOptions,
     as_yaml,
     in_roi,
     load_models,
@@ -47,7 +47,7 @@ from cristae.errors import ConfigError
 
 
 def demo(
-    work: Work,
+    work: WorkOptions,
     out: Annotated[Path, typer.Option(help="the run folder to make")] = Path("cristae-demo"),
     overwrite: Overwrite = False,
 ) -> None:
@@ -94,7 +94,7 @@ def info(
 
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="for volume.zarr and truth.zarr")],
-    work: Work,
+    work: WorkOptions,
     config: ConfigFile = None,
     settings: Set = None,
     overwrite: Overwrite = False,
@@ -146,7 +146,7 @@ def import_config(
 
 def plan(
     config: Config,
-    work: Work,
+    work: WorkOptions,
     out: Annotated[
         Path | None, typer.Option(metavar="OUT.yaml", help="write the filled configuration there")
     ] = None,
@@ -201,7 +201,7 @@ def preview(
     source: Source,
     model: ModelName,
     reading: Reading,
-    work: Work,
+    work: WorkOptions,
     out: Annotated[Path, typer.Argument(metavar="PAGE.html", help="the page to write")] = Path(
         "preview.html"
     ),
@@ -235,7 +235,7 @@ def preview(
 def tune(
     prediction: Prediction,
     reading: Reading,
-    work: Work,
+    work: WorkOptions,
     truth: Annotated[
         str | None, typer.Argument(help="the true instances; without, only what changes is shown")
     ] = None,

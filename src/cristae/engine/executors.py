@@ -1,4 +1,4 @@
-"""Who does the work: one seam, `run_tasks`, over pools that take calls and give futures.
+"""Run tasks serially, in threads or in processes: `run_tasks`, over pools of workers.
 
 A pool is opened for one function, sent to each worker once, and called with one item at a time
 (`Pool.submit`). A worker that dies shows as an error of `Pool.lost` in the futures it had: a new
@@ -252,7 +252,7 @@ def _call(item: Any) -> Any:
 
 
 @contextmanager
-def meanwhile(function: Callable[[], object]) -> Iterator[None]:
+def in_background(function: Callable[[], object]) -> Iterator[None]:
     """Call a function in a thread of its own while the context is open, which waits for its end.
 
     Raises:

@@ -47,7 +47,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, alone: boo
     Args:
         path: The file; replaced when it exists.
         write: Called with the open binary file.
-        alone: Nobody else writes this file meanwhile, so the other name is always the same one:
+        alone: Use a fixed temporary name (single writer):
             what a killed run left under it is then written over, not left behind.
 
     Raises:
@@ -223,7 +223,7 @@ def sweep_leftovers(path: Path, *, alone: bool = False) -> None:
 
     Args:
         path: The file or folder.
-        alone: Nobody else writes it now, so whatever has such a name is left over; otherwise only
+        alone: A single writer: whatever has such a name is left over; otherwise only
             what a process of this machine left that is no more.
     """
     pattern = re.compile(

@@ -53,7 +53,7 @@ class Content(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
+class SourceFiles:
     """The files a source is read from, in the order in which they are read.
 
     Attributes:
@@ -137,7 +137,7 @@ class Named:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class KnownContent:
     """Content that was looked at; what was seen stays."""
 
     content: Content
@@ -177,7 +177,9 @@ class Identity:
 
     def now(self) -> "Identity":
         """The same, looked at now and not again: what a stage compares and records."""
-        return replace(self, contents=tuple(Seen(each, each.facts()) for each in self.contents))
+        return replace(
+            self, contents=tuple(KnownContent(each, each.facts()) for each in self.contents)
+        )
 
     def joined(self, *others: "Identity") -> "Identity":
         """What is made from several inputs together."""
@@ -190,7 +192,7 @@ class Identity:
 
     def tree(self) -> list[Facts]:
         """What a record keeps: the facts of each content, and how it is read."""
-        if not self.contents:  # nobody knows what it is: never the same again
+        if not self.contents:  # unknown content: never the same again
             return [{"text": uuid.uuid4().hex}]
         reading = [{"read": list(self.reading)}] if self.reading else []
         return [*(content.facts() for content in self.contents), *reading]

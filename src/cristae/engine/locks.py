@@ -55,7 +55,7 @@ def take_lock(output: Path) -> Release:
             return _soft_lock(file.with_name(f"{file.name}.soft"), output)
 
     def release() -> None:
-        with suppress(FileNotFoundError):  # first the name, so that nobody waits for what is gone
+        with suppress(FileNotFoundError):  # the name first: no process waits for what is gone
             file.unlink()
         lock.release()
 

@@ -137,7 +137,7 @@ def log_to_stderr(level: int) -> None:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Warnings and errors only: where many small pieces run, what is said of each is no news."""
     level = log.level
     log.setLevel(logging.WARNING)

@@ -111,7 +111,7 @@ _PARTS = ("reading", "computing", "writing")
 
 
 @dataclass(frozen=True)
-class Parts:
+class OverlappedTask:
     """Work in parts that overlap, results in the order of the tasks.
 
     At most two items' data a worker (one computed, one read) and two results (one being written,
@@ -139,7 +139,7 @@ class Parts:
 def run_step(
     step: str,
     tasks: Sequence[Task],
-    work: Callable[[Any], Any] | Parts,
+    work: Callable[[Any], Any] | OverlappedTask,
     *,
     record: Record | None,
     resources: Resources,
@@ -180,7 +180,7 @@ def run_step(
     with ExitStack() as stack:
         shown = step if description is None else description
         tracked = stack.enter_context(track(shown, total, unit, before)) if shown else _silent
-        if isinstance(work, Parts):
+        if isinstance(work, OverlappedTask):
             _run_parts(missing, work, resources, mark, tracked)
             return values
         named = ((task, task.item) for task in missing)
@@ -207,7 +207,7 @@ def fitting_workers(memories: Iterable[int], resources: Resources, held: int = 0
 
 
 def _silent(amount: float, note: str = "") -> None:
-    """Progress that nobody sees."""
+    """Progress that is not shown."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Timed:
 
 
 def _run_parts(
-    tasks: Sequence[Task], parts: Parts, resources: Resources, mark: Mark, advance: Advance
+    tasks: Sequence[Task], parts: OverlappedTask, resources: Resources, mark: Mark, advance: Advance
 ) -> None:
     """Read, compute, gather and write, the parts overlapping unless all is serial."""
     profile, workers = parts.profile, max(1, resources.workers)

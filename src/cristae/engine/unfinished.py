@@ -29,7 +29,7 @@ def refuse_unfinished(source: str | Path) -> None:
             if record is not None and not finished:
                 raise InputError(
                     f"{source}: unfinished: {_progress(folder, record['stage'])}; expected a "
-                    "finished output: the command that makes it goes on where it stopped"
+                    "finished output: run the command that makes it again to resume it"
                 )
 
 
@@ -45,7 +45,7 @@ def _refuse_unfinished_file(path: Path) -> None:
         return
     raise InputError(
         f"{path}: unfinished: {record['stage']} has still to complete it; expected a finished "
-        "output (the command that makes it goes on where it stopped), or a copy of this one"
+        "output (run the command that makes it again to resume it), or a copy of this one"
     )
 
 

@@ -208,10 +208,10 @@ def _scan(
         if count > GATHERED_RUNS:
             return None
         parts.append(part)
-    which, place, length = (np.concatenate(column) for column in zip(*parts, strict=True))
+    which, voxel_index, length = (np.concatenate(column) for column in zip(*parts, strict=True))
     which = order[which]
-    by_place = np.lexsort((place, which))
-    runs = Runs(place[by_place], length[by_place])
+    by_place = np.lexsort((voxel_index, which))
+    runs = Runs(voxel_index[by_place], length[by_place])
     return merge_ends(runs, which[by_place])
 
 
@@ -219,10 +219,10 @@ def _scan_block(
     source: _Source, labels: NDArray[np.uint64], grid: int, block: Box
 ) -> tuple[int, tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int32]]]:
     """How many runs a block has; of those with one of the labels its index, place and length."""
-    place, length, name = block_runs(source.truth, block, source.mask)
+    voxel_index, length, name = block_runs(source.truth, block, source.mask)
     which = np.minimum(np.searchsorted(labels, name), len(labels) - 1)
     mine = labels[which] == name
-    runs = Runs(place[mine], length[mine])
+    runs = Runs(voxel_index[mine], length[mine])
     if grid > 1:  # one instance alone
         runs, _ = coarsened(runs, Raster(source.truth.shape), grid)
         return len(name), (np.zeros(len(runs.start), np.intp), *runs)

@@ -16,7 +16,7 @@ from cristae.engine.outputs import write_text_output
 from cristae.engine.paths import user_path
 from cristae.engine.records import read_record, record_fingerprint, write_record
 from cristae.errors import ConfigError, InputError, OutputExistsError, raise_faults
-from cristae.evaluation.comparison import Column, Comparison, Row, latex, markdown, page
+from cristae.evaluation.comparison import Column, ComparedRun, Comparison, latex, markdown, page
 from cristae.evaluation.judge import keys_of, lower_is_better, score_of
 from cristae.evaluation.scores import Scores, load_scores
 from cristae.runfolder import RunFolder, SampleFolder
@@ -63,7 +63,7 @@ def compare_runs(
                 columns.append(column)
                 values.append(numbers)
     rows = tuple(
-        Row(folder.root.resolve().name, *_made_with(folder), numbers)
+        ComparedRun(folder.root.resolve().name, *_made_with(folder), numbers)
         for folder, numbers in zip(folders, zip(*values, strict=True), strict=True)
     )
     return Comparison(tuple(columns), rows)

@@ -47,7 +47,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedRun:
     """A run: what it was made with, and its number in each column (None where not defined)."""
 
     run: str
@@ -61,7 +61,7 @@ class Comparison:
     """Rows in the order in which the runs were given."""
 
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRun, ...]
 
     def best(self, column: int) -> set[int]:
         """Rows of the best number of a column; none where there is one row only."""

@@ -18,12 +18,12 @@ from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.engine.records import is_unfinished
 from cristae.errors import InputError, OutputExistsError
 from cristae.evaluation.cable import truth_lengths
-from cristae.evaluation.contingency import overlap_table
 from cristae.evaluation.matching import (
     CATEGORIES,
     category_codes,
 )
 from cristae.evaluation.metrics import METRICS, given_scores
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.overlaps import Floats, Overlaps, Placed
 from cristae.evaluation.placement import Compared, place_volumes
 from cristae.evaluation.scores import (
@@ -41,7 +41,7 @@ from cristae.evaluation.scoring import (
 )
 from cristae.evaluation.tables import (
     MatchTables,
-    Place,
+    TablePlacement,
     check_tables,
     has_matches,
     matches_fingerprint,
@@ -371,5 +371,5 @@ def _table(
     return table, lengths
 
 
-def _place_of(volumes: Compared) -> Place:
-    return Place(volumes.prediction.voxel_size_nm, volumes.prediction.origin_nm)
+def _place_of(volumes: Compared) -> TablePlacement:
+    return TablePlacement(volumes.prediction.voxel_size_nm, volumes.prediction.origin_nm)

@@ -10,12 +10,17 @@ from cristae.engine.memory import Promise
 from cristae.errors import ConfigError
 from cristae.evaluation.evaluate import EvaluateConfig, Scores, scores_of_table
 from cristae.evaluation.metrics import METRICS
-from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
+from cristae.evaluation.overlaps import Overlaps, overlaps_of_table
 from cristae.grid import Box, Triple, tile
 from cristae.labels.blocks import TABLE_BYTES, TablePromise
-from cristae.labels.label_runs import Labelled, volume_runs
+from cristae.labels.label_runs import LabelledRuns, volume_runs
+from cristae.labels.overlap_table import (
+    LabelRuns,
+    OverlapTable,
+    merge_overlap_tables,
+    overlaps_of_runs,
+)
 from cristae.labels.runs import Raster
-from cristae.labels.tally import LabelRuns, Tally, merge_tallies, tally_runs
 from cristae.segmentation.job import Decoding
 from cristae.volumes.volume import Volume
 
@@ -48,7 +53,7 @@ SLAB_RUNS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Setting:
+class TriedSetting:
     """One combination of the grid, and what it gives.
 
     Attributes:
@@ -100,12 +105,12 @@ class Judge:
         self.other = rows
         self.promise.held += sum(column.nbytes for column in rows)
 
-    def __call__(self, decoding: Decoding, found: Labelled) -> Setting:
+    def __call__(self, decoding: Decoding, found: LabelledRuns) -> TriedSetting:
         """What a setting gives; where there is no truth, the first one is the base."""
         self.promise("tune, scores", JUDGED_RUN_BYTES * len(found.label))
         rows = found.rows(self.raster)
         voxels = np.bincount(found.label.astype(np.int64), found.runs.length)[1:].astype(np.int64)
-        setting = Setting(
+        setting = TriedSetting(
             {},
             decoding.decoder,
             decoding.parameters,
@@ -131,13 +136,15 @@ class Judge:
             Box.of(self.shape), (max(1, SLAB_RUNS * self.shape[0] // runs), *self.shape[1:])
         )
 
-        def tallies() -> Iterator[Tally]:
+        def tables() -> Iterator[OverlapTable]:
             for slab in slabs:
-                tally = tally_runs(self._part(found, slab), self._part(other, slab), self.shape)
-                yield Tally(tally.labels, tally.facts, slab.size)
+                counted = overlaps_of_runs(
+                    self._part(found, slab), self._part(other, slab), self.shape
+                )
+                yield OverlapTable(counted.labels, counted.facts, slab.size)
 
-        tally = merge_tallies(tallies(), promise)
-        return overlaps_of_tally(tally, Box.of(self.shape), self.shape)
+        counted = merge_overlap_tables(tables(), promise)
+        return overlaps_of_table(counted, Box.of(self.shape), self.shape)
 
     def _part(self, rows: LabelRuns, slab: Box) -> LabelRuns:
         ends = np.array([slab.start[0], slab.stop[0]]) * self.shape[1]
@@ -191,7 +198,7 @@ def score_of(scores: Scores | None, name: str) -> float | None:
     return None if node is None else float(node)
 
 
-def bytes_of(found: Labelled, setting: Setting) -> int:
+def bytes_of(found: LabelledRuns, setting: TriedSetting) -> int:
     """Memory of instances that are kept, and of how they overlap the base's."""
     table = setting.against_base
     runs = sum(array.nbytes for array in (*found.runs, found.label))

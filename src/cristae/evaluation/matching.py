@@ -2,8 +2,8 @@
 
 Both start from pairs (prediction, the truth it overlaps best), one a prediction. A truth can only
 be given to a prediction that brings it, so the best assignment of all, the one with most matches
-and among those with the highest sum of IoU, is each truth's best bringer: a maximum a truth, no
-matrix. Franco-Barranco et al. 2023, doi:10.1109/TMI.2023.3320497; counts as in the program.
+and among those with the highest sum of IoU, is the best prediction of each truth: one maximum a
+truth, no matrix. Franco-Barranco et al. 2023, doi:10.1109/TMI.2023.3320497; counts as there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Associations:
     """Which instances belong together.
 
     A group is a truth that is some prediction's best, those predictions, and every truth that is
-    nobody's best but is overlapped best by one of them.
+    the best of no truth but is overlapped best by one of them.
 
     Attributes:
         group_of_truth: (truths,) row of the truth that names the group, `NONE` where missing.
@@ -60,10 +60,10 @@ def associate(matches: Matches) -> Associations:
     """
     best = matches.best["all"]
     truths = len(matches.table.truth)
-    bringer = best_prediction(matches.table, matches.order).rows
+    best_rows = best_prediction(matches.table, matches.order).rows
     claimed = np.zeros(truths + 1, bool)
     claimed[best.rows] = True  # NONE lands on the last, which stands for nothing
-    group = np.where(claimed[:truths], np.arange(truths), np.append(best.rows, NONE)[bringer])
+    group = np.where(claimed[:truths], np.arange(truths), np.append(best.rows, NONE)[best_rows])
     predictions = np.bincount(best.rows[best.rows >= 0], minlength=truths + 1)
     members = np.bincount(group[group >= 0], minlength=truths + 1)
     kind = np.select(

@@ -1,7 +1,7 @@
 """The overlap table: every prediction, every truth instance, and how much of each lies in which.
 
 It holds integers only, counted in one pass over both label arrays (`contingency`). All scores are
-functions of this table (`metrics`, `matching`); nothing looks at voxels again. `overlaps_of_tally`
+functions of this table (`metrics`, `matching`); nothing looks at voxels again. `overlaps_of_table`
 is where every source of such counts joins.
 """
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
-from cristae.labels.tally import Integers, Labels, Tally, collapse
-from cristae.labels.tally_kernels import FIRST, START, STOP, SUM, VOXELS, WEIGHT
+from cristae.labels.overlap_kernels import FIRST, START, STOP, SUM, VOXELS, WEIGHT
+from cristae.labels.overlap_table import Integers, Labels, OverlapTable, collapse
 from cristae.volumes.volume import Array, Volume
 
 Floats = NDArray[np.float64]
@@ -149,27 +149,27 @@ class Overlaps:
         )
 
 
-def overlaps_of_tally(
-    tally: Tally, box: Box, extent: Triple, score_unit: int | None = None
+def overlaps_of_table(
+    counted: OverlapTable, box: Box, extent: Triple, score_unit: int | None = None
 ) -> Overlaps:
     """The overlap table from counts of (prediction, truth) pairs, wherever they come from.
 
     Args:
-        tally: Facts of every pair; first label the prediction's, second the truth's.
+        counted: Facts of every pair; first label the prediction's, second the truth's.
         box: What was compared; instances that touch its faces are cut.
         extent: Shape (z, y, x) of the array that raster indices count in.
         score_unit: What one voxel of score 1 adds to the weights; None without scores.
     """
-    prediction = _instances(*collapse(tally, 0), box, extent)
-    truth = _instances(*collapse(tally, 1), box, extent)
-    both = (tally.labels > 0).all(axis=1)
-    pairs = tally.labels[both]
+    prediction = _instances(*collapse(counted, 0), box, extent)
+    truth = _instances(*collapse(counted, 1), box, extent)
+    both = (counted.labels > 0).all(axis=1)
+    pairs = counted.labels[both]
     return Overlaps(
         prediction,
         truth,
         np.searchsorted(prediction.labels, pairs[:, 0]),
         np.searchsorted(truth.labels, pairs[:, 1]),
-        tally.facts[both, VOXELS],
+        counted.facts[both, VOXELS],
         score_unit,
     )
 

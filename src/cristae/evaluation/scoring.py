@@ -19,7 +19,7 @@ from cristae.evaluation.matching import (
 from cristae.evaluation.metrics import best_truth, match, metric_scores
 from cristae.evaluation.overlaps import Floats, Overlaps, pool
 from cristae.evaluation.scores import Block, Ranking, Scores
-from cristae.evaluation.tables import MatchTables, Place, match_tables, overlaps_of_tables
+from cristae.evaluation.tables import MatchTables, TablePlacement, match_tables, overlaps_of_tables
 from cristae.evaluation.uncertainty import bootstrap_intervals
 from cristae.volumes.place import Align
 
@@ -69,7 +69,7 @@ def check_evaluate_config(config: EvaluateConfig) -> None:
 
 def scores_of_table(
     table: Overlaps,
-    place: Place | None,
+    place: TablePlacement | None,
     config: EvaluateConfig,
     ranking: Floats | None = None,
     codes: NDArray[np.int64] | None = None,

@@ -72,8 +72,8 @@ class MatchTables:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where voxel 0 lies and how large voxels are; size None where nobody knows."""
+class TablePlacement:
+    """Where voxel 0 lies and how large voxels are; size None where unknown."""
 
     voxel_size_nm: Nanometres | None
     origin_nm: Nanometres
@@ -82,7 +82,7 @@ class Place:
 def match_tables(
     matches: Matches,
     associations: Associations,
-    place: Place,
+    place: TablePlacement,
     categories: tuple[Codes, tuple[str, ...]] | None = None,
     lengths: Mapping[str, Floats] | None = None,
 ) -> MatchTables:
@@ -96,13 +96,13 @@ def match_tables(
         lengths: More columns (truths,) of the truth: its cable lengths.
     """
     table, best = matches.table, matches.best["all"]
-    bringer = best_prediction(table, matches.order)
+    best_of_truth = best_prediction(table, matches.order)
     kinds = np.array(KINDS, dtype=object)
     truth: dict[str, NDArray[Any]] = {
         "truth": table.truth.labels,
         "voxels": table.truth.voxels,
-        "prediction": _ids(table.prediction, bringer.rows),
-        "iou": bringer.iou,
+        "prediction": _ids(table.prediction, best_of_truth.rows),
+        "iou": best_of_truth.iou,
         "association": kinds[associations.truth],
     }
     if categories is not None:
@@ -138,7 +138,7 @@ def _ids(instances: Instances, rows: Rows) -> NDArray[np.uint64]:
     return np.append(instances.labels, np.uint64(0))[rows]
 
 
-def _place_columns(instances: Instances, place: Place) -> dict[str, NDArray[Any]]:
+def _place_columns(instances: Instances, place: TablePlacement) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     centroids = instances.centroids
     for i, axis in enumerate(_AXES):

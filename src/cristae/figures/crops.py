@@ -27,7 +27,7 @@ PANELS = (("xy", 1, 2), ("yz", 1, 0), ("xz", 0, 2))
 
 
 @dataclass(frozen=True)
-class Place:
+class ThreePlanes:
     """Three planes through a point; each triple in the order of `PANELS`.
 
     Attributes:
@@ -51,7 +51,7 @@ class Place:
     unit: str = "nm"
 
 
-def place_picture(place: Place, *, width: int = 760, height_limit: int = 900) -> bytes:
+def place_picture(place: ThreePlanes, *, width: int = 760, height_limit: int = 900) -> bytes:
     """Three planes of a place, all at one scale, as JPEG: xy, yz to its right, xz below it.
 
     Solid blue lines are the truth, broken orange ones the prediction; the instances the place is
@@ -85,7 +85,7 @@ def place_picture(place: Place, *, width: int = 760, height_limit: int = 900) ->
     return jpeg(pixels(figure), 76)
 
 
-def _layers(place: Place) -> list[Layer]:
+def _layers(place: ThreePlanes) -> list[Layer]:
     layers: list[Layer] = []
     if place.truth is not None:
         layers.append((place.truth, place.truth_ids, TRUTH, "solid"))
@@ -94,7 +94,7 @@ def _layers(place: Place) -> list[Layer]:
     return layers
 
 
-def _scale(place: Place, width: int, height_limit: int) -> float:
+def _scale(place: ThreePlanes, width: int, height_limit: int) -> float:
     """Finest scale (nm a pixel) at which the panels fit."""
     rows, columns = place.image[0].shape
     y, x = rows * place.voxel_size[1], columns * place.voxel_size[2]

@@ -1,4 +1,4 @@
-"""Tallies of whole volumes: block after block, resumed where a ledger remembers them."""
+"""Overlap tables of whole volumes: block after block, resumed where a ledger remembers them."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from cristae.engine.memory import Promise
 from cristae.engine.progress import track
 from cristae.engine.tasks import block_tasks, run_step
 from cristae.grid import Box, Triple, snap, tile
-from cristae.labels.tally import Tally, merge_tallies
+from cristae.labels.overlap_table import OverlapTable, merge_overlap_tables
 from cristae.volumes.volume import Array, ArrayReader, Volume
 
 BLOCK_VOXELS = 1 << 23
@@ -24,7 +24,7 @@ PIECE_VOXELS = 1 << 21
 """Voxels of a block that are looked at at a time."""
 
 TABLE_BYTES = 16 << 20
-"""Memory counted for the tally itself: fifty thousand pairs, with a copy while merging."""
+"""Memory counted for the table itself: fifty thousand pairs, with a copy while merging."""
 
 
 def blocks_of(volumes: Sequence[Volume]) -> list[Box]:
@@ -83,14 +83,14 @@ ROW_BYTES = 780
 
 
 def memory_of(blocks: Sequence[Box], bytes_per_voxel: int, resources: Resources) -> int:
-    """Upper bound of the bytes a tally takes: a block a worker, and the table."""
+    """Upper bound of the bytes an overlap table takes: a block a worker, and the table."""
     largest = max((block.size for block in blocks), default=0)
     workers = 1 if resources.executor == "serial" else max(1, resources.workers)
     return min(workers, len(blocks)) * largest * bytes_per_voxel + TABLE_BYTES
 
 
-def tally_blocks(
-    function: Callable[[Box], Tally],
+def overlaps_of_blocks(
+    function: Callable[[Box], OverlapTable],
     blocks: Sequence[Box],
     *,
     description: str,
@@ -99,14 +99,14 @@ def tally_blocks(
     stage: str = "measure",
     block_bytes: int = 0,
     promise: Promise | None = None,
-) -> Tally:
-    """Tally every block and merge.
+) -> OverlapTable:
+    """Count every block and merge.
 
     How many rows the table has is known block by block, so memory is promised again where they
     need more than was promised before: of an interrupted run before anything is merged.
 
     Args:
-        function: Gives the tally of a block; picklable where the executor is ``processes``.
+        function: Gives the overlap table of a block; picklable where the executor is ``processes``.
         blocks: Blocks without overlap.
         description: What progress says.
         resources: Workers and executor.
@@ -116,15 +116,15 @@ def tally_blocks(
         promise: That of the stage; by default ``block_bytes`` has been promised.
 
     Returns:
-        The tally of all blocks together, the same for any blocks and workers.
+        The overlap table of all blocks together, the same for any blocks and workers.
     """
     promise = promise or Promise(resources, max(block_bytes, TABLE_BYTES))
     table = TablePromise(stage, block_bytes, promise)
     if ledger is None:
-        return merge_tallies(_in_memory(function, blocks, description, resources), table)
+        return merge_overlap_tables(_in_memory(function, blocks, description, resources), table)
     each = max(block_bytes - TABLE_BYTES, 0) // max(1, min(resources.workers, len(blocks)))
     rows = run_step(
-        "tally",
+        "overlaps",
         block_tasks(blocks, each),
         _Saved(function, ledger.scratch),
         record=ledger,
@@ -132,7 +132,7 @@ def tally_blocks(
         description=description,
     )
     table(sum(rows.values()))
-    return merge_tallies(_load(ledger.scratch / _file_of(block)) for block in blocks)
+    return merge_overlap_tables(_load(ledger.scratch / _file_of(block)) for block in blocks)
 
 
 class TablePromise:
@@ -155,36 +155,40 @@ class TablePromise:
 
 @dataclass(frozen=True)
 class _Saved:
-    """Tallies a block into a file."""
+    """Writes the overlap table of a block."""
 
-    function: Callable[[Box], Tally]
+    function: Callable[[Box], OverlapTable]
     folder: Path
 
     def __call__(self, block: Box) -> int:
-        tally = self.function(block)
+        counted = self.function(block)
         path = self.folder / _file_of(block)
-        columns = {"labels": tally.labels, "facts": tally.facts, "voxels": np.int64(tally.voxels)}
+        columns = {
+            "labels": counted.labels,
+            "facts": counted.facts,
+            "voxels": np.int64(counted.voxels),
+        }
         write_atomic(path, lambda file: np.savez(file, **columns), alone=True)  # type: ignore[arg-type]
-        return len(tally.labels)
+        return len(counted.labels)
 
 
 def _in_memory(
-    function: Callable[[Box], Tally],
+    function: Callable[[Box], OverlapTable],
     blocks: Sequence[Box],
     description: str,
     resources: Resources,
-) -> Iterator[Tally]:
+) -> Iterator[OverlapTable]:
     with track(description, sum(block.size for block in blocks), "voxels") as advance:
-        for block, tally in run_tasks(function, blocks, resources):
-            yield tally
+        for block, counted in run_tasks(function, blocks, resources):
+            yield counted
             advance(block.size)
 
 
 def _file_of(block: Box) -> str:
-    """Name of a block's tally; blocks that begin at one place need not end at one."""
-    return "tally-{}-{}-{}-{}-{}-{}.npz".format(*block.start, *block.stop)
+    """Name of a block's table; blocks that begin at one place need not end at one."""
+    return "overlaps-{}-{}-{}-{}-{}-{}.npz".format(*block.start, *block.stop)
 
 
-def _load(path: Path) -> Tally:
+def _load(path: Path) -> OverlapTable:
     with np.load(path) as columns:
-        return Tally(columns["labels"], columns["facts"], int(columns["voxels"]))
+        return OverlapTable(columns["labels"], columns["facts"], int(columns["voxels"]))

@@ -19,6 +19,8 @@ from cristae.engine.progress import log
 from cristae.engine.records import is_unfinished
 from cristae.grid import Box
 from cristae.labels.blocks import blocks_of, read_block
+from cristae.labels.overlap_kernels import FACTS, row_ends
+from cristae.labels.overlap_table import LabelRuns, Labels, OverlapTable, as_labels, check_signs
 from cristae.labels.run_table import runs_of_planes
 from cristae.labels.runs import (
     Ints,
@@ -31,8 +33,6 @@ from cristae.labels.runs import (
     no_runs,
     paint_into,
 )
-from cristae.labels.tally import LabelRuns, Labels, Tally, as_labels, check_signs
-from cristae.labels.tally_kernels import FACTS, row_ends
 from cristae.volumes.formats.ome_zarr import ZarrReader, is_current
 from cristae.volumes.volume import Array, Volume
 
@@ -40,14 +40,14 @@ RELABEL_BYTES, READ_RUN_BYTES = 120, 110
 """Memory of labelling components and of reading them, for each run (measured)."""
 
 
-class Labelled(NamedTuple):
+class LabelledRuns(NamedTuple):
     """Runs of a volume in raster order, and the label of each (uint64, none 0)."""
 
     runs: Runs
     label: Labels
 
     def rows(self, raster: Raster) -> LabelRuns:
-        """The same runs by row, as `tally_runs` takes them."""
+        """The same runs by row, as `overlaps_of_runs` takes them."""
         z, y, x = raster.locate(self.runs.start)
         start = x.astype(np.int32)
         return LabelRuns(z * raster.shape[1] + y, start, start + self.runs.length, self.label)
@@ -62,7 +62,7 @@ class RunsReader:
         raster: Numbering of the volume.
     """
 
-    found: Labelled
+    found: LabelledRuns
     raster: Raster
 
     def read(self, box: Box) -> Array:
@@ -75,7 +75,7 @@ class RunsReader:
         return array
 
 
-def runs_volume(found: Labelled, like: Volume, name: str) -> Volume:
+def runs_volume(found: LabelledRuns, like: Volume, name: str) -> Volume:
     """Labels held as runs as a volume, in the place of another of the same shape."""
     return Volume(
         name=name,
@@ -90,7 +90,9 @@ def runs_volume(found: Labelled, like: Volume, name: str) -> Volume:
     )
 
 
-def volume_runs(volume: Volume, resources: Resources, promise: Promise | None = None) -> Labelled:
+def volume_runs(
+    volume: Volume, resources: Resources, promise: Promise | None = None
+) -> LabelledRuns:
     """All runs of a label volume: from its run table, else from its voxels.
 
     Args:
@@ -108,17 +110,17 @@ def volume_runs(volume: Volume, resources: Resources, promise: Promise | None = 
         promise(f"runs of {volume.name}", READ_RUN_BYTES * len(rows.row))
         z, y = np.divmod(rows.row, volume.shape[1])
         start = z * raster.plane + y * raster.row + rows.start
-        return Labelled(Runs(start, rows.stop - rows.start), rows.label)
+        return LabelledRuns(Runs(start, rows.stop - rows.start), rows.label)
     scan, parts, count = partial(block_runs, volume), [], 0
     for _, part in run_tasks(scan, blocks_of([volume]), resources):
         parts.append(part)
         count += len(part[1])
         promise(f"runs of {volume.name}", READ_RUN_BYTES * count)
     if not parts:
-        return Labelled(no_runs(), np.zeros(0, np.uint64))
+        return LabelledRuns(no_runs(), np.zeros(0, np.uint64))
     start, length, label = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(start, kind="stable")
-    return Labelled(*merge_ends(Runs(start[order], length[order]), label[order]))
+    return LabelledRuns(*merge_ends(Runs(start[order], length[order]), label[order]))
 
 
 def block_runs(
@@ -140,9 +142,9 @@ def block_runs(
         labels = labels * (read_block(mask, block) != 0)
     raster = Raster(volume.shape)
     start, length, label = _scan_labels(
-        labels.reshape(-1), labels.shape, raster.place(*block.start), raster.plane, raster.row
+        labels.reshape(-1), labels.shape, raster.voxel_index(*block.start), raster.plane, raster.row
     )
-    signed = Tally(label[:, None], np.zeros((0, FACTS), np.int64), block.size)
+    signed = OverlapTable(label[:, None], np.zeros((0, FACTS), np.int64), block.size)
     check_signs(signed, 0, array.dtype, volume.name, block)
     return start, length, label
 
@@ -187,7 +189,7 @@ def table_rows(folder: Path, volume: Volume, planes: tuple[int, int]) -> LabelRu
     return LabelRuns(row[inside], start[inside], stop[inside], label[inside])
 
 
-def connected_labels(found: Labelled, raster: Raster) -> Labelled:
+def connected_labels(found: LabelledRuns, raster: Raster) -> LabelledRuns:
     """Every connected part of every label as an instance of its own.
 
     Args:
@@ -208,7 +210,7 @@ def connected_labels(found: Labelled, raster: Raster) -> Labelled:
     far = Raster((len(names) * (raster.shape[0] + 1), *raster.shape[1:]))
     component = np.empty(len(order), np.int64)
     component[order], count = label_runs(apart, far, 26)
-    return Labelled(found.runs, renumber(component, count).astype(np.uint64))
+    return LabelledRuns(found.runs, renumber(component, count).astype(np.uint64))
 
 
 def relabelled(volume: Volume, resources: Resources) -> Volume:

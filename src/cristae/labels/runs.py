@@ -46,13 +46,13 @@ class Raster:
         """Distance between neighbours along z."""
         return (self.shape[1] + 1) * self.row
 
-    def place(self, z: int, y: int, x: int) -> int:
+    def voxel_index(self, z: int, y: int, x: int) -> int:
         """Number of a voxel."""
         return z * self.plane + y * self.row + x
 
-    def locate(self, place: Ints) -> tuple[Ints, Ints, Ints]:
+    def locate(self, voxel_index: Ints) -> tuple[Ints, Ints, Ints]:
         """(z, y, x) of numbered voxels."""
-        z, rest = np.divmod(place, self.plane)
+        z, rest = np.divmod(voxel_index, self.plane)
         y, x = np.divmod(rest, self.row)
         return z, y, x
 
@@ -144,11 +144,11 @@ def grown(array, least):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def locate(place, plane, row):  # type: ignore[no-untyped-def]
+def locate(voxel_index, plane, row):  # type: ignore[no-untyped-def]
     """(z, y, x) of a numbered voxel, for kernels (`Raster.locate`)."""
-    z = place // plane
-    y = (place - z * plane) // row
-    return z, y, place - z * plane - y * row
+    z = voxel_index // plane
+    y = (voxel_index - z * plane) // row
+    return z, y, voxel_index - z * plane - y * row
 
 
 @njit(nogil=True, cache=True)

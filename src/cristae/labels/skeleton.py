@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.labels.runs import grown
-from cristae.labels.voxels import NO_FACES, Faces, Floats, Part
+from cristae.labels.voxels import NO_FACES, ConnectedPart, Faces, Floats
 from cristae.volumes.volume import Nanometres
 
 SCALE, CONST = 1.5, 300.0
@@ -86,7 +86,7 @@ class Rules(NamedTuple):
     faces: Faces = NO_FACES
 
 
-def trace_parts(parts: Iterable[Part], spacing: Nanometres, rules: Rules) -> Skeleton:
+def trace_parts(parts: Iterable[ConnectedPart], spacing: Nanometres, rules: Rules) -> Skeleton:
     """The TEASAR skeleton of an instance, each of its 26-connected parts on its own.
 
     Args:
@@ -110,8 +110,8 @@ def trace_parts(parts: Iterable[Part], spacing: Nanometres, rules: Rules) -> Ske
     )
 
 
-def _trace_part(part: Part, spacing: Nanometres, rules: Rules) -> Skeleton:
-    if len(part.place) == 1:
+def _trace_part(part: ConnectedPart, spacing: Nanometres, rules: Rules) -> Skeleton:
+    if len(part.voxel_index) == 1:
         return Skeleton(np.zeros((0, 3), np.int64), np.zeros((0, 2), np.int64))
     inside = part.depth(spacing, rules.faces)
     targets = list(_cut_middles(part, spacing, rules.faces)) if rules.cut_ends else []
@@ -136,7 +136,7 @@ def _trace_part(part: Part, spacing: Nanometres, rules: Rules) -> Skeleton:
     return Skeleton(coordinates[voxels], rows.reshape(-1, 2))
 
 
-def _corner(part: Part) -> int:
+def _corner(part: ConnectedPart) -> int:
     """The first voxel in the order of x, then y, then z, as in kimimaro."""
     z, y, x = part.at
     nz, ny, _ = part.raster.shape
@@ -152,7 +152,7 @@ def _penalty(inside: Floats, distance: Floats) -> Floats:
     return penalty
 
 
-def _cut_middles(part: Part, spacing: Nanometres, faces: Faces) -> Iterator[int]:
+def _cut_middles(part: ConnectedPart, spacing: Nanometres, faces: Faces) -> Iterator[int]:
     """The voxel deepest inside each section that a face of the volume cuts, by index."""
     for axis, ends in enumerate(faces):
         others = [k for k in range(3) if k != axis]

@@ -32,17 +32,17 @@ ALL_FACES: Faces = ((True, True), (True, True), (True, True))
 
 
 @dataclass(frozen=True)
-class Part:
+class ConnectedPart:
     """A 26-connected part of an instance.
 
     Attributes:
-        place: (n,) places of its voxels, ascending.
+        voxel_index: (n,) places of its voxels, ascending.
         raster: Numbering of the volume.
         first: (n, 9) index of the first voxel of each row around, see above.
         near: (n,) bit 3 x row + dx + 1 is set where that neighbour is there.
     """
 
-    place: Ints
+    voxel_index: Ints
     raster: Raster
     first: NDArray[np.uint32]
     near: NDArray[np.uint32]
@@ -50,7 +50,7 @@ class Part:
     @property
     def at(self) -> tuple[Ints, Ints, Ints]:
         """(z, y, x) of the voxels."""
-        return self.raster.locate(self.place)
+        return self.raster.locate(self.voxel_index)
 
     def distances(self, start: int, spacing: Nanometres) -> Floats:
         """(n,) length of the shortest way within the part from one of its voxels.
@@ -75,14 +75,16 @@ class Part:
         raster = self.raster
         shape = np.array([*raster.shape, raster.row, raster.plane], np.int64)
         around = (np.array(spacing, np.float64), shape)
-        squares = _depth_squared(self.place, self.first, self.near, *around, np.array(faces))
+        squares = _depth_squared(self.voxel_index, self.first, self.near, *around, np.array(faces))
         if np.isinf(squares[0]):
-            squares = _depth_squared(self.place, self.first, self.near, *around, np.array(NO_FACES))
+            squares = _depth_squared(
+                self.voxel_index, self.first, self.near, *around, np.array(NO_FACES)
+            )
         found: Floats = np.sqrt(squares).astype(np.float32)
         return found
 
 
-def parts_of(runs: Runs, raster: Raster) -> Iterator[Part]:
+def parts_of(runs: Runs, raster: Raster) -> Iterator[ConnectedPart]:
     """The connected parts of an instance, in order of their first voxel.
 
     Args:
@@ -95,10 +97,10 @@ def parts_of(runs: Runs, raster: Raster) -> Iterator[Part]:
     firsts = [int(order[limits[i]]) for i in range(count)]
     for i in sorted(range(count), key=firsts.__getitem__):
         mine = runs.take(order[limits[i] : limits[i + 1]])
-        place = _spread(mine.start, mine.length)
+        voxel_index = _spread(mine.start, mine.length)
         shifts = [z * raster.plane + y * raster.row for z in (-1, 0, 1) for y in (-1, 0, 1)]
-        first, near = _neighbours(place, np.array(shifts, np.int64))
-        yield Part(place, raster, first, near)
+        first, near = _neighbours(voxel_index, np.array(shifts, np.int64))
+        yield ConnectedPart(voxel_index, raster, first, near)
 
 
 def coarsened(runs: Runs, raster: Raster, factor: int = 2) -> tuple[Runs, Raster]:
@@ -132,30 +134,30 @@ def _united(start, length):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _spread(start, length):  # type: ignore[no-untyped-def]
-    place = np.empty(length.sum(), np.int64)
+    voxel_index = np.empty(length.sum(), np.int64)
     n = 0
     for i in range(start.size):
         for k in range(length[i]):
-            place[n] = start[i] + k
+            voxel_index[n] = start[i] + k
             n += 1
-    return place
+    return voxel_index
 
 
 @njit(nogil=True, cache=True)
-def _neighbours(place, shifts):  # type: ignore[no-untyped-def]
-    n = place.size
+def _neighbours(voxel_index, shifts):  # type: ignore[no-untyped-def]
+    n = voxel_index.size
     first, near = np.empty((n, 9), np.uint32), np.zeros(n, np.uint32)
     for row in range(9):
         k = 0
         for i in range(n):
-            low = place[i] + shifts[row] - 1
-            while k < n and place[k] < low:
+            low = voxel_index[i] + shifts[row] - 1
+            while k < n and voxel_index[k] < low:
                 k += 1
             first[i, row] = k
             for j in range(k, min(k + 3, n)):
-                if place[j] > low + 2:
+                if voxel_index[j] > low + 2:
                     break
-                near[i] |= np.uint32(1 << (3 * row + place[j] - low))
+                near[i] |= np.uint32(1 << (3 * row + voxel_index[j] - low))
     return first, near
 
 
@@ -223,19 +225,19 @@ def _widened(table):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _depth_squared(place, first, near, spacing, shape, faces):  # type: ignore[no-untyped-def]
+def _depth_squared(voxel_index, first, near, spacing, shape, faces):  # type: ignore[no-untyped-def]
     """Squared distance to the nearest voxel outside: exact, one axis after the other.
 
     Felzenszwalb and Huttenlocher 2012, doi:10.4086/toc.2012.v008a019, along the stretches of
     voxels without a gap: what lies behind a gap is farther than the gap.
     """
-    squares = np.empty(place.size, np.float64)
+    squares = np.empty(voxel_index.size, np.float64)
     line = np.empty(max(shape[0], shape[1], shape[2]) + 2, np.int64)
     values, heights = np.empty(line.size), np.empty(line.size)
     sites, limits = np.empty(line.size, np.int64), np.empty(line.size + 1)
     for axis in (2, 1, 0):
         back, ahead = (13 - (1, 3, 9)[2 - axis]), (13 + (1, 3, 9)[2 - axis])
-        for i in range(place.size):
+        for i in range(voxel_index.size):
             if near[i] >> np.uint32(back) & np.uint32(1):
                 continue
             n, at = 1, i
@@ -246,9 +248,9 @@ def _depth_squared(place, first, near, spacing, shape, faces):  # type: ignore[n
                 at = first[at, row] + (before & 1) + (before >> 1)
                 line[n] = at
                 n += 1
-            z = place[i] // shape[4]
-            y = (place[i] - z * shape[4]) // shape[3]
-            x = place[i] - z * shape[4] - y * shape[3]
+            z = voxel_index[i] // shape[4]
+            y = (voxel_index[i] - z * shape[4]) // shape[3]
+            x = voxel_index[i] - z * shape[4] - y * shape[3]
             begin = (z, y, x)[axis]
             ends = (begin == 0 and faces[axis, 0], begin + n == shape[axis] and faces[axis, 1])
             if axis == 2:

@@ -1,6 +1,6 @@
 """Measurement of every instance of a label volume, in voxels and in nanometres.
 
-One pass in blocks sums integers (`tally`); floats come last, so the table does not depend on
+One pass in blocks sums integers (`counted`); floats come last, so the table does not depend on
 blocks or workers.
 """
 
@@ -17,9 +17,15 @@ from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
-from cristae.labels.blocks import blocks_of, memory_of, read_block, tally_blocks
-from cristae.labels.tally import Tally, as_labels, check_extent, check_signs, tally_block
-from cristae.labels.tally_kernels import START, STOP, SUM, VOXELS
+from cristae.labels.blocks import blocks_of, memory_of, overlaps_of_blocks, read_block
+from cristae.labels.overlap_kernels import START, STOP, SUM, VOXELS
+from cristae.labels.overlap_table import (
+    OverlapTable,
+    as_labels,
+    check_extent,
+    check_signs,
+    overlaps_of_block,
+)
 from cristae.measurement.table import Table, read_table, write_table
 from cristae.volumes.expected import Expected, known_identity
 from cristae.volumes.formats import Source, open_labels
@@ -128,23 +134,23 @@ def read_measurements(path: Path) -> "pd.DataFrame":
 
 
 def measurements_of(
-    tally: Tally, shape: Triple, voxel_size_nm: Nanometres, origin_nm: Nanometres
+    counted: OverlapTable, shape: Triple, voxel_size_nm: Nanometres, origin_nm: Nanometres
 ) -> Table:
     """The columns of the table from the facts of every instance, wherever they come from.
 
     Args:
-        tally: Labels tallied against themselves.
+        counted: Overlap table of the labels with themselves.
         shape: Extent (z, y, x) of the volume, for ``cut_by_border``.
         voxel_size_nm: Voxel size (z, y, x).
         origin_nm: Centre of voxel 0 (z, y, x).
     """
-    voxels = tally.facts[:, VOXELS]
-    start, stop = tally.facts[:, START], tally.facts[:, STOP]
-    centroid = tally.facts[:, SUM] / voxels[:, None]
+    voxels = counted.facts[:, VOXELS]
+    start, stop = counted.facts[:, START], counted.facts[:, STOP]
+    centroid = counted.facts[:, SUM] / voxels[:, None]
     size, origin = np.array(voxel_size_nm), np.array(origin_nm)
     volume_nm3 = voxels * float(np.prod(size))
     columns = {
-        "instance": tally.labels[:, 0],
+        "instance": counted.labels[:, 0],
         "volume_voxels": voxels,
         "volume_um3": volume_nm3 / NM3_PER_UM3,
         "equivalent_diameter_nm": np.cbrt(6 * volume_nm3 / np.pi),
@@ -166,7 +172,7 @@ def _measured(
     blocks = blocks_of([instances])
     needed = memory_of(blocks, instances.dtype.itemsize, resources)
     promise_memory("measure", needed, resources)
-    tally = tally_blocks(
+    counted = overlaps_of_blocks(
         _Pass(instances),
         blocks,
         description="measure",
@@ -174,20 +180,20 @@ def _measured(
         ledger=ledger,
         block_bytes=needed,
     )
-    return measurements_of(tally, instances.shape, voxel_size_nm, instances.origin_nm)
+    return measurements_of(counted, instances.shape, voxel_size_nm, instances.origin_nm)
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """Reads one block and tallies it against itself."""
+    """Reads one block and counts its labels."""
 
     instances: Volume
 
-    def __call__(self, block: Box) -> Tally:
+    def __call__(self, block: Box) -> OverlapTable:
         labels = as_labels(read_block(self.instances, block), self.instances.name, block)
-        tally = tally_block(labels, labels, corner=block.start, extent=self.instances.shape)
-        check_signs(tally, 0, self.instances.dtype, self.instances.name, block)
-        return tally
+        counted = overlaps_of_block(labels, labels, corner=block.start, extent=self.instances.shape)
+        check_signs(counted, 0, self.instances.dtype, self.instances.name, block)
+        return counted
 
 
 def _check(instances: Volume) -> Nanometres:

@@ -5,8 +5,8 @@ A tile's way on a GPU; the processor needs none of it::
     image (host) ── pinned memory ──► device ── network, channels-last ──► probabilities (device)
 
 What is done with the probabilities stays on the device as well, until 256 levels come back
-(`cristae.prediction.passes.quantise`). Convolutions run in bfloat16 or float16, the first and the
-last in float32, as autocast would have it, but with the weights converted once.
+(`cristae.prediction.tile_inference.quantise`). Convolutions run in bfloat16 or float16, the first
+and the last in float32, as autocast would have it, but with the weights converted once.
 
 None of this has run on a GPU yet; tests run it on the processor.
 """

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from cristae.grid import Box, Triple
 from cristae.networks.context import Context
 from cristae.networks.families.table import family_of
-from cristae.networks.interleaved import InterleavedRunner, interleaved_bytes, turn_shape
 from cristae.networks.model import Model, load_model
 from cristae.networks.precision import CPU, Precision
 from cristae.networks.runner import (
@@ -27,6 +26,7 @@ from cristae.networks.runner import (
     network_contract,
     runner_bytes,
 )
+from cristae.networks.strided_sections import StridedSectionRunner, strided_bytes, strided_shape
 from cristae.networks.windows import Combine
 
 ModelLike = Model | str | Path
@@ -117,7 +117,7 @@ def make_ensemble(
     precision: Precision,
     combine: Combine,
     device: torch.device = CPU,
-    section_step: int = 1,
+    z_stride: int = 1,
 ) -> Runner:
     """Trained networks made ready for inference on a device as one.
 
@@ -126,7 +126,7 @@ def make_ensemble(
     kept: dict[str, Tensor] | None = {} if device.type == "cpu" else None
     runners = [make_runner(network, precision, device, kept) for network in networks]
     runner = runners[0] if len(runners) == 1 else EnsembleRunner(runners, combine)
-    return runner if section_step == 1 else InterleavedRunner(runner, section_step)
+    return runner if z_stride == 1 else StridedSectionRunner(runner, z_stride)
 
 
 def ensemble_bytes(
@@ -135,7 +135,7 @@ def ensemble_bytes(
     core: Triple,
     precision: Precision,
     device: str = "cpu",
-    section_step: int = 1,
+    z_stride: int = 1,
 ) -> int:
     """Upper bound of the memory the models take for a tile; one computes at a time.
 
@@ -145,10 +145,10 @@ def ensemble_bytes(
         core: Extent of its core.
         precision: Of the arithmetic.
         device: Type of the device it is taken on.
-        section_step: They see every so many sections of it.
+        z_stride: They see every k-th section of it.
     """
-    around = interleaved_bytes(len(models[0].channels), core, section_step)
-    tile, core = turn_shape(tile, section_step), turn_shape(core, section_step)
+    around = strided_bytes(len(models[0].channels), core, z_stride)
+    tile, core = strided_shape(tile, z_stride), strided_shape(core, z_stride)
     most = max(runner_bytes(model, tile, core, precision, device) for model in models)
     if len(models) == 1:
         return most + around

@@ -7,7 +7,8 @@ dicts, null), read with ``weights_only=True``, so that opening a stranger's file
     format_version  1
     network         the name of its family: "unet", or "pytc" for PyTorch Connectomics v1's
     network_config  its configuration, plain
-    windows, variants, section_spacing_nm, scales and others    as `InferenceRecipe` has them
+    windows, variants, section_spacing_nm, scales and others    an `InferenceRecipe`, by its
+                                                                recorded names
     channels, working_voxel_size_nm, intensity, decoder, thresholds, card,
     threshold_voxel_size_nm    as `Model` has them
     offsets         (z, y, x) of the voxel each affinity channel joins a voxel to; else empty
@@ -52,6 +53,7 @@ from cristae.networks.recipe import (
     stored_recipe,
 )
 from cristae.networks.shipped import find_model
+from cristae.renamed import recorded_names
 
 FORMAT = "cristae model"
 FORMAT_VERSION = 1
@@ -148,7 +150,7 @@ class Model:
             "intensity": self.intensity,
         }
         if self.recipe.windows is not None:
-            facts["windows"] = to_plain(self.recipe.windows)
+            facts["windows"] = recorded_names(to_plain(self.recipe.windows))
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict.items()):
             if tensor.is_floating_point():

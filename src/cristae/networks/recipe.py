@@ -3,7 +3,7 @@
 ::
 
     model file ─► Model.recipe ─► Contract.recipe ─┐
-    command line, YAML ─► PredictConfig ───────────┴► choose_recipe ─► Request.recipe ─► prediction
+    command line, YAML ─► PredictConfig ───────────┴► choose_recipe ─► PredictionPlan.recipe
 
 A new property touches three files: this one (its field, its faults), `cristae.prediction.checks`
 (the setting of the same name by which a user overrules it) and the one of prediction that carries
@@ -15,16 +15,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from cristae.configuration import from_plain, to_plain
-from cristae.networks.windows import Combine, Variants, WindowRecipe, recipe_faults
+from cristae.networks.windows import Combine, Tta, WindowRecipe, recipe_faults
+from cristae.renamed import current_names, recorded_names
 
 VoxelSize = tuple[float | None, float | None, float | None]
 WantedPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Config = TypeVar("Config")
 
-STORED = ("windows", "variants", "section_spacing_nm", "scales")
+STORED = ("windows", "tta", "section_spacing_nm", "scales")
 """What every model file names; anything else only where it is not the default."""
 
-ONE_LOOK: dict[str, Any] = {"variants": 1, "scales": (1.0,)}
+ONE_LOOK: dict[str, Any] = {"tta": 1, "scales": (1.0,)}
 """Settings by which a network sees each place once, for a quick first pass."""
 
 OVER = 0.1
@@ -40,21 +41,22 @@ class InferenceRecipe:
 
     Attributes:
         precision: Of the network's arithmetic; ``auto``: the fastest that agrees with float32.
-        variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
+        tta: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
             or 16 (also flipped in z).
-        section_step: The network sees every so many sections at once.
-        section_spacing_nm: Distance between the sections it looks at where sections are thinner
-            (`cristae.networks.interleaved`), which decides ``section_step``; None: next ones.
+        z_stride: The network sees every k-th section, once for each offset; the k outputs are
+            averaged (`cristae.networks.strided_sections`).
+        section_spacing_nm: Target section spacing, which decides ``z_stride``: thinner sections are
+            subsampled. None: no subsampling.
         scales: It sees the image at so many times its working voxel size in the plane, each once,
             and the outputs are combined.
-        combine: What is taken of variants, scales and several models.
-        windows: The windows it runs on, with variants and combination of their own; None for a
+        combine: What is taken of augmented outputs, scales and several models.
+        windows: The windows it runs on, with augmentation and combination of their own; None for a
             tile-invariant network, which takes any tile.
     """
 
     precision: WantedPrecision = "auto"
-    variants: Variants = 1
-    section_step: int = 1
+    tta: Tta = 1
+    z_stride: int = 1
     scales: tuple[float, ...] = (1.0,)
     combine: Combine = "mean"
     windows: WindowRecipe | None = None
@@ -63,10 +65,10 @@ class InferenceRecipe:
     @property
     def reach(self) -> tuple[float, float, float]:
         """How many times farther than at once the network sees along z, y and x."""
-        return self.section_step, max(self.scales), max(self.scales)
+        return self.z_stride, max(self.scales), max(self.scales)
 
 
-def section_step(spacing_nm: float | None, section_nm: float) -> int:
+def z_stride(spacing_nm: float | None, section_nm: float) -> int:
     """How many sections fit in the distance wanted, or all but; at least 1.
 
     Args:
@@ -85,10 +87,10 @@ def choose_recipe(config: Config, recipe: InferenceRecipe, section_nm: float) ->
         section_nm: Thickness of a section on the network's grid.
     """
     spacing = recipe.section_spacing_nm
-    step = recipe.section_step if spacing is None else section_step(spacing, section_nm)
+    step = recipe.z_stride if spacing is None else z_stride(spacing, section_nm)
     said = {name: getattr(config, name, None) for name in _names()}
-    if said["section_step"] is None:
-        said["section_step"] = step
+    if said["z_stride"] is None:
+        said["z_stride"] = step
     return replace(recipe, **{name: value for name, value in said.items() if value is not None})
 
 
@@ -99,13 +101,15 @@ def chosen_settings(config: Config, recipe: InferenceRecipe) -> dict[str, Any]:
 
 def recipe_attributes(recipe: InferenceRecipe) -> dict[str, Any]:
     """What a prediction says of the recipe it was made by: plain values."""
-    return {name: value for name, value in _plain(recipe).items() if name not in _UNNAMED}
+    named = {name: value for name, value in _plain(recipe).items() if name not in _UNNAMED}
+    return recorded_names(named)
 
 
 def stored_recipe(recipe: InferenceRecipe) -> dict[str, Any]:
     """A recipe as the keys of a model file."""
     plain, usual = _plain(recipe), _plain(InferenceRecipe())
-    return {key: plain[key] for key in plain if key in STORED or plain[key] != usual[key]}
+    stored = {key: plain[key] for key in plain if key in STORED or plain[key] != usual[key]}
+    return recorded_names(stored)
 
 
 def read_recipe(tree: Mapping[str, Any], name: str) -> InferenceRecipe:
@@ -118,7 +122,8 @@ def read_recipe(tree: Mapping[str, Any], name: str) -> InferenceRecipe:
     Raises:
         ConfigError: Values of the wrong type; all at once.
     """
-    return from_plain(InferenceRecipe, {key: tree[key] for key in _names() if key in tree}, name)
+    known = current_names(tree)
+    return from_plain(InferenceRecipe, {key: known[key] for key in _names() if key in known}, name)
 
 
 def running_faults(
@@ -132,23 +137,21 @@ def running_faults(
         lattice: Its total stride (z, y, x), which transposed tiles must fit as well.
     """
     faults, windowed, spacing = [], recipe.windows is not None, recipe.section_spacing_nm
-    if recipe.variants not in get_args(Variants):
-        faults.append(f"variants {recipe.variants!r}: expected one of {get_args(Variants)}")
-    elif recipe.variants > 4 and lattice[1] != lattice[2]:
+    if recipe.tta not in get_args(Tta):
+        faults.append(f"tta {recipe.tta!r}: expected one of {get_args(Tta)}")
+    elif recipe.tta > 4 and lattice[1] != lattice[2]:
         faults.append(
-            f"variants {recipe.variants}: the network steps {tuple(lattice[1:])} in y and x, "
+            f"tta {recipe.tta}: the network steps {tuple(lattice[1:])} in y and x, "
             "expected equal steps where tiles are transposed"
         )
     if spacing is not None and not spacing > 0:
         faults.append(f"section_spacing_nm {spacing!r}: expected more than 0, or null")
     elif spacing is not None and windowed:
         faults.append(f"section_spacing_nm {spacing}: expected null for a network with windows")
-    if recipe.section_step < 1:
-        faults.append(f"section_step {recipe.section_step}: expected at least 1")
-    elif recipe.section_step > 1 and windowed:
-        faults.append(
-            f"section_step {recipe.section_step}: the model runs on its own windows, expected 1"
-        )
+    if recipe.z_stride < 1:
+        faults.append(f"z_stride {recipe.z_stride}: expected at least 1")
+    elif recipe.z_stride > 1 and windowed:
+        faults.append(f"z_stride {recipe.z_stride}: the model runs on its own windows, expected 1")
     scales = recipe.scales
     if not scales or len(set(scales)) < len(scales) or not all(0.25 <= s <= 4 for s in scales):
         faults.append(f"scales {list(scales)}: expected different numbers from 0.25 to 4")
@@ -163,15 +166,15 @@ def running_faults(
 def own_recipe_faults(
     recipe: InferenceRecipe, working: VoxelSize, lattice: Sequence[int] = (1, 1, 1)
 ) -> list[str]:
-    """What is wrong with the recipe that a model carries; its windows say variants themselves."""
+    """What is wrong with the recipe that a model carries; its windows name their augmentation."""
     faults = running_faults(recipe, working, lattice)
-    if recipe.windows is not None and recipe.variants != 1:
-        faults.append(f"variants {recipe.variants}: expected in windows, `windows.variants`")
+    if recipe.windows is not None and recipe.tta != 1:
+        faults.append(f"tta {recipe.tta}: expected in windows, `windows.tta`")
     return faults
 
 
 def in_windows(recipe: InferenceRecipe) -> InferenceRecipe:
-    """The recipe with what its windows say of variants and their combination.
+    """The recipe with the augmentation and combination that its windows name.
 
     Such a network takes statistics from its input, so that it computes in float32 unless asked.
     """
@@ -179,7 +182,7 @@ def in_windows(recipe: InferenceRecipe) -> InferenceRecipe:
     if windows is None:
         return recipe
     precision: WantedPrecision = "float32" if recipe.precision == "auto" else recipe.precision
-    return replace(recipe, variants=windows.variants, combine=windows.combine, precision=precision)
+    return replace(recipe, tta=windows.tta, combine=windows.combine, precision=precision)
 
 
 def _names() -> tuple[str, ...]:

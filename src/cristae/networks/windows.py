@@ -30,7 +30,7 @@ SIGMA = 0.2
 
 Blending = Literal["gaussian", "bump"]
 Combine = Literal["mean", "min", "max"]
-Variants = Literal[1, 4, 8, 16]
+Tta = Literal[1, 4, 8, 16]
 Floats = NDArray[np.float32]
 
 
@@ -43,9 +43,9 @@ class WindowRecipe:
         stride: From one window to the next.
         padding: Reflected voxels before and after the volume along each axis.
         blending: Weight in a window: ``gaussian`` or ``bump`` (K. Lee et al., arXiv:1706.00120).
-        variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
+        tta: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
             or 16 (also flipped in z).
-        combine: What is taken of the variants.
+        combine: What is taken of the outputs for the flips.
         chunks: Number (z, y, x) of files that a prediction is also cut into, where asked for.
     """
 
@@ -53,7 +53,7 @@ class WindowRecipe:
     stride: Triple
     padding: Triple = (0, 0, 0)
     blending: Blending = "gaussian"
-    variants: Variants = 1
+    tta: Tta = 1
     combine: Combine = "mean"
     chunks: Triple = (1, 1, 1)
 

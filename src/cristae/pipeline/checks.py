@@ -17,7 +17,7 @@ from cristae.prediction.expected import check_predict
 from cristae.prediction.predict import PredictConfig
 from cristae.runfolder import RunFolder, SampleFolder
 from cristae.samples.dataset import Sample, open_sources
-from cristae.samples.partial import split_ignored
+from cristae.samples.ignore_label import split_ignored
 from cristae.segmentation.checks import check_segment
 from cristae.training.train import check_train
 from cristae.volumes.convert import check_convert

@@ -19,6 +19,7 @@ from cristae.configuration import read_yaml, to_plain
 from cristae.engine.files import read_json, write_json, write_text
 from cristae.engine.memory import peak_memory
 from cristae.pipeline.config import RunConfig, Running
+from cristae.renamed import current_names
 from cristae.report.report import is_own_page
 from cristae.runfolder import RunFolder
 
@@ -55,7 +56,7 @@ def begin_call(config: RunConfig, running: Running, folder: RunFolder) -> Call:
     history = list(before.pop(HISTORY, [])) if before else []
     plain = to_plain(config)
     if before:
-        asked = read_yaml(folder.config) if folder.config.is_file() else None
+        asked = current_names(read_yaml(folder.config)) if folder.config.is_file() else None
         other = {"config": asked} if asked is not None and asked != plain else {}
         history.append({**before, **other})
     call = _call_of(config, running) | ({HISTORY: history} if history else {})

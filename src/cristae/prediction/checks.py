@@ -24,10 +24,11 @@ from cristae.networks.recipe import (
     running_faults,
 )
 from cristae.networks.runner import Contract, sample_shape
-from cristae.networks.windows import Combine, Variants
+from cristae.networks.windows import Combine, Tta
 from cristae.prediction.grids import Grid, Grids
 from cristae.prediction.regions import Region
 from cristae.prediction.resample import Factors
+from cristae.renamed import recorded_names
 from cristae.volumes.place import Align, lay, place_text, spread_over
 from cristae.volumes.plausible import far_from_model, guess, size_text
 from cristae.volumes.volume import Volume
@@ -50,15 +51,15 @@ class PredictConfig:
         precision: Of the network's arithmetic. ``auto``: bfloat16 where the device has it (float16
             on GPUs that do not) and a sample tile agrees with float32 (`choose_precision`), else
             float32. None: ``auto`` for a tile-invariant network, float32 for one with windows.
-        variants: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
+        tta: Test-time augmentation: 1, 4 (flips in y and x), 8 (also transposed in the plane)
             or 16 (also flipped in z), at as many times the cost. None: as the model says.
-        section_step: The network sees every so many sections at once, in turns, and the turns are
-            averaged (`cristae.networks.interleaved`). None: as the model says for the section
-            thickness.
+        z_stride: Stride along z: the network sees every k-th section, once for each offset, and the
+            k outputs are averaged (`cristae.networks.strided_sections`). None: as the model says
+            for the section thickness.
         scales: The network sees the image at so many times its working voxel size in the plane, at
             one after another, and the outputs are combined on the output's grid. None: as the
             model says.
-        combine: What is taken of the variants, scales, and several models: mean, min or max. None:
+        combine: What is taken of the outputs of flips, scales and models: mean, min or max. None:
             as the model's windows say, else the mean.
         truncate: Truncate 255 p, as PyTorch Connectomics does, instead of rounding it.
         grid: ``source``: probabilities are interpolated on the source's voxels. ``working``: they
@@ -70,8 +71,8 @@ class PredictConfig:
     invert: bool = False
     device: DeviceName = "auto"
     precision: WantedPrecision | None = None
-    variants: Variants | None = None
-    section_step: int | None = None
+    tta: Tta | None = None
+    z_stride: int | None = None
     scales: tuple[float, ...] | None = None
     combine: Combine | None = None
     truncate: bool = False
@@ -81,7 +82,8 @@ class PredictConfig:
 
 def plain_settings(config: PredictConfig) -> dict[str, Any]:
     """The configuration as a record names it."""
-    lasting = {k: v for k, v in to_plain(config).items() if k not in _RUNNING}
+    plain = recorded_names(to_plain(config))
+    lasting = {k: v for k, v in plain.items() if k not in _RUNNING}
     return {k: v for k, v in lasting.items() if k not in _LATER or v != _LATER[k]}
 
 

@@ -22,19 +22,19 @@ from cristae.networks.precision import Precision
 from cristae.networks.runner import model_runner, network_contract, sample_shape
 from cristae.prediction.checks import PredictConfig, section_thickness, settle
 from cristae.prediction.grids import plan_grids
-from cristae.prediction.request import Request
+from cristae.prediction.plan import PredictionPlan
 from cristae.prediction.tiled import plan_tiles, tiling_bytes
 from cristae.prediction.windowed import plan_windows, sweep_bytes
 from cristae.volumes.volume import Volume
 
 
 @dataclass(frozen=True)
-class Work:
+class PredictionWork:
     """What a prediction takes.
 
     Attributes:
         memory_bytes: What it will promise, imports apart.
-        computed: Voxels that go through the network, variants counted.
+        computed: Voxels that go through the network, test-time augmentation counted.
         written: Voxels of the output, one channel.
     """
 
@@ -77,13 +77,13 @@ def prediction_work(
     config: PredictConfig,
     precision: Precision,
     resources: Resources,
-) -> Work:
+) -> PredictionWork:
     """Memory and voxels of a prediction, by the plan it would have; nothing is written."""
     models = models_of(model)
     contract = ensemble_contract(models)
     config, contract = settle(config, contract, section_thickness(image, models[0]))
     with temporary_folder() as folder:
-        request = Request(
+        plan = PredictionPlan(
             source=image,
             models=models,
             contract=contract,
@@ -97,12 +97,12 @@ def prediction_work(
             resources=resources,
             devices=find_devices(config.device),
         )
-        written = Box.of(request.shape).size
-        with open_ledger(request.out, stage="plan", inputs={}, settings={}) as ledger:
+        written = Box.of(plan.shape).size
+        with open_ledger(plan.out, stage="plan", inputs={}, settings={}) as ledger:
             if contract.windows is not None:
-                sweep = plan_windows(request, contract.windows, ledger)
-                return Work(sweep_bytes(sweep, request), sweep.waste * written, written)
-            tilings = plan_tiles(request, ledger)
+                sweep = plan_windows(plan, contract.windows, ledger)
+                return PredictionWork(sweep_bytes(sweep, plan), sweep.waste * written, written)
+            tilings = plan_tiles(plan, ledger)
             computed = sum(tiling.count() * Box.of(tiling.read).size for tiling in tilings)
-            needed = tiling_bytes(tilings, request)
-            return Work(needed, computed * contract.recipe.variants, written)
+            needed = tiling_bytes(tilings, plan)
+            return PredictionWork(needed, computed * contract.recipe.tta, written)

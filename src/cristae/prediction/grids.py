@@ -27,7 +27,7 @@ Grid = Literal["source", "working"]
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class ScaleView:
     """Where the network sees the image at one scale.
 
     Attributes:
@@ -62,7 +62,7 @@ class Grids:
         origin_nm: Centre of the output's voxel 0.
     """
 
-    views: tuple[View, ...]
+    views: tuple[ScaleView, ...]
     output_factors: Factors
     scale: Factors
     shape: Triple
@@ -113,13 +113,13 @@ def _scaled(working: WorkingSize, scale: float) -> WorkingSize:
     return z, y and y * scale, x and x * scale
 
 
-def _view(source: Volume, working: WorkingSize, scale: Factors) -> View:
+def _view(source: Volume, working: WorkingSize, scale: Factors) -> ScaleView:
     """What is read for a working voxel size, where the output's is ``scale`` times the source's."""
     factors = working_factors(source.voxel_size_nm, working)
     read, level = _nearest_level(source, factors)
     z, y, x = (1.0 if f == 1 else f / n for f, n in zip(factors, level, strict=True))
     oz, oy, ox = (f / s for f, s in zip(factors, scale, strict=True))
-    return View(read, (z, y, x), level, (oz, oy, ox))
+    return ScaleView(read, (z, y, x), level, (oz, oy, ox))
 
 
 def _nearest_level(source: Volume, factors: Factors) -> tuple[Volume, Triple]:

@@ -10,23 +10,23 @@ from threading import Lock
 from typing import Any
 
 from cristae.networks.cpu import cpu_prepared
-from cristae.prediction.request import Request
+from cristae.prediction.plan import PredictionPlan
 
 Numbered = tuple[int, Any]
 """A turn, and what was read; None where there is nothing to compute."""
 
 
 def lanes_of(
-    make: Callable[[Any], Callable[[Any], Any]], runners: Sequence[Any], request: Request
+    make: Callable[[Any], Callable[[Any], Any]], runners: Sequence[Any], plan: PredictionPlan
 ) -> Callable[[Numbered], Any]:
     """The function that computes what was read, by the lane whose turn it is.
 
     Args:
         make: Makes a lane of a runner.
         runners: One a device; one alone for processes, each of which gets a copy.
-        request: Says where the lanes are.
+        plan: Says where the lanes are.
     """
-    if request.in_processes:
+    if plan.in_processes:
         return _InProcess(make(runners[0]))
     return _InTurn([make(runner) for runner in runners])
 

@@ -20,7 +20,7 @@ from cristae.networks.runner import (
     compare_runners,
     sample_shape,
 )
-from cristae.prediction.passes import ImageInput
+from cristae.prediction.tile_inference import ImageInput
 
 
 def settle_precision(

@@ -34,6 +34,7 @@ from cristae.networks.model import GREY, Model, model_network
 from cristae.networks.precision import Precision
 from cristae.networks.recipe import ONE_LOOK, recipe_attributes
 from cristae.networks.runner import Contract
+from cristae.prediction.blending import Sweep
 from cristae.prediction.checks import (
     PredictConfig,
     check_executor,
@@ -49,13 +50,12 @@ from cristae.prediction.checks import (
 )
 from cristae.prediction.chunks import plan_chunks, write_chunks
 from cristae.prediction.grids import Grids, plan_grids
-from cristae.prediction.passes import ImageInput
+from cristae.prediction.plan import Done, PredictionPlan
 from cristae.prediction.precision import settle_precision
 from cristae.prediction.regions import Region
-from cristae.prediction.request import Done, Request
 from cristae.prediction.skip import coarse_size, signal_region
-from cristae.prediction.sums import Sweep
-from cristae.prediction.tiled import Job, Tilings, plan_tiles, run_tiles, tiling_bytes
+from cristae.prediction.tile_inference import ImageInput
+from cristae.prediction.tiled import TileJob, Tilings, plan_tiles, run_tiles, tiling_bytes
 from cristae.prediction.windowed import plan_windows, run_windows, scratch_bytes, sweep_bytes
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_volume
@@ -137,17 +137,21 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     chunks = None if chunks is None else user_path(chunks)
     check_places(out, chunks)
     volume, tissue = open_volume(source), None if mask is None else open_volume(mask)
-    asked = ask(volume, model, out, config, tissue, block_shape, resources, align)
-    models, contract, grids = asked.models, asked.contract, asked.grids
-    identity = predict_record(asked)
+    request = ask(volume, model, out, config, tissue, block_shape, resources, align)
+    models, contract, grids = request.models, request.contract, request.grids
+    identity = predict_record(request)
     identity["inputs"] = looked_at(identity["inputs"])
-    asked = _checked(asked, identity["inputs"])
-    plan = None
+    request = _checked(request, identity["inputs"])
+    chunk_plan = None
     if chunks is not None:
         counts = contract.windows.chunks if contract.windows else None
         mark = record_fingerprint(identity_tree(**identity))
-        plan = plan_chunks(chunks, grids.shape, counts, mark, overwrite)
-    besides = {} if plan is None else {plan.folder: plan.bytes_missing(len(contract.channels))}
+        chunk_plan = plan_chunks(chunks, grids.shape, counts, mark, overwrite)
+    besides = (
+        {}
+        if chunk_plan is None
+        else {chunk_plan.folder: chunk_plan.bytes_missing(len(contract.channels))}
+    )
     if not overwrite:
         adopt_size(out, **identity)
     with open_ledger(out, **identity, overwrite=overwrite) as ledger:
@@ -158,16 +162,16 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
         else:
             if tissue is not None:
                 warn_of_mask(volume, tissue, align)
-            with devices_prepared(asked.devices, asked.resources.workers):
-                _predict(asked, ledger, besides)
+            with devices_prepared(request.devices, request.resources.workers):
+                _predict(request, ledger, besides)
     prediction = open_ome_zarr(out)
-    if plan is not None:
-        write_chunks(prediction, plan)
+    if chunk_plan is not None:
+        write_chunks(prediction, chunk_plan)
     return prediction
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class PredictionRequest:
     """What was asked for, checked; the precision is still open. Fields are `predict_volume`'s."""
 
     source: Volume
@@ -186,8 +190,8 @@ class Asked:
         copies = self.resources.workers if self.resources.executor == "processes" else 1
         return find_devices(self.config.device) * max(1, copies)
 
-    def request(self, precision: Precision, regions: tuple[Region, ...]) -> Request:
-        return Request(
+    def plan(self, precision: Precision, regions: tuple[Region, ...]) -> PredictionPlan:
+        return PredictionPlan(
             source=self.source,
             models=self.models,
             contract=self.contract,
@@ -202,11 +206,11 @@ class Asked:
         )
 
 
-def _checked(asked: Asked, inputs: Mapping[str, Input]) -> Asked:
+def _checked(request: PredictionRequest, inputs: Mapping[str, Input]) -> PredictionRequest:
     """The same with an image and a mask without NaN."""
-    look = partial(checked_voxels, resources=asked.resources, out=asked.out, inputs=inputs)
-    mask = None if asked.mask is None else look(asked.mask)
-    return replace(asked, source=look(asked.source), mask=mask)
+    look = partial(checked_voxels, resources=request.resources, out=request.out, inputs=inputs)
+    mask = None if request.mask is None else look(request.mask)
+    return replace(request, source=look(request.source), mask=mask)
 
 
 def ask(
@@ -218,7 +222,7 @@ def ask(
     block_shape: Triple | None,
     resources: Resources,
     align: Align = "origin",
-) -> Asked:
+) -> PredictionRequest:
     """What is asked for, every fault of it found; arguments and errors are `predict_volume`'s."""
     models = models_of(model)
     section_nm = section_thickness(source, models[0])
@@ -229,80 +233,81 @@ def ask(
     grids = plan_grids(source, size, config.grid, scales)
     check_reach(source, grids, contract, resources)
     check_executor(config, resources)
-    return Asked(source, models, contract, out, config, mask, grids, block_shape, resources)
+    return PredictionRequest(
+        source, models, contract, out, config, mask, grids, block_shape, resources
+    )
 
 
-def predict_record(asked: Asked) -> dict[str, Any]:
+def predict_record(request: PredictionRequest) -> dict[str, Any]:
     """What makes a prediction this one: stage, inputs and settings."""
-    source, grids = asked.source, asked.grids
+    source, grids = request.source, request.grids
     inputs: dict[str, str | Identity] = {
         "source": source.identity,
-        "model": "+".join(model.fingerprint for model in asked.models),
+        "model": "+".join(model.fingerprint for model in request.models),
     }
-    settings = {"version": VERSION, **plain_settings(asked.config)}
+    settings = {"version": VERSION, **plain_settings(request.config)}
     settings |= {"voxel_size_nm": source.voxel_size_nm, "origin_nm": source.origin_nm}
-    if asked.mask is not None:
-        inputs["mask"] = asked.mask.identity
+    if request.mask is not None:
+        inputs["mask"] = request.mask.identity
     if any(view.level != (1, 1, 1) for view in grids.views):
         settings["read_level"] = grids.read_level
     return {"stage": "predict", "inputs": inputs, "settings": settings}
 
 
-def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
-    source, config, contract = asked.source, asked.config, asked.contract
+def _predict(request: PredictionRequest, ledger: Ledger, besides: Mapping[Path, int]) -> None:
+    source, config, contract = request.source, request.config, request.contract
     warn_of_size(source)
-    output_bytes = Box.of(asked.grids.shape).size * len(contract.channels)
-    check_disk(asked.out, output_bytes, besides)  # before a voxel is read
+    output_bytes = Box.of(request.grids.shape).size * len(contract.channels)
+    check_disk(request.out, output_bytes, besides)  # before a voxel is read
     # networks run in windows see the image as their reference does, padding and all
-    padding = None if contract.windows else find_padding(source, asked.resources)
-    statistics = _statistics(source, asked.models[0], config, padding)
-    regions = _regions(asked, statistics, padding, ledger)
-    devices = asked.devices
-    rule, grids = asked.models[0].intensity, asked.grids
+    padding = None if contract.windows else find_padding(source, request.resources)
+    statistics = _statistics(source, request.models[0], config, padding)
+    regions = _regions(request, statistics, padding, ledger)
+    devices = request.devices
+    rule, grids = request.models[0].intensity, request.grids
     images = tuple(
         ImageInput(
             view.read, statistics, rule, config.invert, view.read_factors, view.padding(padding)
         )
         for view in grids.views
     )
-    networks = [model_network(model) for model in asked.models]
+    networks = [model_network(model) for model in request.models]
     make = partial(make_ensemble, networks, combine=contract.recipe.combine)
     on_first = partial(make, device=devices[0])
     precision = settle_precision(
         on_first, images[0], contract, config.precision, ledger, device=devices[0]
     )
-    request = asked.request(precision, regions)
-    plan: Tilings | Sweep
+    plan = request.plan(precision, regions)
+    layout: Tilings | Sweep
     if contract.windows is not None:
-        plan = plan_windows(request, contract.windows, ledger)
-        needed, scratch = sweep_bytes(plan, request), scratch_bytes(plan)
+        layout = plan_windows(plan, contract.windows, ledger)
+        needed, scratch = sweep_bytes(layout, plan), scratch_bytes(layout)
     else:
-        plan = plan_tiles(request, ledger)
-        needed, scratch = tiling_bytes(plan, request), 0
-    promise_memory("predict", needed, asked.resources)
-    check_disk(asked.out, output_bytes + scratch, besides)
+        layout = plan_tiles(plan, ledger)
+        needed, scratch = tiling_bytes(layout, plan), 0
+    promise_memory("predict", needed, request.resources)
+    check_disk(request.out, output_bytes + scratch, besides)
     prediction = create_ome_zarr(
-        asked.out,
+        request.out,
         shape=grids.shape,
         dtype=np.uint8,
         kind="prediction",
         voxel_size_nm=grids.voxel_size_nm,
         origin_nm=grids.origin_nm,
         channels=contract.channels,
-        attributes=_attributes(request, statistics, config),
+        attributes=_attributes(plan, statistics, config),
     )
-    copies = devices[:1] if request.in_processes else devices
+    copies = devices[:1] if plan.in_processes else devices
     runners = tuple(
-        make(precision, device=device, section_step=request.recipe.section_step)
-        for device in copies
+        make(precision, device=device, z_stride=plan.recipe.z_stride) for device in copies
     )
     del networks, make, on_first
-    if isinstance(plan, Sweep):
-        done = run_windows(plan, images[0], runners, request, prediction, ledger)
+    if isinstance(layout, Sweep):
+        done = run_windows(layout, images[0], runners, plan, prediction, ledger)
     else:
-        done = run_tiles(Job(images, runners, plan, request, prediction), ledger)
+        done = run_tiles(TileJob(images, runners, layout, plan, prediction), ledger)
     waste = done.waste(grids.output_factors)
-    _report(request, done, waste)
+    _report(plan, done, waste)
     ledger.finish(
         voxels=prediction.size,
         seconds=round(done.profile.seconds, 2),
@@ -312,24 +317,27 @@ def _predict(asked: Asked, ledger: Ledger, besides: Mapping[Path, int]) -> None:
 
 
 def _regions(
-    asked: Asked, statistics: IntensityStatistics, padding: Padding | None, ledger: Ledger
+    request: PredictionRequest,
+    statistics: IntensityStatistics,
+    padding: Padding | None,
+    ledger: Ledger,
 ) -> tuple[Region, ...]:
     """Outside of which the output is 0: content, the mask, and what a coarse pass sees in it."""
-    source, mask, scale = asked.source, asked.mask, asked.grids.scale
+    source, mask, scale = request.source, request.mask, request.grids.scale
     regions = [] if mask is None else [mask_region(source, mask, scale)]
     if padding is not None:
         regions.append(Region(content_mask(source, padding), scale))
-    if asked.config.skip_empty and source.voxel_size_nm is not None:
-        size = coarse_size(asked.models[0], source.voxel_size_nm)
+    if request.config.skip_empty and source.voxel_size_nm is not None:
+        size = coarse_size(request.models[0], source.voxel_size_nm)
         log.info("predict: a coarse pass first, at %s nm, to see which cells are empty", size)
         known = {**source.attributes, INTENSITY_ATTRIBUTE: statistics.to_dict()}
         coarse = predict_volume(
             source.with_(attributes=known),
-            [replace(model, working_voxel_size_nm=size) for model in asked.models],
+            [replace(model, working_voxel_size_nm=size) for model in request.models],
             ledger.scratch / "coarse.zarr",
-            config=replace(asked.config, grid="working", skip_empty=False, **ONE_LOOK),
+            config=replace(request.config, grid="working", skip_empty=False, **ONE_LOOK),
             mask=mask,
-            resources=asked.resources,
+            resources=request.resources,
         )
         region, share = signal_region(coarse, source, size, scale)
         log.info("predict: the coarse pass keeps %.1f %% of the cells", 100 * share)
@@ -338,21 +346,21 @@ def _regions(
 
 
 def _attributes(
-    request: Request, statistics: IntensityStatistics, config: PredictConfig
+    plan: PredictionPlan, statistics: IntensityStatistics, config: PredictConfig
 ) -> dict[str, Any]:
     """What the array says of itself."""
     return {
-        **passed_on(request.model, request.grids),
-        "quantisation": "truncated" if request.truncate else "rounded",
-        "model": "+".join(model.fingerprint for model in request.models),
+        **passed_on(plan.model, plan.grids),
+        "quantisation": "truncated" if plan.truncate else "rounded",
+        "model": "+".join(model.fingerprint for model in plan.models),
         "grid": config.grid,
         "skip_empty": config.skip_empty,
-        "read_level": request.grids.read_level,
-        "precision": request.precision,
-        "device": request.devices[0].type,
-        **recipe_attributes(request.recipe),
+        "read_level": plan.grids.read_level,
+        "precision": plan.precision,
+        "device": plan.devices[0].type,
+        **recipe_attributes(plan.recipe),
         "input_intensity": {
-            "rule": request.model.intensity,
+            "rule": plan.model.intensity,
             "inverted": config.invert,
             "statistics": statistics.to_dict(),
         },
@@ -407,18 +415,18 @@ def _statistics(
     return statistics
 
 
-def _report(request: Request, done: Done, waste: float) -> None:
+def _report(plan: PredictionPlan, done: Done, waste: float) -> None:
     voxels, profile = done.written, done.profile
     log.info(
         "predict: %s, %.1f Mvoxels in %.1f s, %s, %s in %s on %s, %.2f voxels computed a voxel "
         "written; %s; peak memory %.2f GiB",
-        request.out,
+        plan.out,
         voxels / 1e6,
         profile.seconds,
         rate_text(voxels, profile.seconds, "voxels"),
         done.summary,
-        request.precision,
-        request.place,
+        plan.precision,
+        plan.place,
         waste,
         profile,
         peak_memory() / GIB,

@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 from cristae.engine.ledger import Ledger
 from cristae.engine.memory import GIB
 from cristae.engine.progress import log
-from cristae.engine.tasks import Parts, Task, run_step
+from cristae.engine.tasks import OverlappedTask, Task, run_step
 from cristae.grid import Box, Triple, tile
 from cristae.networks.runner import Runner
-from cristae.networks.windows import Combine, Floats, Variants, WindowRecipe, window_axes
+from cristae.networks.windows import Combine, Floats, Tta, WindowRecipe, window_axes
+from cristae.prediction.blending import Rows, Sums, Sweep
 from cristae.prediction.lanes import Numbered, lanes_of
-from cristae.prediction.passes import ImageInput, tile_probabilities
+from cristae.prediction.plan import FIXED_BYTES, STEP, Done, PredictionPlan, write_shards
 from cristae.prediction.regions import Occupancy, inside_all, region_bytes
-from cristae.prediction.request import FIXED_BYTES, STEP, Done, Request, write_shards
-from cristae.prediction.sums import Rows, Sums, Sweep
+from cristae.prediction.tile_inference import ImageInput, tile_probabilities
 from cristae.volumes.intensity import normalise
 from cristae.volumes.volume import Array, Volume, read_reflected, reflect
 
 
 @dataclass(frozen=True)
-class Row:
+class WindowRow:
     """The windows of a layer that lie beside one another along x.
 
     Attributes:
@@ -57,7 +57,7 @@ class Row:
 class Window:
     """One window of a row, which begins in a column; None where the row has none to compute."""
 
-    row: Row
+    row: WindowRow
     column: int | None
 
     @property
@@ -108,17 +108,17 @@ class Strips:
         return np.stack([self._sections[int(section)][at] for section in z])
 
 
-def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Sweep:
+def plan_windows(plan: PredictionPlan, recipe: WindowRecipe, ledger: Ledger) -> Sweep:
     """Where windows lie, and whether their sums wait in memory or on disk."""
-    axes = window_axes(recipe, request.shape)
-    channels, shape = len(request.contract.channels), request.shape
-    sweep = Sweep(recipe, axes, shape, request.shard, channels, request.recipe.variants, None)
-    fits = sweep_bytes(sweep, request) <= request.memory_limit
+    axes = window_axes(recipe, plan.shape)
+    channels, shape = len(plan.contract.channels), plan.shape
+    sweep = Sweep(recipe, axes, shape, plan.shard, channels, plan.recipe.tta, None)
+    fits = sweep_bytes(sweep, plan) <= plan.memory_limit
     sweep = sweep if fits else replace(sweep, folder=ledger.scratch)
-    request.check_room(_window_bytes(request, recipe.shape))
+    plan.check_room(_window_bytes(plan, recipe.shape))
     share, kept = 1.0, ""
-    if request.occupied is not None:
-        rows = _rows_to_do(sweep, tile(Box.of(shape), sweep.shard), request.occupied)
+    if plan.occupied is not None:
+        rows = _rows_to_do(sweep, tile(Box.of(shape), sweep.shard), plan.occupied)
         wanted = sum(len(row.columns) for row in rows)
         share, kept = wanted / sweep.count, f", {wanted} of them with something to predict"
     log.info(
@@ -128,11 +128,11 @@ def plan_windows(request: Request, recipe: WindowRecipe, ledger: Ledger) -> Swee
         *recipe.shape,
         *recipe.stride,
         recipe.blending,
-        request.recipe.variants,
+        plan.recipe.tta,
         kept,
         share * sweep.waste,
         "in memory" if fits else f"on disk, {scratch_bytes(sweep) / GIB:.1f} GiB",
-        request.memory_limit / GIB,
+        plan.memory_limit / GIB,
     )
     return sweep
 
@@ -141,17 +141,17 @@ def run_windows(
     sweep: Sweep,
     image: ImageInput,
     runners: tuple[Runner, ...],
-    request: Request,
+    plan: PredictionPlan,
     prediction: Volume,
     ledger: Ledger,
 ) -> Done:
     """Read, compute and write the windows."""
     done = ledger.done(STEP)
     missing = [s for s in tile(Box.of(sweep.shape), sweep.shard) if str(s) not in done]
-    rows = _rows_to_do(sweep, missing, request.occupied)
+    rows = _rows_to_do(sweep, missing, plan.occupied)
     windows = sum(len(row.columns) for row in rows)
     strips = lru_cache(maxsize=1)(Strips(image, keep=sweep.folder is None).read)
-    sums, turn = Sums(sweep, missing, request.truncate), count()
+    sums, turn = Sums(sweep, missing, plan.truncate), count()
 
     def read(window: Window) -> Numbered:
         if window.column is None:
@@ -172,7 +172,7 @@ def run_windows(
         for box, held in finished:
             for shard in missing:
                 if box.contains(shard):
-                    _clear_outside(request, shard, held.array[_place(shard, box)])
+                    _clear_outside(plan, shard, held.array[_place(shard, box)])
                     yield from write_shards(prediction, (shard,), (box, held.array))
                     held.release()
             held.remove()
@@ -180,39 +180,37 @@ def run_windows(
     tasks = [task for row in rows for task in _tasks_of(row, image.source.box)]
     # a strip is read while the row before it is computed
     ahead = max((len(row.columns) for row in rows), default=1)
-    compute = lanes_of(partial(_lane, request, sweep.recipe.shape), runners, request)
-    parts = Parts(compute, read, gather, write, ahead)
+    compute = lanes_of(partial(_lane, plan, sweep.recipe.shape), runners, plan)
+    parts = OverlappedTask(compute, read, gather, write, ahead)
     run_step(
         STEP,
         tasks,
         parts,
         record=ledger,
-        resources=request.lanes,
+        resources=plan.lanes,
         unit="windows",
         before=sweep.count - windows,
     )
     what = f"{windows} windows"
-    if request.regions:
+    if plan.regions:
         what += f" (of {sweep.count}; those without a voxel in the mask are not computed)"
-    computed = windows * math.prod(sweep.recipe.shape) * sweep.variants
+    computed = windows * math.prod(sweep.recipe.shape) * sweep.tta
     return Done(parts.profile, sum(shard.size for shard in missing), computed, what)
 
 
-def _lane(request: Request, extent: Triple, runner: Runner) -> "partial[Floats]":
+def _lane(plan: PredictionPlan, extent: Triple, runner: Runner) -> "partial[Floats]":
     """What computes on a device; picklable."""
-    return partial(
-        _probabilities, runner, Box.of(extent), request.recipe.variants, request.recipe.combine
-    )
+    return partial(_probabilities, runner, Box.of(extent), plan.recipe.tta, plan.recipe.combine)
 
 
 def _probabilities(
-    runner: Runner, whole: Box, variants: Variants, combine: Combine, window: Floats
+    runner: Runner, whole: Box, tta: Tta, combine: Combine, window: Floats
 ) -> Floats:
-    found: Floats = tile_probabilities(runner, window, whole, variants, combine).cpu().numpy()
+    found: Floats = tile_probabilities(runner, window, whole, tta, combine).cpu().numpy()
     return found
 
 
-def sweep_bytes(sweep: Sweep, request: Request) -> int:
+def sweep_bytes(sweep: Sweep, plan: PredictionPlan) -> int:
     """Upper bound of the memory of a run, imports and what devices have of their own apart.
 
     Two strips are read (one of them waits or is computed), one window a device is computed, two
@@ -220,15 +218,15 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
     """
     (wz, wy, wx), (_, y, x) = sweep.recipe.shape, sweep.shape
     depth = min(wz, sweep.shape[0])
-    grey = request.source.dtype.itemsize
+    grey = plan.source.dtype.itemsize
     along_x = sweep.axes[2]
     strip = wz * wy * (along_x.starts[-1] + wx - along_x.starts[0])
     window = math.prod(sweep.recipe.shape)
     total = strip * (2 * 4 + 2 * grey)
-    devices = len(request.devices)
-    total += devices * (request.room is None) * request.network_bytes(*[sweep.recipe.shape] * 2)
-    total += region_bytes(request.regions, sweep.shard)
-    total += devices * 4 * window * (1 + 2 * (request.recipe.variants > 1)) * (1 + sweep.channels)
+    devices = len(plan.devices)
+    total += devices * (plan.room is None) * plan.network_bytes(*[sweep.recipe.shape] * 2)
+    total += region_bytes(plan.regions, sweep.shard)
+    total += devices * 4 * window * (1 + 2 * (plan.recipe.tta > 1)) * (1 + sweep.channels)
     total += sweep.channels * 2 * math.prod(sweep.shard)
     if sweep.folder is None:
         total += 4 * sweep.channels * depth * y * x
@@ -240,10 +238,10 @@ def sweep_bytes(sweep: Sweep, request: Request) -> int:
     return int(1.1 * total) + FIXED_BYTES
 
 
-def _window_bytes(request: Request, window: Triple) -> int:
+def _window_bytes(plan: PredictionPlan, window: Triple) -> int:
     """Upper bound of what a window takes of the memory of a device with its own."""
-    outputs = (1 + 2 * (request.recipe.variants > 1)) * len(request.contract.channels)
-    return request.network_bytes(window, window) + 4 * math.prod(window) * (2 + 2 * outputs)
+    outputs = (1 + 2 * (plan.recipe.tta > 1)) * len(plan.contract.channels)
+    return plan.network_bytes(window, window) + 4 * math.prod(window) * (2 + 2 * outputs)
 
 
 def scratch_bytes(sweep: Sweep) -> int:
@@ -260,14 +258,14 @@ def _place(shard: Box, box: Box) -> tuple[slice, ...]:
     return (slice(None), *shard.relative_to(box.start).slices())
 
 
-def _clear_outside(request: Request, shard: Box, levels: NDArray[np.uint8]) -> None:
+def _clear_outside(plan: PredictionPlan, shard: Box, levels: NDArray[np.uint8]) -> None:
     """Set what is in no region to 0, in place."""
-    inside = inside_all(request.regions, shard)
+    inside = inside_all(plan.regions, shard)
     if inside is not None:
         levels *= inside
 
 
-def _rows_to_do(sweep: Sweep, missing: list[Box], occupied: Occupancy | None) -> list[Row]:
+def _rows_to_do(sweep: Sweep, missing: list[Box], occupied: Occupancy | None) -> list[WindowRow]:
     """The rows of windows that missing shards need, in raster order.
 
     Windows over nothing but voxels outside the mask are left out; a row without any still says
@@ -301,7 +299,9 @@ def _window(sweep: Sweep, corner: Triple) -> Box:
     return Box(corner, corner).grow((0, 0, 0), sweep.recipe.shape)
 
 
-def _rows(sweep: Sweep, layers: dict[int, list[tuple[int, tuple[int, ...]]]]) -> Iterator[Row]:
+def _rows(
+    sweep: Sweep, layers: dict[int, list[tuple[int, tuple[int, ...]]]]
+) -> Iterator[WindowRow]:
     along_z, along_y, along_x = sweep.axes
     numbers = list(layers)
     for place, iz in enumerate(numbers):
@@ -315,10 +315,10 @@ def _rows(sweep: Sweep, layers: dict[int, list[tuple[int, tuple[int, ...]]]]) ->
             x0, x1 = (columns[0], columns[-1] + along_x.extent) if columns else (0, 0)
             box = Box((z, y, x0), (z + along_z.extent, y + along_y.extent, x1))
             ends = number == len(layers[iz]) - 1
-            yield Row(box, columns, finished if ends else range(0))
+            yield WindowRow(box, columns, finished if ends else range(0))
 
 
-def _tasks_of(row: Row, whole: Box) -> Iterator[Task]:
+def _tasks_of(row: WindowRow, whole: Box) -> Iterator[Task]:
     """A row's windows, which read one strip; there may be a million of them in a volume."""
     strip = row.box.clip(whole)
     for column in row.columns or (None,):

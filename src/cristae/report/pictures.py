@@ -59,7 +59,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class View:
+class SpaceView:
     """A picture in space ready for a page.
 
     Attributes:
@@ -78,7 +78,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Stack:
+class PicturedVolumes:
     """The volumes that sections are cut from.
 
     Attributes:
@@ -93,7 +93,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Look:
+class Viewpoint:
     """How sections are drawn: scale (nm a pixel), grey window, bar, whether cuts are marked."""
 
     scale: float
@@ -102,20 +102,22 @@ class Look:
     cross: bool
 
 
-def grey_window(stack: Stack, point: Triple) -> tuple[float, float]:
+def grey_window(stack: PicturedVolumes, point: Triple) -> tuple[float, float]:
     """Grey values shown black and white: robust percentiles of the three planes at a point."""
     boxes = [plane_box(stack.instances.shape, axis, point) for axis in range(3)]
     return contrast_window([read_at(stack.image, stack.instances, box) for box in boxes])
 
 
-def three_planes(stack: Stack, point: Triple, window: tuple[float, float]) -> dict[str, Section]:
+def three_planes(
+    stack: PicturedVolumes, point: Triple, window: tuple[float, float]
+) -> dict[str, Section]:
     """The planes xy, yz and xz through a point, all at one scale, with where they cut."""
     look = _look(stack, point, window, _LARGE, cross=True)
     return {name: _section(stack, name, point, look) for name in _PLANES}
 
 
 def more_sections(
-    stack: Stack, point: Triple, window: tuple[float, float], count: int
+    stack: PicturedVolumes, point: Triple, window: tuple[float, float], count: int
 ) -> list[Section]:
     """Sections xy at even distances through the volume, other than the one at a point."""
     depth = stack.instances.shape[0]
@@ -128,17 +130,17 @@ def more_sections(
 
 
 def _look(
-    stack: Stack, point: Triple, window: tuple[float, float], columns: int, *, cross: bool
-) -> Look:
+    stack: PicturedVolumes, point: Triple, window: tuple[float, float], columns: int, *, cross: bool
+) -> Viewpoint:
     """A look in which a section xy is this wide, or two pixels a voxel if that is less."""
     size, unit = voxel_size_of(stack.instances)
     wide = plane_box(stack.instances.shape, 0, point).shape[2]
     columns = min(columns, 2 * wide)
     scale = wide * size[2] / columns
-    return Look(scale, window, scale_bar(columns, scale, 0.25, unit), cross)
+    return Viewpoint(scale, window, scale_bar(columns, scale, 0.25, unit), cross)
 
 
-def _section(stack: Stack, name: str, point: Triple, look: Look) -> Section:
+def _section(stack: PicturedVolumes, name: str, point: Triple, look: Viewpoint) -> Section:
     cut, down, across = _PLANES[name]
     size, _ = voxel_size_of(stack.instances)
     box = plane_box(stack.instances.shape, cut, point)
@@ -175,19 +177,19 @@ def _section(stack: Stack, name: str, point: Triple, look: Look) -> Section:
     )
 
 
-def _flat(volume: Volume, stack: Stack, box: Box, name: str) -> NDArray[Any]:
+def _flat(volume: Volume, stack: PicturedVolumes, box: Box, name: str) -> NDArray[Any]:
     """A box one voxel thin as the rows and columns of a plane."""
     cut, down, across = _PLANES[name]
     section: NDArray[Any] = np.take(read_at(volume, stack.instances, box), 0, axis=cut)
     return section if down < across else section.T
 
 
-def views(thinned: Thinned, unit: str) -> Sequence[View]:
+def views(thinned: Thinned, unit: str) -> Sequence[SpaceView]:
     """The instances along z, and along y."""
     shown = []
     for axis, looking in _LOOKING.items():
         picture, scale = project(thinned.array, thinned.voxel_size, axis, _VIEW_WIDTH)
         rows, columns = picture.shape[:2]
         bar = scale_bar(columns, scale, 0.2, unit)
-        shown.append(View(data_uri(png(picture)), columns, rows, bar, looking))
+        shown.append(SpaceView(data_uri(png(picture)), columns, rows, bar, looking))
     return shown

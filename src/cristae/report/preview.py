@@ -25,7 +25,7 @@ from cristae.engine.identity import Identity
 from cristae.engine.ledger import open_ledger
 from cristae.engine.memory import GIB
 from cristae.engine.paths import user_path
-from cristae.engine.progress import duration_text, hushed, log
+from cristae.engine.progress import duration_text, log, quiet
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.networks.ensemble import ensemble_work, models_of
@@ -36,7 +36,7 @@ from cristae.prediction.checks import plain_settings, section_thickness, settle
 from cristae.prediction.estimate import expected_precision, prediction_work
 from cristae.prediction.predict import PredictConfig, ask, predict_volume
 from cristae.prediction.resample import working_factors
-from cristae.report.preview_page import Place, page_of
+from cristae.report.preview_page import PreviewBox, page_of
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
@@ -132,7 +132,7 @@ def _made(
     known = {**source.attributes, INTENSITY_ATTRIBUTE: statistics.to_dict()}
     source = source.with_(attributes=known)
     planned = replace(resources, memory_gib=PAGE_MEMORY_GIB)
-    with hushed():
+    with quiet():
         precision = expected_precision(config, models[0])
         found = _look_around(source, models, config, places, resources)
         work = prediction_work(source, models, config, precision, planned)
@@ -214,10 +214,10 @@ def _look_around(
     config: PredictConfig,
     count: int,
     resources: Resources,
-) -> list[Place]:
+) -> list[PreviewBox]:
     """Predict and segment the places, of an extent that there is time for."""
     boxes = choose_places(source, _affordable(source, models, config, count), count)
-    found: list[Place] = []
+    found: list[PreviewBox] = []
     for box in boxes:
         place, precision = _look(source, box, models, config, resources)
         found.append(place)
@@ -260,7 +260,7 @@ def _seen(source: Volume, box: Box, model: Model, config: PredictConfig) -> Box:
 
 def _look(
     source: Volume, box: Box, models: Sequence[Model], config: PredictConfig, resources: Resources
-) -> tuple[Place, Precision]:
+) -> tuple[PreviewBox, Precision]:
     """Predict and segment one place; the precision it was predicted in, too."""
     seen = _seen(source, box, models[0], config)
     with temporary_folder() as folder:
@@ -280,7 +280,7 @@ def _look(
         summary = prediction.attributes["record"]["summary"]
         precision: Precision = prediction.attributes["precision"]
         work = prediction_work(source.crop(seen), models, plain, precision, resources)
-        place = Place(
+        place = PreviewBox(
             box=box,
             seen=seen,
             image=_middle(source, box),

@@ -11,7 +11,7 @@ from cristae.figures.raster import contrast_window, data_uri, jpeg
 from cristae.figures.sections import annotate, grey_picture, instance_overlay, overlay_png
 from cristae.grid import Box
 from cristae.networks.model import Model
-from cristae.prediction.estimate import Work
+from cristae.prediction.estimate import PredictionWork
 from cristae.report.report import templates
 from cristae.report.sampling import voxel_size_of
 from cristae.volumes.intensity import IntensityStatistics
@@ -21,7 +21,7 @@ _COLUMNS, _QUALITY, _CHANNELS_SHOWN = 460, 80, 3
 
 
 @dataclass(frozen=True)
-class Place:
+class PreviewBox:
     """One place, predicted and segmented.
 
     Attributes:
@@ -53,8 +53,8 @@ def page_of(
     source: Volume,
     models: Sequence[Model],
     statistics: IntensityStatistics,
-    found: Sequence[Place],
-    work: Work,
+    found: Sequence[PreviewBox],
+    work: PredictionWork,
 ) -> str:
     """The page as HTML that needs nothing else.
 
@@ -82,7 +82,7 @@ def page_of(
 
 
 def _place(
-    source: Volume, place: Place, channels: Sequence[str], window: tuple[float, float]
+    source: Volume, place: PreviewBox, channels: Sequence[str], window: tuple[float, float]
 ) -> dict[str, Any]:
     """Pictures and words of a place."""
     (_, dy, dx), unit = voxel_size_of(source)
@@ -116,7 +116,9 @@ def _panel(name: str, picture: Array) -> dict[str, Any]:
     return {"name": name, "image": image, "width": width, "height": height, "layer": None}
 
 
-def _tiles(source: Volume, found: Sequence[Place], work: Work) -> list[dict[str, str]]:
+def _tiles(
+    source: Volume, found: Sequence[PreviewBox], work: PredictionWork
+) -> list[dict[str, str]]:
     """Work and size of the whole run."""
     seen = sum(place.seen.size for place in found)
     prediction, labels = (sum(place.bytes_on_disk[i] for place in found) / seen for i in (0, 1))
@@ -143,7 +145,7 @@ def _tile(name: str, value: str, note: str) -> dict[str, str]:
 
 
 def _facts(
-    source: Volume, models: Sequence[Model], statistics: IntensityStatistics, work: Work
+    source: Volume, models: Sequence[Model], statistics: IntensityStatistics, work: PredictionWork
 ) -> list[tuple[str, str]]:
     first = models[0]
     size = source.voxel_size_nm
@@ -160,7 +162,7 @@ def _facts(
     ]
 
 
-def _warnings(statistics: IntensityStatistics, found: Sequence[Place]) -> Iterator[str]:
+def _warnings(statistics: IntensityStatistics, found: Sequence[PreviewBox]) -> Iterator[str]:
     if statistics.inverted_suspected:
         yield "membranes look brighter than their surroundings; if so, --invert turns the contrast."
     if not any(place.instances for place in found):

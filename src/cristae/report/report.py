@@ -20,11 +20,11 @@ from cristae.evaluation.tables import MatchTables, overlaps_of_tables, precision
 from cristae.figures.charts import precision_recall_chart, size_histogram
 from cristae.figures.colours import instance_colours, to_hex
 from cristae.figures.raster import data_uri
-from cristae.report import texts
-from cristae.report.atlas import Scene, error_picture, locate
+from cristae.report import report_context
 from cristae.report.data import ReportData
+from cristae.report.error_gallery import ScoredVolumes, error_picture, locate
 from cristae.report.errors import SegmentationError, choose, find_errors
-from cristae.report.pictures import Stack, grey_window, more_sections, three_planes, views
+from cristae.report.pictures import PicturedVolumes, grey_window, more_sections, three_planes, views
 from cristae.report.sampling import focus, thin_out, voxel_size_of
 from cristae.report.training import TrainingData, training_page
 from cristae.volumes.place import lay
@@ -82,8 +82,8 @@ def write_report(
             title=title,
             samples=pages,
             training=None if training is None else training_page(training),
-            overview=texts.overview(samples) if len(samples) > 1 else None,
-            provenance=texts.flatten(provenance),
+            overview=report_context.overview(samples) if len(samples) > 1 else None,
+            provenance=report_context.flatten(provenance),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
         )
@@ -146,7 +146,7 @@ def _sample(data: ReportData, prefix: str, among: int) -> dict[str, Any]:
     _, unit = voxel_size_of(data.instances)
     thinned = thin_out(data.instances)
     point = focus(thinned)
-    stack = Stack(data.image, data.instances, data.truth)
+    stack = PicturedVolumes(data.image, data.instances, data.truth)
     window = grey_window(stack, point)
     errors = None if data.matches is None else find_errors(overlaps_of_tables(data.matches))
     shown = _atlas(data, errors or [], max(6, MOST_ERRORS // among), window)
@@ -155,26 +155,26 @@ def _sample(data: ReportData, prefix: str, among: int) -> dict[str, Any]:
         "prefix": prefix,
         "has_truth": data.truth is not None,
         "by_size": data.matches is None or _ranked_by_size(data.matches),
-        "facts": texts.facts(data),
-        "tiles": texts.tiles(data),
+        "facts": report_context.facts(data),
+        "tiles": report_context.tiles(data),
         "point": point,
         "planes": three_planes(stack, point, window),
-        "depth_share": texts.depth_share(data.instances),
+        "depth_share": report_context.depth_share(data.instances),
         "sections": more_sections(
             stack, point, window, SECTIONS_OF_ONE if among == 1 else SECTIONS_OF_MANY
         ),
         "views": views(thinned, unit),
-        "seen": texts.seen(data.instances, thinned),
+        "seen": report_context.seen(data.instances, thinned),
         "curve": _curve(data, prefix),
-        "scores": texts.scores(data.scores),
+        "scores": report_context.scores(data.scores),
         "histogram": _histogram(data, prefix),
         "errors": shown,
-        "error_counts": None if errors is None else texts.error_counts(errors),
+        "error_counts": None if errors is None else report_context.error_counts(errors),
         "error_total": len(errors or []),
         "table": _head(data),
         "table_path": data.table,
     }
-    page["missing"] = texts.missing(data, thinned, len(errors or []), len(shown))
+    page["missing"] = report_context.missing(data, thinned, len(errors or []), len(shown))
     return page
 
 
@@ -206,13 +206,15 @@ def _atlas(
     """The worst errors with their pictures, numbered from 1 in the order of all errors."""
     if data.truth is None:
         return []
-    scene = Scene(data.image, data.instances, data.truth)
+    scene = ScoredVolumes(data.image, data.instances, data.truth)
     number = {id(error): i + 1 for i, error in enumerate(errors)}
     shown = []
     for error in choose(errors, limit):
         point = locate(scene, error)
         picture = data_uri(error_picture(scene, error, point, window))
-        shown.append(texts.error_card(error, number[id(error)], point, data.instances, picture))
+        shown.append(
+            report_context.error_card(error, number[id(error)], point, data.instances, picture)
+        )
     return shown
 
 

@@ -37,7 +37,7 @@ class Thinned:
 
 
 def voxel_size_of(volume: Volume) -> tuple[Nanometres, str]:
-    """Voxel size and its unit: cubes of one ``voxel`` where nobody knows the size."""
+    """Voxel size and its unit: cubes of one ``voxel`` where the size is unknown."""
     if volume.voxel_size_nm is None:
         return (1.0, 1.0, 1.0), "voxels"
     return volume.voxel_size_nm, "nm"

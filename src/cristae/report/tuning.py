@@ -15,11 +15,11 @@ from cristae.engine.ledger import open_ledger
 from cristae.engine.progress import log
 from cristae.engine.unfinished import refuse_unfinished
 from cristae.errors import ConfigError
-from cristae.evaluation.judge import Setting
+from cristae.evaluation.judge import TriedSetting
 from cristae.figures.raster import contrast_window, data_uri
 from cristae.labels.label_runs import runs_volume
 from cristae.measurement.table import write_table
-from cristae.report.atlas import Scene, error_picture, locate
+from cristae.report.error_gallery import ScoredVolumes, error_picture, locate
 from cristae.report.errors import choose, find_errors
 from cristae.report.report import templates
 from cristae.report.sampling import plane_box, read_at
@@ -193,7 +193,7 @@ def _sheets(tuning: Tuning) -> Iterator[dict[str, Any]]:
         }
 
 
-def _shown(tuning: Tuning, setting: Setting) -> float | None:
+def _shown(tuning: Tuning, setting: TriedSetting) -> float | None:
     return float(setting.instances) if tuning.best is None else setting.value
 
 
@@ -207,7 +207,7 @@ def _pictures(
         table = tuning.settings[i].against_base
         if table is None:
             continue
-        scene = Scene(grey, runs_volume(found, prediction, "setting"), base)
+        scene = ScoredVolumes(grey, runs_volume(found, prediction, "setting"), base)
         for error in choose(find_errors(table), _PLACES):
             point = locate(scene, error)
             window = contrast_window([read_at(grey, base, plane_box(base.shape, 0, point))[0]])
@@ -228,7 +228,7 @@ _KINDS = {
 }
 
 
-def _setting_text(setting: Setting) -> str:
+def _setting_text(setting: TriedSetting) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in setting.values.items())
 
 

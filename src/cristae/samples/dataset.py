@@ -10,9 +10,10 @@ from cristae.configuration import config_dataclass, to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity
 from cristae.errors import ConfigError, InputError, raise_faults
-from cristae.samples.dilation import widened_volume
+from cristae.renamed import recorded_names
+from cristae.samples.dilation import dilated_volume
+from cristae.samples.ignore_label import split_ignored
 from cristae.samples.pairs import cut_to_common, lay_on_image
-from cristae.samples.partial import split_ignored
 from cristae.simulation.simulate import SimulationConfig, simulate_volume
 from cristae.volumes.finite import Nan, checked_voxels
 from cristae.volumes.formats import open_volume
@@ -41,7 +42,7 @@ class Sample:
             all by default.
         group: ``train``, ``validation`` or ``test``.
         invert: Turn the contrast around (for bright membranes).
-        label_widening_nm: By how much instances are grown to end at the outer membrane's outer
+        label_dilation_nm: By how much instances are grown to end at the outer membrane's outer
             edge; for training only, scores are always of the labels as they are.
         weight: How often patches come from here, in relation to the other samples.
         z_steps: Of which sections a training patch is made: every k-th, k drawn from these. With
@@ -66,7 +67,7 @@ class Sample:
     roi: str | None = None
     group: Group = "train"
     invert: bool = False
-    label_widening_nm: float = 0.0
+    label_dilation_nm: float = 0.0
     weight: float = 1.0
     z_steps: tuple[int, ...] = (1,)
     simulate: SimulationConfig | None = None
@@ -83,7 +84,7 @@ def plain_sample(sample: Sample) -> dict[str, Any]:
     """A sample as a record names it."""
     default = to_plain(Sample(sample.name))
     plain = to_plain(sample)
-    return {k: v for k, v in plain.items() if k not in _LATER or v != default[k]}
+    return recorded_names({k: v for k, v in plain.items() if k not in _LATER or v != default[k]})
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class OpenedSample:
     Attributes:
         sample: What was opened.
         image: Grey values.
-        labels: Instance ids, widened where the sample says so.
+        labels: Instance ids, dilated where the sample says so.
         mask: 0 where the labels are not to be trusted, or None.
     """
 
@@ -144,11 +145,11 @@ def open_sample(
     image, labels, mask = cut_to_common(sample.name, image, labels, mask)
     labels, mask = split_ignored(labels, mask, sample.ignore_label)
     faults = label_faults(labels, negative=sample.negative)
-    if voxel_size_needed or sample.label_widening_nm:
+    if voxel_size_needed or sample.label_dilation_nm:
         faults += _voxel_size_faults(image)
     raise_faults(f"volume {sample.name!r}", faults)
     labels = labels.with_(voxel_size_nm=image.voxel_size_nm)
-    labels = widened_volume(labels, sample.label_widening_nm)
+    labels = dilated_volume(labels, sample.label_dilation_nm)
     return _looked_at(OpenedSample(sample, image, labels, mask), out)
 
 
@@ -199,8 +200,8 @@ def sample_faults(sample: Sample, *, labels_needed: bool = True) -> list[str]:
     elif sample.labels is None:
         alone = [name for name in partial if name != "mask" or not sample.negative]
         faults += [f"{name} given without labels: expected both" for name in alone]
-    if sample.label_widening_nm < 0:
-        faults.append(f"label_widening_nm {sample.label_widening_nm}: expected at least 0")
+    if sample.label_dilation_nm < 0:
+        faults.append(f"label_dilation_nm {sample.label_dilation_nm}: expected at least 0")
     if sample.weight < 0:
         faults.append(f"weight {sample.weight}: expected at least 0")
     if not sample.z_steps or min(sample.z_steps) < 1:

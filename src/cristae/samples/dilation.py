@@ -18,7 +18,7 @@ from cristae.volumes.volume import Nanometres, Volume
 Array = NDArray[Any]
 
 
-def widen_labels(labels: Array, radius_nm: float, voxel_size_nm: Nanometres) -> Array:
+def dilate_labels(labels: Array, radius_nm: float, voxel_size_nm: Nanometres) -> Array:
     """Give background within a distance of an instance to the nearest one.
 
     Distances are those between voxel centres, in 3D and in nm, so sections further apart than the
@@ -41,8 +41,8 @@ def widen_labels(labels: Array, radius_nm: float, voxel_size_nm: Nanometres) -> 
     return out
 
 
-def widened_volume(labels: Volume, radius_nm: float) -> Volume:
-    """A label volume as `widen_labels` would leave it, read box by box.
+def dilated_volume(labels: Volume, radius_nm: float) -> Volume:
+    """A label volume as `dilate_labels` would leave it, read box by box.
 
     Raises:
         InputError: A negative radius, or a volume without a voxel size.
@@ -51,16 +51,16 @@ def widened_volume(labels: Volume, radius_nm: float) -> Volume:
         return labels
     if radius_nm < 0 or labels.voxel_size_nm is None:
         raise InputError(
-            f"{labels.name}: widening by {radius_nm} nm with voxel size {labels.voxel_size_nm}, "
+            f"{labels.name}: dilation by {radius_nm} nm with voxel size {labels.voxel_size_nm}, "
             "expected a distance of at least 0 and a known voxel size"
         )
-    reader = WidenedReader(labels, radius_nm, labels.voxel_size_nm)
+    reader = DilatedReader(labels, radius_nm, labels.voxel_size_nm)
     identity = labels.identity.read_as(f"widened by {radius_nm} nm")
     return labels.with_(reader=reader, corner=(0, 0, 0), identity=identity)
 
 
 @dataclass(frozen=True)
-class WidenedReader:
+class DilatedReader:
     """Reads boxes of labels with a halo as wide as the growth, so the boxes do not show."""
 
     labels: Volume
@@ -68,10 +68,10 @@ class WidenedReader:
     voxel_size_nm: Nanometres
 
     def read(self, box: Box) -> Array:
-        """The widened labels of a box."""
+        """The dilated labels of a box."""
         z, y, x = (int(self.radius_nm / size) for size in self.voxel_size_nm)
         around = box.grow((z, y, x)).clip(self.labels.box)
-        wide = widen_labels(self.labels.read(around), self.radius_nm, self.voxel_size_nm)
+        wide = dilate_labels(self.labels.read(around), self.radius_nm, self.voxel_size_nm)
         return np.ascontiguousarray(wide[box.relative_to(around.start).slices()])
 
 

@@ -34,7 +34,7 @@ _SPLIT_OF_FILE = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """Slices of one split in one folder or file.
 
     Attributes:
@@ -82,7 +82,7 @@ class MitoEMFolder:
 
     path: str
     tissue: str | None
-    parts: tuple[Part, ...]
+    parts: tuple[SplitPart, ...]
 
     @property
     def text(self) -> str:
@@ -154,7 +154,7 @@ def mitoem_samples(folders: Sequence[str | Path]) -> list[Sample]:
     return samples
 
 
-def _parts_of_folders(folder: Path) -> Iterator[Part]:
+def _parts_of_folders(folder: Path) -> Iterator[SplitPart]:
     for role, names in (("images", _IMAGES), ("labels", _LABELS)):
         for name in names:
             slices = folder / name
@@ -162,7 +162,7 @@ def _parts_of_folders(folder: Path) -> Iterator[Part]:
                 yield from _parts_of_slices(role, slices)
 
 
-def _parts_of_slices(role: str, folder: Path) -> Iterator[Part]:
+def _parts_of_slices(role: str, folder: Path) -> Iterator[SplitPart]:
     entries = (_SLICE.fullmatch(entry.name) for entry in folder.iterdir())
     matches = [match for match in entries if match]
     numbers = sorted(int(match[2]) for match in matches)
@@ -176,16 +176,16 @@ def _parts_of_slices(role: str, folder: Path) -> Iterator[Part]:
             gone = sorted(set(range(here[0], here[-1] + 1)) - set(here))
             name = f"{matches[0][1]}{_NUMBERS[split]}{matches[0][3]}"
             alone = str(folder if whole else folder / name)
-            yield Part(role, split, str(folder), roi, len(here), tuple(gone), alone)
+            yield SplitPart(role, split, str(folder), roi, len(here), tuple(gone), alone)
 
 
-def _parts_of_files(folder: Path) -> Iterator[Part]:
+def _parts_of_files(folder: Path) -> Iterator[SplitPart]:
     for entry in sorted(folder.iterdir()):
         match = _FILE.fullmatch(entry.name)
         if match:
             role = "images" if match[1] == "im" else "labels"
             split = _SPLIT_OF_FILE[match[2]]
-            yield Part(role, split, str(entry), None, None, (), str(entry))
+            yield SplitPart(role, split, str(entry), None, None, (), str(entry))
 
 
 def _tissue(folder: Path) -> str | None:

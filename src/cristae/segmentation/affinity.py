@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.labels.runs import Ints, Raster, Runs, grown, number_roots, unite
-from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.batches import Extent, PieceBatch
 from cristae.segmentation.block_table import BlockTable
 from cristae.segmentation.components import (
-    Labelled,
+    LabelledComponents,
     component_targets,
     connected_table,
     face_runs,
 )
 from cristae.segmentation.decoder import Decoder
-from cristae.segmentation.job import Decoding, Job, Joined, Targets, load_table
+from cristae.segmentation.job import Decoding, Joined, SegmentJob, Targets, load_table
 from cristae.segmentation.reading import read_channels
 from cristae.segmentation.scanning import values_of
 from cristae.volumes.volume import Volume
@@ -99,7 +99,7 @@ def scan_edges(
         The runs, union-find parents over them, and (2, n): place of the voxel where an edge to
         another block ends, and how far before it the edge begins.
     """
-    corner = raster.place(*box.start)
+    corner = raster.voxel_index(*box.start)
     start, length, parent, *cross = _scan_edges(edges, level, corner, raster.plane, raster.row)
     return Runs(start, length), parent, np.stack(cross)
 
@@ -121,11 +121,13 @@ def _scan_edges(edges, level, corner, plane, row):  # type: ignore[no-untyped-de
                 start, length, parent = grown(start, 0), grown(length, 0), grown(parent, 0)
             if crossing + 3 * nx > ends.size:
                 ends, back = grown(ends, 0), grown(back, 0)
-            place = corner + z * plane + y * row
+            voxel_index = corner + z * plane + y * row
             rows = (edges[0, z, y], edges[1, z, y], edges[0, z + 1, y], edges[1, z, y + 1])
-            n = _scan_row(rows, edges[2, z, y], level, place, (start, length, parent), n, now[y])
+            n = _scan_row(
+                rows, edges[2, z, y], level, voxel_index, (start, length, parent), n, now[y]
+            )
             if edges[2, z, y, 0] > level:
-                ends[crossing], back[crossing] = place, 1
+                ends[crossing], back[crossing] = voxel_index, 1
                 crossing += 1
             for axis, step in ((1, row), (0, plane)):
                 value = edges[axis, z, y]
@@ -136,14 +138,14 @@ def _scan_edges(edges, level, corner, plane, row):  # type: ignore[no-untyped-de
                 else:
                     for x in range(nx):
                         if value[x] > level:
-                            ends[crossing], back[crossing] = place + x, step
+                            ends[crossing], back[crossing] = voxel_index + x, step
                             crossing += 1
     runs = (start[:n].copy(), length[:n].copy(), parent[:n].copy())
     return (*runs, ends[:crossing].copy(), back[:crossing].copy())
 
 
 @njit(nogil=True, cache=True)
-def _scan_row(rows, to_x, level, place, found, n, run_of):  # type: ignore[no-untyped-def]
+def _scan_row(rows, to_x, level, voxel_index, found, n, run_of):  # type: ignore[no-untyped-def]
     """Append the runs of a row, and note the run of each voxel, -1 in the background."""
     to_z, to_y, from_z, from_y = rows
     start, length, parent = found
@@ -155,7 +157,7 @@ def _scan_row(rows, to_x, level, place, found, n, run_of):  # type: ignore[no-un
         if x > 0 and to_x[x] > level:
             length[n - 1] += 1
         else:
-            start[n], length[n], parent[n] = place + x, 1, n
+            start[n], length[n], parent[n] = voxel_index + x, 1, n
             n += 1
         run_of[x] = n - 1
     return n
@@ -270,36 +272,36 @@ class Affinity(Decoding):
         """Components of edges touch others, which may want them."""
         return not self.to_neighbor
 
-    def read_edges(self, job: Job, box: Box) -> Edges:
+    def read_edges(self, job: SegmentJob, box: Box) -> Edges:
         """The edges that end in a block or just behind it."""
         read = box_of_edges(box, job.prediction.shape, self.offsets)
         return edges_of(read_channels(job, read), read, box, self.offsets)
 
-    def label(self, job: Job, box: Box) -> BlockTable:
+    def label(self, job: SegmentJob, box: Box) -> BlockTable:
         """Components of a block's edges; whole ones that are small are dropped."""
         return self.label_edges(self.read_edges(job, box), job.raster, box)
 
     def label_edges(self, edges: Edges, raster: Raster, box: Box) -> BlockTable:
         """See `label`."""
         runs, parent, cross = scan_edges(edges, box, raster, self.edge)
-        pieces = Labelled.of(runs, *number_roots(parent), box, raster)
+        pieces = LabelledComponents.of(runs, *number_roots(parent), box, raster)
         own_mean = values_of(pieces.runs, confidence_of(edges), box, raster)
         return connected_table(pieces, own_mean, raster, self)._replace(cross=cross)
 
-    def join(self, job: Job, base: Ints) -> tuple[Ints, int]:
+    def join(self, job: SegmentJob, base: Ints) -> tuple[Ints, int]:
         """Components of neighbouring blocks are one where an edge joins them."""
         cross = [load_table(job, i, "cross")[0] for i in range(len(job.blocks))]
         return join_by_edges(*face_runs(job, base), cross, int(base[-1]))
 
-    def targets(self, job: Job, joined: Joined) -> Targets:
+    def targets(self, job: SegmentJob, joined: Joined) -> Targets:
         """A component of one fragment is an instance; others have to be agglomerated."""
         return component_targets(joined)
 
-    def decode(self, job: Job, k: int, batch: Batch) -> None:
+    def decode(self, job: SegmentJob, k: int, batch: PieceBatch) -> None:
         """Never called: no piece is left to decode."""
         raise TypeError(f"{self.decoder} decodes no pieces")
 
-    def sample(self, job: Job, box: Box) -> tuple[float, float]:
+    def sample(self, job: SegmentJob, box: Box) -> tuple[float, float]:
         """By the edges."""
         runs, _, _ = scan_edges(self.read_edges(job, box), box, job.raster, self.edge)
         return runs.start.size / box.size, float(runs.length.sum()) / box.size

@@ -23,12 +23,12 @@ from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.labels.runs import Ints, Raster, Runs, find_root, intersect, number_roots, unite
 from cristae.segmentation.affinity import Affinity, Edges, confidence_of, scan_edges
-from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.batches import Extent, PieceBatch
 from cristae.segmentation.block_table import BlockTable
-from cristae.segmentation.components import Labelled, plain_table, small_at_once
+from cristae.segmentation.components import LabelledComponents, plain_table, small_at_once
 from cristae.segmentation.decoder import Decoder
 from cristae.segmentation.flood import agglomeration_bytes
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.pieces import split_pieces
 from cristae.segmentation.scanning import values_of
 from cristae.volumes.volume import Volume
@@ -69,20 +69,23 @@ class Agglomeration(Affinity):
     def label_edges(self, edges: Edges, raster: Raster, box: Box) -> BlockTable:
         """Components of a block, with the edges of those that may have several fragments."""
         runs, parent, cross = scan_edges(edges, box, raster, self.edge)
-        pieces = Labelled.of(runs, *number_roots(parent), box, raster)
+        pieces = LabelledComponents.of(runs, *number_roots(parent), box, raster)
         contacts = _count_contacts(edges, pieces, box, raster, self.fragment)
         small = small_at_once(pieces, self) & (contacts == 0)  # one fragment, one instance
         pieces, contacts = pieces.keep(~small), contacts[~small]
-        valued = pieces.leaves | (contacts > 0)
-        mine = pieces.runs.take(valued[pieces.label])
+        keeps_values = pieces.touches_face | (contacts > 0)
+        mine = pieces.runs.take(keeps_values[pieces.label])
         value = [values_of(mine, axis, box, raster) for axis in edges]
         own_mean = values_of(pieces.runs, confidence_of(edges), box, raster)
         table = plain_table(pieces, own_mean, raster, int(small.sum()))
         return table._replace(
-            cross=cross, contacts=contacts, valued=valued, value=np.stack(value, axis=1).reshape(-1)
+            cross=cross,
+            contacts=contacts,
+            keeps_values=keeps_values,
+            value=np.stack(value, axis=1).reshape(-1),
         )
 
-    def decode(self, job: Job, k: int, batch: Batch) -> None:
+    def decode(self, job: SegmentJob, k: int, batch: PieceBatch) -> None:
         """Agglomerate the fragments of components; leaves labelled runs by block."""
         split_pieces(job, k, batch, self.split, _mean_of_edges)
 
@@ -103,21 +106,21 @@ def _mean_of_edges(value: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _count_contacts(
-    edges: Edges, pieces: Labelled, box: Box, raster: Raster, level: int
+    edges: Edges, pieces: LabelledComponents, box: Box, raster: Raster, level: int
 ) -> NDArray[np.int64]:
     """For each piece, how many edges that end in it may lie between two fragments of it."""
     contacts = np.zeros(pieces.n, np.int64)
     earlier = np.array([start > 0 for start in box.start])
-    names = (pieces.label, pieces.leaves, earlier)
-    corner = raster.place(*box.start)
+    names = (pieces.label, pieces.touches_face, earlier)
+    corner = raster.voxel_index(*box.start)
     _count(edges, *pieces.runs, names, level, (corner, raster.plane, raster.row), contacts)
     return contacts
 
 
 @njit(nogil=True, cache=True)
-def _count(edges, start, length, names, level, place, contacts):  # type: ignore[no-untyped-def]
-    label, leaves, earlier = names
-    corner, plane, row = place
+def _count(edges, start, length, names, level, raster, contacts):  # type: ignore[no-untyped-def]
+    label, touches_face, earlier = names
+    corner, plane, row = raster
     _, nz, ny, nx = edges.shape
     label_of = np.full((2, ny, nx), -1, np.int32)  # shifted by one along y and x
     i = 0
@@ -143,7 +146,7 @@ def _count(edges, start, length, names, level, place, contacts):  # type: ignore
             for x in range(rest - y * row, rest - y * row + length[k]):
                 for axis, other in enumerate((before[y + 1, x + 1], now[y, x + 1], now[y + 1, x])):
                     # pieces that leave the block may be one outside of it
-                    maybe = other == own or other == -2 or (other >= 0 and leaves[own])
+                    maybe = other == own or other == -2 or (other >= 0 and touches_face[own])
                     contacts[own] += maybe and edges[axis, z, y, x] <= level
 
 
@@ -260,9 +263,9 @@ def _agglomerate(u, v, total, count, n, level):  # type: ignore[no-untyped-def]
                 far = v[f] if u[f] == goes else u[f]
                 _forget(keys, edge_of, bits, min(goes, far) * n + max(goes, far))
                 key = min(stays, far) * n + max(stays, far)
-                place = _place(keys, bits, key)
-                if keys[place] == key:
-                    g = np.int64(edge_of[place])
+                slot = _slot(keys, bits, key)
+                if keys[slot] == key:
+                    g = np.int64(edge_of[slot])
                     total[g] += total[f]
                     count[g] += count[f]
                     rank[g] = min(rank[g], rank[f])
@@ -274,7 +277,7 @@ def _agglomerate(u, v, total, count, n, level):  # type: ignore[no-untyped-def]
                         heapq.heappush(heap, entry)  # type: ignore[misc]
                 else:
                     u[f], v[f] = stays, far
-                    keys[place], edge_of[place] = key, f
+                    keys[slot], edge_of[slot] = key, f
                     _hang(half, stays, first, last, after, degree)
             half = following
     for i in range(n):
@@ -291,8 +294,8 @@ def _table_of(u, v, n):  # type: ignore[no-untyped-def]
     keys, edge_of = np.full(1 << bits, -1, np.int64), np.empty(1 << bits, np.int32)
     for e in range(u.size):
         key = min(u[e], v[e]) * n + max(u[e], v[e])
-        place = _place(keys, bits, key)
-        keys[place], edge_of[place] = key, e
+        slot = _slot(keys, bits, key)
+        keys[slot], edge_of[slot] = key, e
     return keys, edge_of, bits
 
 
@@ -302,28 +305,28 @@ def _home(key, bits):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _place(keys, bits, key):  # type: ignore[no-untyped-def]
-    """Where a key stands in a table of open addresses, or the free place where it belongs."""
+def _slot(keys, bits, key):  # type: ignore[no-untyped-def]
+    """Where a key stands in a table of open addresses, or the free slot where it belongs."""
     last = keys.size - 1
-    place = _home(key, bits)
-    while keys[place] >= 0 and keys[place] != key:
-        place = (place + 1) & last
-    return place
+    slot = _home(key, bits)
+    while keys[slot] >= 0 and keys[slot] != key:
+        slot = (slot + 1) & last
+    return slot
 
 
 @njit(nogil=True, cache=True)
 def _forget(keys, edge_of, bits, key):  # type: ignore[no-untyped-def]
     """Take a key out, and move those behind it that would not be found any more."""
     last = keys.size - 1
-    hole = _place(keys, bits, key)
-    place = hole
+    hole = _slot(keys, bits, key)
+    slot = hole
     while True:
-        place = (place + 1) & last
-        if keys[place] < 0:
+        slot = (slot + 1) & last
+        if keys[slot] < 0:
             break
-        if (place - _home(keys[place], bits)) & last >= (place - hole) & last:
-            keys[hole], edge_of[hole] = keys[place], edge_of[place]
-            hole = place
+        if (slot - _home(keys[slot], bits)) & last >= (slot - hole) & last:
+            keys[hole], edge_of[hole] = keys[slot], edge_of[slot]
+            hole = slot
     keys[hole] = -1
 
 

@@ -1,4 +1,4 @@
-"""Batches: which contested pieces are decoded together, and where one too large is cut.
+"""Batches: which multi-seed pieces are decoded together, and where one too large is cut.
 
 A task decodes a batch: small pieces are packed, a large one is alone. A piece that would not fit
 in the memory allowed is an error, unless approximation is allowed. Then it is cut along the borders
@@ -16,15 +16,15 @@ from cristae.labels.runs import Ints
 from cristae.labels.statistics import Statistics
 
 BATCH_VOXELS = 2_000_000
-"""Contested pieces are decoded together up to about so many voxels."""
+"""Multi-seed pieces are decoded together up to about so many voxels."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Contested pieces that one task decodes.
+class PieceBatch:
+    """Multi-seed pieces that one task decodes.
 
     Attributes:
-        pieces: Their numbers among the contested.
+        pieces: Their numbers among the multi-seed pieces.
         blocks: Indices of the blocks they lie in; of a piece that is cut, the stretch of them.
         size: Voxels of all of them.
         bytes: Memory to decode them.
@@ -42,11 +42,11 @@ class Batch:
     cut: bool = False
 
 
-class Parts(NamedTuple):
-    """What contested pieces have in each block, in order of the piece, then of the block.
+class PiecesInBlocks(NamedTuple):
+    """What multi-seed pieces have in each block, in order of the piece, then of the block.
 
     Attributes:
-        piece: Number of the piece among the contested.
+        piece: Number of the piece among the multi-seed pieces.
         block: Index of the block.
         voxels: Voxels of the piece there.
         contacts: Edges between its fragments there, at most; 0 where nothing is agglomerated.
@@ -58,7 +58,7 @@ class Parts(NamedTuple):
     contacts: Ints
 
     @classmethod
-    def of(cls, piece: Ints, block: Ints, voxels: Ints, contacts: Ints) -> "Parts":
+    def of(cls, piece: Ints, block: Ints, voxels: Ints, contacts: Ints) -> "PiecesInBlocks":
         """Sum what each piece has in each block, given in any order, also in several rows."""
         pairs, which = np.unique(np.stack([piece, block], axis=1), axis=0, return_inverse=True)
         sums = np.zeros((2, len(pairs)), np.int64)
@@ -66,9 +66,9 @@ class Parts(NamedTuple):
             np.add.at(total, which.reshape(-1), part)
         return cls(*pairs.T, *sums)
 
-    def take(self, rows: slice | Ints) -> "Parts":
+    def take(self, rows: slice | Ints) -> "PiecesInBlocks":
         """Some of the rows."""
-        return Parts(*(field[rows] for field in self))
+        return PiecesInBlocks(*(field[rows] for field in self))
 
 
 class Extent(NamedTuple):
@@ -89,23 +89,23 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class Packer:
-    """Makes batches of contested pieces.
+    """Makes batches of multi-seed pieces.
 
     Attributes:
         parts: What the pieces have in each block.
-        statistics: Statistics of the pieces, by number among the contested.
+        statistics: Statistics of the pieces, by number among the multi-seed pieces.
         runs: Runs and seed runs of each block.
         piece_bytes: Memory to decode pieces.
         budget: Memory over which a piece is cut; None to cut none.
     """
 
-    parts: Parts
+    parts: PiecesInBlocks
     statistics: Statistics
     runs: Ints
     piece_bytes: Callable[[Extent], int]
     budget: int | None
 
-    def pack(self) -> tuple[Batch, ...]:
+    def pack(self) -> tuple[PieceBatch, ...]:
         """Batches in order of their first block, of like size and an even number where they can.
 
         Two workers then end at the same time. Batches cannot depend on how many there are: a
@@ -116,7 +116,7 @@ class Packer:
         most = -(-int(voxels.sum()) // max(1, 2 * pairs))
         first = np.searchsorted(self.parts.piece, np.arange(voxels.size + 1))
         order = np.lexsort((np.arange(voxels.size), self.parts.block[first[:-1]]))
-        batches: list[Batch] = []
+        batches: list[PieceBatch] = []
         group: list[int] = []
         total = 0
         for k in order.tolist():
@@ -143,17 +143,17 @@ class Packer:
                 low = high
         return stretches
 
-    def _whole(self, group: Sequence[int], first: Ints) -> Batch:
+    def _whole(self, group: Sequence[int], first: Ints) -> PieceBatch:
         return self._batch(
             group, np.concatenate([np.arange(first[k], first[k + 1]) for k in group])
         )
 
-    def _batch(self, group: Sequence[int], rows: Ints, *, cut: bool = False) -> Batch:
+    def _batch(self, group: Sequence[int], rows: Ints, *, cut: bool = False) -> PieceBatch:
         parts = self.parts.take(rows)
         blocks: NDArray[Any] = np.unique(parts.block)
         voxels, low, high = self.statistics.voxels, self.statistics.low, self.statistics.high
         big = group[int(np.argmax(voxels[list(group)]))]
-        return Batch(
+        return PieceBatch(
             tuple(group),
             tuple(blocks.tolist()),
             int(parts.voxels.sum()),
@@ -163,7 +163,7 @@ class Packer:
             cut,
         )
 
-    def _bytes(self, parts: Parts) -> int:
+    def _bytes(self, parts: PiecesInBlocks) -> int:
         size = int(parts.voxels.sum())
         runs = min(size, int(self.runs[np.unique(parts.block)].sum()))
         pieces = np.unique(parts.piece)

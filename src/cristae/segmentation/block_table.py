@@ -17,7 +17,7 @@ class BlockTable(NamedTuple):
         length: Their lengths.
         piece: Local piece of each run.
         voxels: Voxels of each piece in this block.
-        mass: Sum of the mask channel over them.
+        probability_sum: Sum of the mask channel over them.
         first: Place of each piece's first voxel in this block.
         low: First voxel (z, y, x) of each piece's box in this block.
         high: Last voxel of it, plus one.
@@ -27,11 +27,11 @@ class BlockTable(NamedTuple):
         seed_first: Place of its first voxel in this block.
         seed_face: Places, lengths and local seeds of seed runs on such faces; (3, n).
         pairs: (piece, seed) that share a voxel, each pair once; (n, 2).
-        valued: Whether the values of a piece's voxels are kept: it may hold several seeds.
+        keeps_values: Whether the values of a piece's voxels are kept: it may hold several seeds.
         value: Those values, one run after the other; of an agglomeration the three edges that
             end in each voxel, z, y, x.
-        share: Places, lengths and local seeds of the seeds' voxels in those pieces; (3, n).
-        share_piece: Local piece of each.
+        seed_overlap: Places, lengths and local seeds of the seeds' voxels in those pieces; (3, n).
+        overlap_piece: Local piece of each.
         removed: Whole instances dropped because they are small.
         cross: Affinity path: places of voxels that an edge joins to another block, and how far
             before it the edge ends; (2, n).
@@ -42,7 +42,7 @@ class BlockTable(NamedTuple):
     length: NDArray[np.int32]
     piece: NDArray[np.int32]
     voxels: Ints
-    mass: Ints
+    probability_sum: Ints
     first: Ints
     low: Ints
     high: Ints
@@ -51,10 +51,10 @@ class BlockTable(NamedTuple):
     seed_first: Ints
     seed_face: Ints
     pairs: Ints
-    valued: NDArray[np.bool_]
+    keeps_values: NDArray[np.bool_]
     value: NDArray[np.uint8]
-    share: Ints
-    share_piece: Ints
+    seed_overlap: Ints
+    overlap_piece: Ints
     removed: Ints
     cross: Ints
     contacts: Ints
@@ -67,4 +67,4 @@ class BlockTable(NamedTuple):
     @property
     def statistics(self) -> Statistics:
         """Statistics of the pieces in this block."""
-        return Statistics(self.voxels, self.mass, self.first, self.low, self.high)
+        return Statistics(self.voxels, self.probability_sum, self.first, self.low, self.high)

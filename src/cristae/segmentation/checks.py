@@ -11,7 +11,7 @@ from cristae.engine.paths import user_path
 from cristae.segmentation.asked import check_name, segment_settings
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decoders import resolve
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.memory import labelling_bytes
 from cristae.segmentation.scratch import MemoryScratch
 from cristae.volumes.expected import Expected, expected_volume, known_identity
@@ -52,7 +52,7 @@ def check_segment(
     if state == "done":
         return Expected(state, open_ome_zarr(out))
     layout = Layout().fitted(prediction.shape)
-    job = Job(prediction, decoding, layout.shard, MemoryScratch())
+    job = SegmentJob(prediction, decoding, layout.shard, MemoryScratch())
     check_memory("segment", labelling_bytes(job, (0, 0), True, resources.workers), resources)
     labels = expected_volume(
         prediction,

@@ -30,14 +30,14 @@ from cristae.labels.runs import (
     number_roots,
     on_faces,
 )
-from cristae.labels.statistics import mass_of, measure_runs
+from cristae.labels.statistics import measure_runs, probability_sums
 from cristae.segmentation.block_table import BlockTable
-from cristae.segmentation.job import Decoding, Job, Joined, Targets, load_table
+from cristae.segmentation.job import Decoding, Joined, SegmentJob, Targets, load_table
 from cristae.segmentation.scanning import select_values
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledComponents:
     """Runs in a block, and the components they make there.
 
     Attributes:
@@ -45,24 +45,24 @@ class Labelled:
         label: Component of each.
         n: Number of components.
         face: Which runs lie on a face of the block that another block adjoins.
-        leaves: Which components do.
+        touches_face: Which components do.
     """
 
     runs: Runs
     label: NDArray[np.int32]
     n: int
     face: NDArray[np.bool_]
-    leaves: NDArray[np.bool_]
+    touches_face: NDArray[np.bool_]
 
     @classmethod
     def of(
         cls, runs: Runs, label: NDArray[np.int32], n: int, box: Box, raster: Raster
-    ) -> "Labelled":
+    ) -> "LabelledComponents":
         """Labelled runs of a block."""
         face = on_faces(runs, box, raster)
-        leaves = np.zeros(n, bool)
-        leaves[label[face]] = True
-        return cls(runs, label, n, face, leaves)
+        touches_face = np.zeros(n, bool)
+        touches_face[label[face]] = True
+        return cls(runs, label, n, face, touches_face)
 
     @property
     def on_face(self) -> Ints:
@@ -70,26 +70,26 @@ class Labelled:
         start, length = self.runs.take(self.face)
         return np.stack([start, length, self.label[self.face]]).astype(np.int64)
 
-    def keep(self, wanted: NDArray[np.bool_]) -> "Labelled":
+    def keep(self, wanted: NDArray[np.bool_]) -> "LabelledComponents":
         """Only some of the components, numbered anew in the same order."""
         number = np.cumsum(wanted).astype(np.int32) - 1
         mine = wanted[self.label]
-        return Labelled(
+        return LabelledComponents(
             self.runs.take(mine),
             number[self.label[mine]],
             int(wanted.sum()),
             self.face[mine],
-            self.leaves[wanted],
+            self.touches_face[wanted],
         )
 
 
-def label_pieces(runs: Runs, box: Box, raster: Raster, connectivity: int) -> Labelled:
+def label_pieces(runs: Runs, box: Box, raster: Raster, connectivity: int) -> LabelledComponents:
     """Components of the runs of a block."""
-    return Labelled.of(runs, *label_runs(runs, raster, connectivity), box, raster)
+    return LabelledComponents.of(runs, *label_runs(runs, raster, connectivity), box, raster)
 
 
 def connected_table(
-    pieces: Labelled, value: NDArray[np.uint8], raster: Raster, decoding: Decoding
+    pieces: LabelledComponents, value: NDArray[np.uint8], raster: Raster, decoding: Decoding
 ) -> BlockTable:
     """Table of a block whose pieces are instances, or parts of instances.
 
@@ -104,28 +104,28 @@ def connected_table(
 
 
 def keep_valued(
-    pieces: Labelled, value: NDArray[np.uint8], wanted: NDArray[np.bool_]
-) -> tuple[Labelled, NDArray[np.uint8]]:
+    pieces: LabelledComponents, value: NDArray[np.uint8], wanted: NDArray[np.bool_]
+) -> tuple[LabelledComponents, NDArray[np.uint8]]:
     """Only some of the pieces (`Labelled.keep`), and the values of their voxels."""
     its = select_values(pieces.runs.length, wanted[pieces.label], value)
     return pieces.keep(wanted), its
 
 
-def small_at_once(pieces: Labelled, decoding: Decoding) -> NDArray[np.bool_]:
+def small_at_once(pieces: LabelledComponents, decoding: Decoding) -> NDArray[np.bool_]:
     """Which pieces are whole instances too small to stay."""
     voxels = np.bincount(pieces.label, pieces.runs.length, pieces.n)
-    small: NDArray[np.bool_] = ~pieces.leaves & (voxels < decoding.min_size)
+    small: NDArray[np.bool_] = ~pieces.touches_face & (voxels < decoding.min_size)
     return small & decoding.drops_small_at_once
 
 
 def plain_table(
-    pieces: Labelled, value: NDArray[np.uint8], raster: Raster, removed: int
+    pieces: LabelledComponents, value: NDArray[np.uint8], raster: Raster, removed: int
 ) -> BlockTable:
     """Table of a block without seeds."""
     return block_table(pieces, value, raster, np.zeros(pieces.n, bool), no_seeds(), removed)
 
 
-class Share(NamedTuple):
+class SeedOverlap(NamedTuple):
     """Voxels of seeds inside the foreground: runs, the piece and the seed of each."""
 
     runs: Runs
@@ -141,21 +141,21 @@ class Seeds:
     first: Ints
     face: Ints
     pairs: Ints
-    share: Share
+    seed_overlap: SeedOverlap
 
 
 def no_seeds() -> Seeds:
     """Where there are none."""
     none = np.zeros((3, 0), np.int64)
-    share = Share(no_runs(), none[0], none[0])
-    return Seeds(none[0], none[0], none, np.zeros((0, 2), np.int64), share)
+    seed_overlap = SeedOverlap(no_runs(), none[0], none[0])
+    return Seeds(none[0], none[0], none, np.zeros((0, 2), np.int64), seed_overlap)
 
 
 def block_table(
-    pieces: Labelled,
+    pieces: LabelledComponents,
     value: NDArray[np.uint8],
     raster: Raster,
-    valued: NDArray[np.bool_],
+    keeps_values: NDArray[np.bool_],
     seeds: Seeds,
     removed: int = 0,
 ) -> BlockTable:
@@ -165,14 +165,14 @@ def block_table(
         pieces: The pieces that are kept.
         value: What is summed over an instance for its confidence: of each voxel, run by run.
         raster: Numbering of the volume.
-        valued: Pieces whose values are kept.
+        keeps_values: Pieces whose values are kept.
         seeds: The seeds.
         removed: Whole instances that were dropped because they are small.
     """
-    mass = mass_of(pieces.runs.length, value)
-    statistics = measure_runs(pieces.runs, pieces.label, pieces.n, mass, raster)
-    shared = valued[seeds.share.piece]
-    share_runs = seeds.share.runs.take(shared)
+    probability_sum = probability_sums(pieces.runs.length, value)
+    statistics = measure_runs(pieces.runs, pieces.label, pieces.n, probability_sum, raster)
+    shared = keeps_values[seeds.seed_overlap.piece]
+    overlap_runs = seeds.seed_overlap.runs.take(shared)
     return BlockTable(
         pieces.runs.start,
         pieces.runs.length,
@@ -183,10 +183,10 @@ def block_table(
         seeds.first,
         seeds.face,
         seeds.pairs,
-        valued,
-        select_values(pieces.runs.length, valued[pieces.label], value),
-        np.stack([share_runs.start, share_runs.length, seeds.share.seed[shared]]),
-        seeds.share.piece[shared],
+        keeps_values,
+        select_values(pieces.runs.length, keeps_values[pieces.label], value),
+        np.stack([overlap_runs.start, overlap_runs.length, seeds.seed_overlap.seed[shared]]),
+        seeds.seed_overlap.piece[shared],
         np.array([removed], np.int64),
         np.zeros((2, 0), np.int64),
         np.zeros(pieces.n, np.int64),
@@ -208,7 +208,7 @@ def component_targets(joined: Joined) -> Targets:
     return Targets(target, whole.size, none, np.zeros(joined.base.size, np.int64))
 
 
-def join_contacts(job: Job, base: Ints, connectivity: int) -> tuple[Ints, int]:
+def join_contacts(job: SegmentJob, base: Ints, connectivity: int) -> tuple[Ints, int]:
     """Join the pieces of blocks that touch (`join`).
 
     Args:
@@ -220,7 +220,7 @@ def join_contacts(job: Job, base: Ints, connectivity: int) -> tuple[Ints, int]:
     return join(faces, owners, int(base[-1]), job.raster, connectivity)
 
 
-def face_runs(job: Job, base: Ints) -> tuple[list[Runs], list[Ints]]:
+def face_runs(job: SegmentJob, base: Ints) -> tuple[list[Runs], list[Ints]]:
     """Face runs of each block, and their pieces counted over all blocks."""
     tables = [load_table(job, i, "face")[0] for i in range(len(job.blocks))]
     runs = [Runs(face[0], face[1].astype(np.int32)) for face in tables]

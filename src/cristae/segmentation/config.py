@@ -111,7 +111,7 @@ class SegmentConfig:
         distance_foreground_threshold: Signed distance in [-1, 1] above which it is foreground.
         slice_overlap: Overlap (voxels of both over voxels of either) from which instances of
             consecutive slices are one.
-        dilation: Extent (z, y, x) of the box that widens instances in plane, odd, z = 1.
+        dilation: Extent (z, y, x) of the box that dilates instances in plane, odd, z = 1.
         min_seed_size: Seeds of fewer voxels are dropped.
         min_size: Instances of fewer voxels are small; they are removed after everything else.
         small: What becomes of small instances: ``background``, or ``neighbor`` for the instance

@@ -18,7 +18,7 @@ from cristae.labels.runs import locate
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decoders import resolve
 from cristae.segmentation.instances import decide_instances
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.resolve import resolve_pieces
 from cristae.segmentation.scratch import MemoryScratch
@@ -89,7 +89,7 @@ def decode_volume(volume: Volume, config: SegmentConfig, promise: Promise) -> Ar
     decoding = resolve(config, volume)
     volume = settle_prediction(volume, resources)
     volume = checked_voxels(volume, resources, probabilities=True)
-    job = Job(volume, decoding, volume.shape, MemoryScratch())
+    job = SegmentJob(volume, decoding, volume.shape, MemoryScratch())
     if volume.box.size > SMALL:
         needed = _needed(job)
         if promise.held + needed > memory_limit(resources):
@@ -114,7 +114,7 @@ def _slabs(shape: Triple, workers: int) -> Triple:
     return z, max(ROWS, -(-y // workers)), x
 
 
-def _needed(job: Job) -> int:
+def _needed(job: SegmentJob) -> int:
     """Memory of the tables of all blocks, and of the labels."""
     tables = labelling_bytes(job, sampled_density(job), False, 1)
     return tables + LABEL_BYTES * job.prediction.box.size
@@ -132,7 +132,7 @@ def _promise_nothing(*_: object) -> None:
     """What is in memory already needs no promise."""
 
 
-def _paint_block(job: Job, labels: Array, index: int) -> None:
+def _paint_block(job: SegmentJob, labels: Array, index: int) -> None:
     """Paint the instances of a block."""
     runs, name = final_runs(job, index)
     raster = job.raster

@@ -183,9 +183,9 @@ def _spread(records, table, shifts, value, label, head, tail, after):  # type: i
         run = np.int64(table[voxel >> SPAN_BITS])
         while records[run + 1, FIRST] <= voxel:
             run += 1
-        place = records[run, START] + voxel - records[run, FIRST]
+        voxel_index = records[run, START] + voxel - records[run, FIRST]
         for side in range(4):
-            target = place + shifts[side]
+            target = voxel_index + shifts[side]
             j = _run_at(records, run, side, target)
             inside = records[j, START] <= target
             slot = side if side < 2 else side + 2  # -z -y, then -x +x, then +y +z

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from cristae.engine.progress import log
 from cristae.labels.runs import Ints
 from cristae.labels.statistics import NOWHERE, Statistics, add_statistics, no_statistics
-from cristae.segmentation.job import Job
-from cristae.segmentation.resolve import NOBODY, Plan
-from cristae.segmentation.small import contact_step, give_away
+from cristae.segmentation.job import SegmentJob
+from cristae.segmentation.resolve import UNASSIGNED, Resolution
+from cristae.segmentation.small import contact_step, merge_small
 from cristae.segmentation.stacking import join_slices, overlap_step
-from cristae.segmentation.steps import statistics_of, widen_step
+from cristae.segmentation.steps import dilate_step, statistics_of
 
 SPAN_FIELDS = ("blocks", "row", "instances", "removed")
 
@@ -28,7 +28,7 @@ Promise = Callable[..., None]
 
 
 def decide_instances(
-    job: Job, plan: Plan, floods: Sequence[str], leave: Leave, promise: Promise
+    job: SegmentJob, plan: Resolution, floods: Sequence[str], leave: Leave, promise: Promise
 ) -> tuple[dict[str, Any], int]:
     """Say which instances there are in the end; leaves ``spans``, ``number`` and what leads there.
 
@@ -47,7 +47,7 @@ def decide_instances(
     parts, runs, count = floods, plan.runs, int(fresh[-1])
     promise(runs, count)
     if job.decoding.reach != (0, 0):
-        parts = leave("wide", job.blocks, widen_step)
+        parts = leave("wide", job.blocks, dilate_step)
         runs = np.array([job.scratch.load(name, "start")[0].size for name in parts])
         promise(runs, count)
     totals = _totals(job, plan, parts, fresh)
@@ -61,7 +61,7 @@ def decide_instances(
     return columns, plan.removed + removed + went
 
 
-def _leave_spans(job: Job, plan: Plan, floods: Sequence[str]) -> tuple[Ints, int]:
+def _leave_spans(job: SegmentJob, plan: Resolution, floods: Sequence[str]) -> tuple[Ints, int]:
     """Leave ``spans``: (block, flood, first row, last row) of flooded runs, by block.
 
     Returns:
@@ -82,7 +82,7 @@ def _leave_spans(job: Job, plan: Plan, floods: Sequence[str]) -> tuple[Ints, int
     return numbers, removed
 
 
-def _totals(job: Job, plan: Plan, parts: Sequence[str], fresh: Ints) -> Statistics:
+def _totals(job: SegmentJob, plan: Resolution, parts: Sequence[str], fresh: Ints) -> Statistics:
     """Statistics of the instances as decoded."""
     totals = no_statistics(int(fresh[-1]))
     if job.decoding.reach == (0, 0):
@@ -95,7 +95,7 @@ def _totals(job: Job, plan: Plan, parts: Sequence[str], fresh: Ints) -> Statisti
     return totals
 
 
-def _from_cuts(job: Job, plan: Plan, fresh: Ints) -> NDArray[np.bool_]:
+def _from_cuts(job: SegmentJob, plan: Resolution, fresh: Ints) -> NDArray[np.bool_]:
     """Which instances come from components that were cut; warns where there are any."""
     found = np.zeros(int(fresh[-1]), bool)
     cuts = [k for k, batch in enumerate(plan.batches) if batch.cut]
@@ -112,7 +112,7 @@ def _from_cuts(job: Job, plan: Plan, fresh: Ints) -> NDArray[np.bool_]:
     return found
 
 
-def _join_slices(job: Job, totals: Statistics, leave: Leave) -> tuple[Ints, Statistics]:
+def _join_slices(job: SegmentJob, totals: Statistics, leave: Leave) -> tuple[Ints, Statistics]:
     """Join instances of slices; what each becomes, and the statistics of what they become."""
     files = leave("overlap", job.blocks, overlap_step)
     tables = [job.scratch.load(file, "pairs", "count") for file in files]
@@ -125,13 +125,13 @@ def _join_slices(job: Job, totals: Statistics, leave: Leave) -> tuple[Ints, Stat
 
 
 def _join_neighbors(
-    job: Job,
+    job: SegmentJob,
     totals: Statistics,
     goes: Ints,
     leave: Leave,
     promise: Callable[[tuple[int, int]], None],
 ) -> Ints:
-    """Give small instances to their neighbours; what each becomes, or `NOBODY`.
+    """Give small instances to their neighbours; what each becomes, or `UNASSIGNED`.
 
     Args:
         job: The segmentation.
@@ -156,21 +156,21 @@ def _join_neighbors(
     promise((sum(count.size for _, count in tables), touched))
     contacts, count = (np.concatenate(field) for field in zip(*tables, strict=True))
     size = job.decoding.min_size
-    given = give_away(contacts, count, totals.voxels[order], small[order], size)
-    return np.append(order, NOBODY)[given][rank[goes]]
+    given = merge_small(contacts, count, totals.voxels[order], small[order], size)
+    return np.append(order, UNASSIGNED)[given][rank[goes]]
 
 
 def _number(
-    job: Job, decoded: Statistics, goes: Ints, approximate: NDArray[np.bool_]
+    job: SegmentJob, decoded: Statistics, goes: Ints, approximate: NDArray[np.bool_]
 ) -> tuple[dict[str, Any], int]:
     """Number the instances that stay, leave ``number``; table columns, and how many went."""
-    kept_by = np.flatnonzero(goes != NOBODY)
+    kept_by = np.flatnonzero(goes != UNASSIGNED)
     totals = no_statistics(goes.size)
     add_statistics(totals, Statistics(*(field[kept_by] for field in decoded)), goes[kept_by])
     there = decoded.first != NOWHERE
     stays = (totals.first != NOWHERE) & (totals.voxels >= job.decoding.min_size)
     order = np.flatnonzero(stays)[np.argsort(totals.first[stays])]
-    number = np.full(goes.size + 1, NOBODY, np.int64)  # the last stands for nobody
+    number = np.full(goes.size + 1, UNASSIGNED, np.int64)  # the last stands for unassigned ones
     number[order] = np.arange(1, order.size + 1)
     job.scratch.save("number", {"number": number[goes]})
     kept = Statistics(*(field[order] for field in totals))
@@ -180,7 +180,7 @@ def _number(
         "id": np.arange(1, order.size + 1).astype(dtype),
         "box": np.concatenate([kept.low, kept.high], axis=1).astype(np.int32),
         "voxels": kept.voxels,
-        "confidence_sum": kept.mass,
+        "confidence_sum": kept.probability_sum,
         "cut": cut,
         "approximate": np.isin(order, goes[approximate]),
     }

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from cristae.grid import Box, Triple, tile
 from cristae.labels.runs import Ints, Raster
-from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.batches import Extent, PieceBatch
 from cristae.segmentation.block_table import BlockTable
+from cristae.segmentation.scanning import ThresholdRule
 from cristae.segmentation.scratch import Scratch
 from cristae.volumes.volume import Array, Volume
 
@@ -37,10 +38,10 @@ class Targets(NamedTuple):
     """What every joined piece becomes.
 
     Attributes:
-        target: Its instance, `cristae.segmentation.resolve.NOBODY`, or -2 - k where it is the k-th
-            that has to be decoded whole.
+        target: Its instance, `cristae.segmentation.resolve.UNASSIGNED`, or -2 - k where it is the
+            k-th that has to be decoded whole.
         instances: How many instances are known without decoding, 0..n-1 in raster order.
-        seed: Of every block's seeds the instance or `NOBODY`; empty where there are no seeds.
+        seed: Of every block's seeds the instance or `UNASSIGNED`; empty where there are no seeds.
         seed_base: First seed of each block in ``seed``, and the end.
     """
 
@@ -94,11 +95,11 @@ class Decoding(ABC):
         return []
 
     @abstractmethod
-    def label(self, job: "Job", box: Box) -> BlockTable:
+    def label(self, job: "SegmentJob", box: Box) -> BlockTable:
         """Label one block alone."""
 
     @abstractmethod
-    def join(self, job: "Job", base: Ints) -> tuple[Ints, int]:
+    def join(self, job: "SegmentJob", base: Ints) -> tuple[Ints, int]:
         """Join the pieces of all blocks; the joined piece of each, 0..n-1, and n.
 
         Args:
@@ -107,15 +108,15 @@ class Decoding(ABC):
         """
 
     @abstractmethod
-    def targets(self, job: "Job", joined: Joined) -> Targets:
+    def targets(self, job: "SegmentJob", joined: Joined) -> Targets:
         """Say what every joined piece becomes."""
 
     @abstractmethod
-    def decode(self, job: "Job", k: int, batch: Batch) -> None:
+    def decode(self, job: "SegmentJob", k: int, batch: PieceBatch) -> None:
         """Decode a batch of pieces, each whole and on its own; leaves ``flood-k``."""
 
     @abstractmethod
-    def sample(self, job: "Job", box: Box) -> tuple[float, float]:
+    def sample(self, job: "SegmentJob", box: Box) -> tuple[float, float]:
         """Runs and foreground a voxel of a box, for the memory of labelling."""
 
     @abstractmethod
@@ -124,7 +125,7 @@ class Decoding(ABC):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Voxels (y, x) that instances are widened by to each side."""
+        """Voxels (y, x) that instances are dilated by to each side."""
         return 0, 0
 
     @property
@@ -133,7 +134,7 @@ class Decoding(ABC):
         return self.reach != (0, 0)
 
     @property
-    def shared_rules(self) -> tuple[Triple, ...]:
+    def shared_rules(self) -> tuple[ThresholdRule, ...]:
         """Rules of foreground, and of seeds, that say all of it but sizes (`cristae.tuning`).
 
         Settings of a search then share one reading; none where there is more to it.
@@ -171,7 +172,7 @@ class Decoding(ABC):
 
 
 @dataclass(frozen=True)
-class Job:
+class SegmentJob:
     """One segmentation, as its tasks know it; small and picklable.
 
     Attributes:
@@ -206,8 +207,8 @@ class Job:
         _, ny, nx = (
             -(-n // step) for n, step in zip(self.prediction.shape, self.block_shape, strict=True)
         )
-        place = (index // (ny * nx), index // nx % ny, index % nx)
-        z, y, x = (k * step for k, step in zip(place, self.block_shape, strict=True))
+        voxel_index = (index // (ny * nx), index // nx % ny, index % nx)
+        z, y, x = (k * step for k, step in zip(voxel_index, self.block_shape, strict=True))
         block = Box((z, y, x), (z, y, x)).grow((0, 0, 0), self.block_shape)
         return block.clip(self.prediction.box)
 
@@ -238,12 +239,12 @@ def shape_name(shape: Triple) -> str:
     return "x".join(map(str, shape))
 
 
-def load_table(job: Job, index: int, *names: str) -> list[Array]:
+def load_table(job: SegmentJob, index: int, *names: str) -> list[Array]:
     """Some fields of the table of a block (`BlockTable`)."""
     return job.scratch.load(f"label-{index}", *names)
 
 
-def targets_of(job: Job, index: int) -> tuple[Ints, Ints]:
+def targets_of(job: SegmentJob, index: int) -> tuple[Ints, Ints]:
     """What each piece, and what each seed of a block becomes (`Plan`)."""
     base = job.scratch.rows("plan", "base", index, index + 2)
     return job.scratch.rows("plan", "target", *base[:, 0]), job.scratch.rows(

@@ -6,9 +6,9 @@ from cristae.engine.executors import Resources
 from cristae.engine.tasks import fitting_workers
 from cristae.grid import Box, tile
 from cristae.labels.runs import Ints
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.reading import layer_depth
-from cristae.segmentation.resolve import Plan
+from cristae.segmentation.resolve import Resolution
 from cristae.segmentation.writing import band_bytes, layers
 from cristae.volumes.formats.ome_zarr import CHUNK, Layout
 from cristae.volumes.pyramid import pyramid_memory
@@ -35,7 +35,9 @@ FIXED_BYTES = 32 << 20
 """Memory that no size changes."""
 
 
-def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, workers: int) -> int:
+def labelling_bytes(
+    job: SegmentJob, density: tuple[float, float], pyramid: bool, workers: int
+) -> int:
     """Memory of a segmentation as far as it is known before its components are, imports apart.
 
     Args:
@@ -71,7 +73,7 @@ def labelling_bytes(job: Job, density: tuple[float, float], pyramid: bool, worke
 
 
 def writing_bytes(
-    job: Job,
+    job: SegmentJob,
     workers: int,
     runs: Ints,
     instances: int,
@@ -104,13 +106,13 @@ def writing_bytes(
     return FIXED_BYTES + max(most + held, NUMBER_BYTES * instances)
 
 
-def flood_workers(plan: Plan, resources: Resources) -> int:
+def flood_workers(plan: Resolution, resources: Resources) -> int:
     """How many of the largest batches fit at once; at least one is tried."""
     held = FIXED_BYTES + PLAN_BYTES * plan.instances
     return fitting_workers((batch.bytes for batch in plan.batches), resources, held)
 
 
-def sampled_density(job: Job) -> tuple[float, float]:
+def sampled_density(job: SegmentJob) -> tuple[float, float]:
     """Most runs and most foreground a voxel in a few chunks spread over the volume."""
     chunks = tile(job.prediction.box, CHUNK)
     runs = foreground = 0.0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cristae.errors import InputError
 from cristae.grid import Box, Triple
 from cristae.labels.runs import Ints, Raster, Runs
-from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.batches import Extent, PieceBatch
 from cristae.segmentation.block_table import BlockTable
 from cristae.segmentation.components import (
     block_table,
@@ -24,11 +24,11 @@ from cristae.segmentation.components import (
     label_pieces,
     no_seeds,
 )
-from cristae.segmentation.contested import Decoded, contested_runs, in_raster_order, save_decoded
 from cristae.segmentation.flood import flood_bytes, labelled_runs
-from cristae.segmentation.job import Decoding, Job, Joined, Targets
+from cristae.segmentation.job import Decoding, Joined, SegmentJob, Targets
+from cristae.segmentation.multi_seed import Decoded, in_raster_order, multi_seed_runs, save_decoded
 from cristae.segmentation.reading import read_layers, sample_rules
-from cristae.segmentation.scanning import scan_layers
+from cristae.segmentation.scanning import ThresholdRule, scan_layers
 
 Bytes = NDArray[np.uint8]
 Split = Callable[[Runs, Bytes, Raster], NDArray[np.int32]]
@@ -55,11 +55,11 @@ class WholePieces(Decoding):
         """
 
     @property
-    def rules(self) -> tuple[Triple, ...]:
-        """The rule (above, below, beyond) on mask, contour and distance."""
-        return ((int(255 * self.parameters["foreground_threshold"]), 256, -1),)
+    def rules(self) -> tuple[ThresholdRule, ...]:
+        """The rule that a voxel of the foreground passes."""
+        return (ThresholdRule(int(255 * self.parameters["foreground_threshold"])),)
 
-    def label(self, job: Job, box: Box) -> BlockTable:
+    def label(self, job: SegmentJob, box: Box) -> BlockTable:
         """Components of a block, with the values of all voxels."""
         found = scan_layers(read_layers(job, box), job.raster, self.rules)
         pieces = label_pieces(found.runs, box, job.raster, 26)
@@ -67,19 +67,19 @@ class WholePieces(Decoding):
         table = block_table(pieces, found.value, job.raster, every, no_seeds())
         return table._replace(contacts=every.astype(np.int64))
 
-    def join(self, job: Job, base: Ints) -> tuple[Ints, int]:
+    def join(self, job: SegmentJob, base: Ints) -> tuple[Ints, int]:
         """Components of neighbouring blocks are one where they touch."""
         return join_contacts(job, base, 26)
 
-    def targets(self, job: Job, joined: Joined) -> Targets:
+    def targets(self, job: SegmentJob, joined: Joined) -> Targets:
         """Every component has to be split."""
         return component_targets(joined)
 
-    def decode(self, job: Job, k: int, batch: Batch) -> None:
+    def decode(self, job: SegmentJob, k: int, batch: PieceBatch) -> None:
         """Split components; leaves labelled runs by block."""
         split_pieces(job, k, batch, self.split)
 
-    def sample(self, job: Job, box: Box) -> tuple[float, float]:
+    def sample(self, job: SegmentJob, box: Box) -> tuple[float, float]:
         """By the rule."""
         return sample_rules(job, box, self.rules)
 
@@ -108,9 +108,9 @@ def _values(value: Bytes) -> Bytes:
 
 
 def split_pieces(
-    job: Job,
+    job: SegmentJob,
     k: int,
-    batch: Batch,
+    batch: PieceBatch,
     split: Split,
     confidence: Callable[[Bytes], Bytes] = _values,
 ) -> None:
@@ -123,7 +123,7 @@ def split_pieces(
         split: Labels the voxels of a piece.
         confidence: What is summed over an instance, of each voxel, from the values of a piece.
     """
-    found, block = contested_runs(job, batch)
+    found, block = multi_seed_runs(job, batch)
     width = job.decoding.width
     order, runs, value, bounds = in_raster_order(found, len(batch.pieces), width)
     results, instances, removed = [], 0, 0

@@ -5,25 +5,25 @@ from itertools import pairwise
 
 import numpy as np
 
-from cristae.grid import Box, Triple
+from cristae.grid import Box
 from cristae.labels.runs import Runs
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.levels import Levels, quantise
-from cristae.segmentation.scanning import scan_rule
+from cristae.segmentation.scanning import ThresholdRule, scan_rule
 from cristae.volumes.volume import Volume
 
 LAYER = 32
 """Planes read at a time, or as many as a chunk has."""
 
 
-def read_channels(job: Job, box: Box) -> Levels:
+def read_channels(job: SegmentJob, box: Box) -> Levels:
     """The channels the decoder reads, as (c, z, y, x) uint8."""
     array = job.prediction.read(box)
     array = array[None] if array.ndim == 3 else array[: job.decoding.channels]
     return quantise(array, f"{job.prediction.name}, box {box}")
 
 
-def read_layers(job: Job, box: Box) -> Iterator[tuple[Box, Levels]]:
+def read_layers(job: SegmentJob, box: Box) -> Iterator[tuple[Box, Levels]]:
     """The channels of a box, layer by layer: the box of each, and (c, z, y, x) uint8."""
     for layer in layers_of(job.prediction, box):
         yield layer, read_channels(job, layer)
@@ -46,7 +46,7 @@ def layer_depth(volume: Volume) -> int:
     return -(-LAYER // chunk) * chunk
 
 
-def sample_rules(job: Job, box: Box, rules: Sequence[Triple]) -> tuple[float, float]:
+def sample_rules(job: SegmentJob, box: Box, rules: Sequence[ThresholdRule]) -> tuple[float, float]:
     """Runs of all rules, and voxels that pass the first, a voxel of a box."""
     planes = tuple(read_channels(job, box))
     found = [scan_rule(planes, box, job.raster, rule) for rule in rules]
@@ -57,7 +57,7 @@ def sample_rules(job: Job, box: Box, rules: Sequence[Triple]) -> tuple[float, fl
     return count / box.size, float(found[0].length.sum()) / box.size
 
 
-def _count_beyond(runs: Runs, box: Box, job: Job) -> int:
+def _count_beyond(runs: Runs, box: Box, job: SegmentJob) -> int:
     """How many runs of a box reach a side along x and are longer than half of it."""
     _, _, x = job.raster.locate(runs.start)
     at_side = (x == box.start[2]) | (x + runs.length == box.stop[2])

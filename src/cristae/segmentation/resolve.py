@@ -2,7 +2,7 @@
 
 The one step that sees all blocks, and it sees no voxel: it joins pieces and seeds over the face
 runs, counts the seeds, and says of every piece whether it is an instance's (one seed reaches
-it), nobody's (no seed does), or contested (several do) and has to be flooded.
+it), unassigned (no seed does), or multi-seed (several do) and has to be flooded.
 """
 
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ import numpy as np
 
 from cristae.labels.runs import Ints
 from cristae.labels.statistics import Statistics, add_statistics, no_statistics
-from cristae.segmentation.batches import Batch, Packer, Parts
+from cristae.segmentation.batches import Packer, PieceBatch, PiecesInBlocks
 from cristae.segmentation.components import bases
-from cristae.segmentation.job import Job, Joined, load_table
+from cristae.segmentation.job import Joined, SegmentJob, load_table
 
-NOBODY = -1
+UNASSIGNED = -1
 PIECE_BYTES, SEED_BYTES, FACE_BYTES, CROSS_BYTES = 300, 50, 130, 120
 """Memory of resolving for each piece, seed, run on a face and edge between blocks (measured)."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resolution:
     """What every piece becomes.
 
     Attributes:
@@ -29,25 +29,25 @@ class Plan:
             of the component where there are no seeds: the same for any blocks, but not final.
         statistics: Sums over the pieces that need no flood, by instance.
         batches: Floods to be done.
-        largest: Voxels of the largest piece that is somebody's.
+        largest: Voxels of the largest piece that is assigned.
         removed: Whole instances the blocks dropped because they are small.
         runs: Number of runs of each block.
 
     Three arrays are left for the tasks in ``plan``: ``target`` holds for every piece of every
-    block its instance, `NOBODY`, or -2 - k where it is part of contested piece k; ``seed`` for
-    every seed its instance or `NOBODY`; ``base`` (blocks + 1, 2) the first piece and the first seed
-    of each block in those, and the end.
+    block its instance, `UNASSIGNED`, or -2 - k where it is part of multi-seed piece k; ``seed`` for
+    every seed its instance or `UNASSIGNED`; ``base`` (blocks + 1, 2) the first piece and the first
+    seed of each block in those, and the end.
     """
 
     instances: int
     statistics: Statistics
-    batches: tuple[Batch, ...]
+    batches: tuple[PieceBatch, ...]
     largest: int
     removed: int
     runs: Ints
 
 
-def joining_bytes(job: Job) -> int:
+def joining_bytes(job: SegmentJob) -> int:
     """Memory of `resolve_pieces`, once all blocks are labelled."""
     needed = 0
     for i in range(len(job.blocks)):
@@ -59,20 +59,20 @@ def joining_bytes(job: Job) -> int:
     return needed
 
 
-def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
+def resolve_pieces(job: SegmentJob, budget: int | None = None) -> Resolution:
     """Join the tables of all blocks, and say what every piece becomes.
 
-    Memory grows with the pieces, seeds and face runs of all blocks, of which the contested pieces
+    Memory grows with the pieces, seeds and face runs of all blocks, of which the multi-seed pieces
     are a part: `joining_bytes`, promised before it begins.
 
     Args:
         job: The segmentation.
-        budget: Memory over which a contested piece is cut; None to cut none.
+        budget: Memory over which a multi-seed piece is cut; None to cut none.
     """
     count = len(job.blocks)
     names = (*Statistics._fields, "removed", "contacts")
     tables = [load_table(job, i, *names) for i in range(count)]
-    sizes = [job.scratch.shapes(f"label-{i}", "start", "share_piece") for i in range(count)]
+    sizes = [job.scratch.shapes(f"label-{i}", "start", "overlap_piece") for i in range(count)]
     runs, shares = np.array(sizes, np.int64)[..., 0].T
     piece_base = bases([len(table[0]) for table in tables])
     piece, n_pieces = job.decoding.join(job, piece_base)
@@ -91,16 +91,16 @@ def resolve_pieces(job: Job, budget: int | None = None) -> Plan:
     owned = np.flatnonzero(target >= 0)
     totals = no_statistics(instances)
     add_statistics(totals, Statistics(*(field[owned] for field in statistics)), target[owned])
-    contested = np.flatnonzero(target < NOBODY)
-    mine = target[piece] < NOBODY
+    multi_seed = np.flatnonzero(target < UNASSIGNED)
+    mine = target[piece] < UNASSIGNED
     block = np.repeat(np.arange(count), np.diff(piece_base))
     packer = Packer(
-        Parts.of(-2 - target[piece[mine]], block[mine], *here[:, mine]),
-        Statistics(*(field[contested] for field in statistics)),
+        PiecesInBlocks.of(-2 - target[piece[mine]], block[mine], *here[:, mine]),
+        Statistics(*(field[multi_seed] for field in statistics)),
         runs + shares,
         job.decoding.piece_bytes,
         budget,
     )
-    somebody = statistics.voxels[target != NOBODY]
-    largest = int(somebody.max(initial=0))
-    return Plan(instances, totals, packer.pack(), largest, removed, runs)
+    assigned = statistics.voxels[target != UNASSIGNED]
+    largest = int(assigned.max(initial=0))
+    return Resolution(instances, totals, packer.pack(), largest, removed, runs)

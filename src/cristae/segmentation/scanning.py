@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.grid import Box, Triple
+from cristae.grid import Box
 from cristae.labels.runs import Raster, Runs, grown, no_runs
 from cristae.segmentation.levels import Levels
 
@@ -23,6 +23,20 @@ Layers = Iterable[tuple[Box, Levels]]
 """Boxes one behind the other along z, and the (c, z, y, x) channels of each."""
 
 ALL_SET = np.uint64(0x0101010101010101)
+
+
+class ThresholdRule(NamedTuple):
+    """What a voxel passes: mask above, contour below and distance above a level.
+
+    Attributes:
+        mask_above: From 0 on.
+        contour_below: 256: any contour passes.
+        distance_above: -1: any distance passes.
+    """
+
+    mask_above: int
+    contour_below: int = 256
+    distance_above: int = -1
 
 
 class Scanned(NamedTuple):
@@ -39,7 +53,7 @@ class Scanned(NamedTuple):
     seeds: Runs
 
 
-def scan_layers(layers: Layers, raster: Raster, rules: Sequence[Triple]) -> Scanned:
+def scan_layers(layers: Layers, raster: Raster, rules: Sequence[ThresholdRule]) -> Scanned:
     """Scan a block layer by layer.
 
     Args:
@@ -56,7 +70,7 @@ def scan_layers(layers: Layers, raster: Raster, rules: Sequence[Triple]) -> Scan
 
 
 def _scan_layer(
-    planes: tuple[Levels, ...], box: Box, raster: Raster, rules: Sequence[Triple]
+    planes: tuple[Levels, ...], box: Box, raster: Raster, rules: Sequence[ThresholdRule]
 ) -> Scanned:
     foreground, *seed = rules
     runs = scan_rule(planes, box, raster, foreground)
@@ -82,11 +96,11 @@ def scan(mask: NDArray[np.uint8], box: Box, raster: Raster) -> Runs:
         box: Where the block lies in the volume.
         raster: Numbering of the volume.
     """
-    return scan_rule((mask,), box, raster, (0, 256, -1))
+    return scan_rule((mask,), box, raster, ThresholdRule(0))
 
 
 def scan_rule(
-    channels: tuple[NDArray[np.uint8], ...], box: Box, raster: Raster, rule: Triple
+    channels: tuple[NDArray[np.uint8], ...], box: Box, raster: Raster, rule: ThresholdRule
 ) -> Runs:
     """Runs of the voxels of a block that pass a rule.
 
@@ -94,38 +108,41 @@ def scan_rule(
         channels: Mask, and where the rule asks for them contour and distance; (z, y, x) uint8.
         box: Where the block lies in the volume.
         raster: Numbering of the volume.
-        rule: (above, below, beyond): a voxel passes with mask > above, contour < below and
-            distance > beyond; above from 0 on. A channel whose bound all values pass is not read.
+        rule: A channel whose threshold all values pass is not read.
     """
     prepared = prepare_rule(channels, rule)
     if prepared is None:
         return no_runs()
-    corner = raster.place(*box.start)
+    corner = raster.voxel_index(*box.start)
     return Runs(*_scan(*prepared, corner, raster.plane, raster.row))
 
 
 def prepare_rule(
-    channels: tuple[NDArray[np.uint8], ...], rule: Triple
+    channels: tuple[NDArray[np.uint8], ...], rule: ThresholdRule
 ) -> tuple[Any, Any, Any] | None:
     """Three channels, uint8 bounds, and which of contour and distance are read.
 
     None where no value passes. A channel that is not read is the mask again.
     """
-    above, below, beyond = rule
-    if above >= 255 or below <= 0 or beyond >= 255:
+    mask_above, contour_below, distance_above = rule
+    if mask_above >= 255 or contour_below <= 0 or distance_above >= 255:
         return None
     mask = np.ascontiguousarray(channels[0])
-    contour = np.ascontiguousarray(channels[1]) if below < 256 else mask
-    distance = np.ascontiguousarray(channels[2]) if beyond >= 0 else mask
-    bounds = (np.uint8(above), np.uint8(min(below, 255)), np.uint8(max(beyond, 0)))
-    return (mask, contour, distance), bounds, (below < 256, beyond >= 0)
+    contour = np.ascontiguousarray(channels[1]) if contour_below < 256 else mask
+    distance = np.ascontiguousarray(channels[2]) if distance_above >= 0 else mask
+    bounds = (
+        np.uint8(mask_above),
+        np.uint8(min(contour_below, 255)),
+        np.uint8(max(distance_above, 0)),
+    )
+    return (mask, contour, distance), bounds, (contour_below < 256, distance_above >= 0)
 
 
 @njit(nogil=True, cache=True)
 def _scan(lines, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-def]
     mask, contour, distance = lines
     nz, ny, nx = mask.shape
-    above, below, beyond = bounds
+    mask_above, contour_below, distance_above = bounds
     use_contour, use_distance = uses
     passes = np.zeros((nx + 8) // 8 * 8, np.uint8)
     words = passes.view(np.uint64)
@@ -136,15 +153,15 @@ def _scan(lines, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-d
         for y in range(ny):
             line = mask[z, y]
             for x in range(nx):
-                passes[x] = line[x] > above
+                passes[x] = line[x] > mask_above
             if use_contour:
                 line = contour[z, y]
                 for x in range(nx):
-                    passes[x] &= line[x] < below
+                    passes[x] &= line[x] < contour_below
             if use_distance:
                 line = distance[z, y]
                 for x in range(nx):
-                    passes[x] &= line[x] > beyond
+                    passes[x] &= line[x] > distance_above
             if n + nx // 2 + 1 > start.size:
                 start, length = grown(start, n + nx), grown(length, n + nx)
             n = _scan_row(passes, words, corner + z * plane + y * row, start, length, n)
@@ -152,7 +169,7 @@ def _scan(lines, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-d
 
 
 @njit(nogil=True, cache=True)
-def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untyped-def]
+def _scan_row(passes, words, voxel_index, start, length, n):  # type: ignore[no-untyped-def]
     inside = False
     first = 0
     for w in range(words.size):
@@ -165,13 +182,13 @@ def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untype
         elif word == ALL_SET:
             if not inside:
                 first = 8 * w
-                start[n] = place + first
+                start[n] = voxel_index + first
                 inside = True
         else:
             for x in range(8 * w, 8 * w + 8):
                 if passes[x] and not inside:
                     first = x
-                    start[n] = place + x
+                    start[n] = voxel_index + x
                     inside = True
                 elif inside and not passes[x]:
                     length[n] = x - first
@@ -180,13 +197,17 @@ def _scan_row(passes, words, place, start, length, n):  # type: ignore[no-untype
     return n
 
 
-def is_within(rule: Triple, other: Triple) -> bool:
-    """Whether every voxel that passes a rule (above, below, beyond) passes another, too."""
-    return rule[0] >= other[0] and rule[1] <= other[1] and rule[2] >= other[2]
+def is_within(rule: ThresholdRule, other: ThresholdRule) -> bool:
+    """Whether every voxel that passes a rule passes another, too."""
+    return (
+        rule.mask_above >= other.mask_above
+        and rule.contour_below <= other.contour_below
+        and rule.distance_above >= other.distance_above
+    )
 
 
 def scan_within(
-    runs: Runs, channels: tuple[Levels, ...], box: Box, raster: Raster, rule: Triple
+    runs: Runs, channels: tuple[Levels, ...], box: Box, raster: Raster, rule: ThresholdRule
 ) -> Runs:
     """Runs of the voxels of other runs that pass a rule (`scan_rule`).
 
@@ -195,14 +216,14 @@ def scan_within(
         channels: Mask, and where the rule asks for them contour and distance; (z, y, x) uint8.
         box: Where the block lies in the volume.
         raster: Numbering of the volume.
-        rule: (above, below, beyond).
+        rule: See `ThresholdRule`.
     """
     prepared = prepare_rule(channels, rule)
     if prepared is None:
         return no_runs()
     channels, *rule_of_levels = prepared
     flat = tuple(channel.reshape(-1) for channel in channels)
-    corner, shape = raster.place(*box.start), channels[0].shape
+    corner, shape = raster.voxel_index(*box.start), channels[0].shape
     offset = _offsets(runs.start, corner, raster.plane, raster.row, shape)
     return Runs(*_scan_within(*runs, offset, flat, *rule_of_levels))
 
@@ -225,7 +246,7 @@ def _offsets(start, corner, plane, row, shape):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _scan_within(all_start, all_length, offset, lines, bounds, uses):  # type: ignore[no-untyped-def]
-    above, below, beyond = bounds
+    mask_above, contour_below, distance_above = bounds
     use_contour, use_distance = uses
     mask, contour, distance = lines
     start = np.empty(1024 + all_start.size, np.int64)
@@ -238,11 +259,11 @@ def _scan_within(all_start, all_length, offset, lines, bounds, uses):  # type: i
         shift = all_start[i] - offset[i]
         first = -1
         for k in range(offset[i], offset[i] + extent):
-            passes = mask[k] > above
+            passes = mask[k] > mask_above
             if use_contour:
-                passes &= contour[k] < below
+                passes &= contour[k] < contour_below
             if use_distance:
-                passes &= distance[k] > beyond
+                passes &= distance[k] > distance_above
             if passes and first < 0:
                 first = k
             elif first >= 0 and not passes:
@@ -258,7 +279,7 @@ def _scan_within(all_start, all_length, offset, lines, bounds, uses):  # type: i
 def values_of(runs: Runs, mask: Levels, box: Box, raster: Raster) -> NDArray[np.uint8]:
     """Mask value of each voxel of runs that lie in a block, one run after the other."""
     value = np.empty(int(runs.length.sum(dtype=np.int64)), np.uint8)
-    corner = raster.place(*box.start)
+    corner = raster.voxel_index(*box.start)
     offset = _offsets(runs.start, corner, raster.plane, raster.row, mask.shape)  # may go beyond
     _gather(offset, runs.length, mask.reshape(-1), value)
     return value

@@ -6,7 +6,7 @@
                        budget     memory over which a component is cut, if any may be
                        plan       what each piece and seed of each block becomes (`Plan`)
                        flood-3    labelled runs of flood 3, by block, and their statistics
-                       wide-17    labelled runs of block 17 after widening, and their statistics
+                       wide-17    labelled runs of block 17 after dilation, and their statistics
                        spans      where the flooded runs of each block lie, and the first number
                                   of the instances that only a flood knows
                        overlap-17 voxels that instances of consecutive slices share in block 17
@@ -46,7 +46,7 @@ class Scratch(Protocol):
         """Leave a table."""
 
     def load(self, table: str, *names: str) -> list[Array]:
-        """Some arrays of a table; nobody changes them."""
+        """Some arrays of a table; read only."""
 
     def rows(self, table: str, name: str, first: int, stop: int) -> Array:
         """Rows first..stop-1 of an array of a table."""

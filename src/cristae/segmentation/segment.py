@@ -3,12 +3,12 @@
 ::
 
     prediction --label--> tables --resolve--> plan --flood--> labelled runs --write--> labels
-       read once     a block each    no voxel     contested pieces       a shard each, once
+       read once     a block each    no voxel     multi-seed pieces       a shard each, once
 
 1. *label* reads every block once and keeps runs and components (`components`).
 2. *resolve* joins them over the faces of the blocks (`resolve`).
 3. *flood* decodes the pieces that hold several seeds, each whole and on its own (`flood`).
-4. Instances are widened, joined and filtered as the decoder says, then numbered 1..n in (z, y, x)
+4. Instances are dilated, joined and filtered as the decoder says, then numbered 1..n in (z, y, x)
    order of the first voxel (`instances`).
 5. *write* paints every shard of the labels, and the tables of runs and instances are written.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from cristae import __version__
 from cristae.configuration import to_plain
-from cristae.engine.executors import Resources, meanwhile
+from cristae.engine.executors import Resources, in_background
 from cristae.engine.files import check_disk
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.memory import (
@@ -47,11 +47,11 @@ from cristae.labels.run_table import (
 )
 from cristae.labels.runs import Ints
 from cristae.segmentation.asked import check_name, segment_settings
-from cristae.segmentation.batches import Batch
+from cristae.segmentation.batches import PieceBatch
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decoders import resolve
 from cristae.segmentation.instances import decide_instances
-from cristae.segmentation.job import Job, shape_name
+from cristae.segmentation.job import SegmentJob, shape_name
 from cristae.segmentation.memory import (
     FIXED_BYTES,
     PLAN_BYTES,
@@ -60,7 +60,7 @@ from cristae.segmentation.memory import (
     sampled_density,
     writing_bytes,
 )
-from cristae.segmentation.resolve import Plan, joining_bytes, resolve_pieces
+from cristae.segmentation.resolve import Resolution, joining_bytes, resolve_pieces
 from cristae.segmentation.scratch import FolderScratch
 from cristae.segmentation.steps import decode_step, label_step
 from cristae.segmentation.writing import layers, slab_step, write_step
@@ -147,7 +147,7 @@ def segment_volume(
         check_disk(out, prediction.size // 16)
         folder = ledger.scratch / shape_name(shape)
         folder.mkdir(parents=True, exist_ok=True)
-        job = Job(prediction, decoding, shape, FolderScratch(folder))
+        job = SegmentJob(prediction, decoding, shape, FolderScratch(folder))
         promise = Promise(resources)
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
         summary = _segment(job, out, ledger, resources, promise)
@@ -158,7 +158,7 @@ def segment_volume(
 
 
 def _segment(
-    job: Job, out: Path, ledger: Ledger, resources: Resources, promise: Promise
+    job: SegmentJob, out: Path, ledger: Ledger, resources: Resources, promise: Promise
 ) -> dict[str, Any]:
     watch = Stopwatch()
     leave = partial(leave_tables, job, resources)
@@ -178,7 +178,7 @@ def _segment(
     tasks = [Task(box, (str(box),), None, box.size) for box in shards]
     write = partial(write_step, job, labels)
     leave("runs", layers(job), slab_step)
-    with meanwhile(partial(_write_tables, job, out, columns)):  # it mostly waits for the disk
+    with in_background(partial(_write_tables, job, out, columns)):  # it mostly waits for the disk
         run_step("write", tasks, write, record=ledger, resources=resources, description="writing")
     summary = {
         "blocks": len(job.blocks),
@@ -193,11 +193,11 @@ def _segment(
 
 
 def leave_tables(
-    job: Job,
+    job: SegmentJob,
     resources: Resources,
     name: str,
-    items: Sequence[Box | Batch],
-    step: Callable[[Job, int, Any], None],
+    items: Sequence[Box | PieceBatch],
+    step: Callable[[SegmentJob, int, Any], None],
 ) -> list[str]:
     """Run a step that leaves a table for each item; gives the names of the tables.
 
@@ -219,17 +219,21 @@ def leave_tables(
     return names
 
 
-def call_step(job: Job, step: Callable[[Job, int, Any], None], item: tuple[int, Any]) -> None:
+def call_step(
+    job: SegmentJob, step: Callable[[SegmentJob, int, Any], None], item: tuple[int, Any]
+) -> None:
     """Call a step with a numbered item, for `run_step`."""
     step(job, *item)
 
 
-def _promise_rest(job: Job, workers: int, promise: Promise, runs: Ints, *counts: Any) -> None:
+def _promise_rest(
+    job: SegmentJob, workers: int, promise: Promise, runs: Ints, *counts: Any
+) -> None:
     """Promise what comes after the floods; counts are those of `writing_bytes`."""
     promise("segment, writing", writing_bytes(job, workers, runs, *counts))
 
 
-def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
+def _promise_floods(plan: Resolution, resources: Resources, promise: Promise) -> None:
     if not plan.batches:
         return
     worst = max(plan.batches, key=lambda batch: batch.bytes)
@@ -248,7 +252,7 @@ def _promise_floods(plan: Plan, resources: Resources, promise: Promise) -> None:
         ) from error
 
 
-def _budget(job: Job, resources: Resources) -> int | None:
+def _budget(job: SegmentJob, resources: Resources) -> int | None:
     """Memory over which a component is cut, the same for an interrupted run and the next."""
     if not job.decoding.approximate:
         return None
@@ -258,7 +262,7 @@ def _budget(job: Job, resources: Resources) -> int | None:
     return int(job.scratch.load("budget", "bytes")[0][0])
 
 
-def _create_labels(job: Job, out: Path, dtype: np.dtype[Any]) -> Volume:
+def _create_labels(job: SegmentJob, out: Path, dtype: np.dtype[Any]) -> Volume:
     made = {
         "decoder": job.decoding.decoder,
         "parameters": to_plain(job.decoding.parameters),
@@ -283,7 +287,7 @@ def _quantisation(prediction: Volume) -> str:
     return f"{prediction.dtype} truncated to 256 levels"
 
 
-def _write_tables(job: Job, out: Path, columns: Mapping[str, Any]) -> None:
+def _write_tables(job: SegmentJob, out: Path, columns: Mapping[str, Any]) -> None:
     files = [f"runs-{i}" for i in range(len(layers(job)))]
     count = np.concatenate([job.scratch.load(file, "count")[0] for file in files])
     starts = np.append(0, np.cumsum(count))
@@ -291,12 +295,12 @@ def _write_tables(job: Job, out: Path, columns: Mapping[str, Any]) -> None:
     write_instances_table(out, columns)
 
 
-def _layer_columns(job: Job) -> Iterator[dict[str, Any]]:
+def _layer_columns(job: SegmentJob) -> Iterator[dict[str, Any]]:
     for i in range(len(layers(job))):
         yield dict(zip(RUN_COLUMNS, job.scratch.load(f"runs-{i}", *RUN_COLUMNS), strict=True))
 
 
-def _log_summary(job: Job, summary: Mapping[str, Any], seconds: float) -> None:
+def _log_summary(job: SegmentJob, summary: Mapping[str, Any], seconds: float) -> None:
     log.info(
         "segment: %d blocks of %s, %d instances, %d small ones removed, largest component "
         "%d voxels, %s, peak memory %.2f GiB",

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.labels.runs import Ints
-from cristae.segmentation.job import Job
-from cristae.segmentation.resolve import NOBODY
+from cristae.segmentation.job import SegmentJob
+from cristae.segmentation.resolve import UNASSIGNED
 from cristae.segmentation.steps import runs_around
 
 AROUND = 8
 """Voxels in the ring."""
 
 
-def contact_step(job: Job, index: int, box: Box) -> None:
+def contact_step(job: SegmentJob, index: int, box: Box) -> None:
     """Count the contacts of small instances in a block; a halo of one voxel along y and x is read.
 
     Leaves ``contacts`` (n, 9): an instance, and in ascending order the small ones its voxels touch,
@@ -101,18 +101,18 @@ def _contacts(canvas, small):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _insert(row, held, other):  # type: ignore[no-untyped-def]
     """Put a number in its place among row[1:held + 1], once; gives how many there are."""
-    place = 1
-    while place <= held and row[place] < other:
-        place += 1
-    if place <= held and row[place] == other:
+    position = 1
+    while position <= held and row[position] < other:
+        position += 1
+    if position <= held and row[position] == other:
         return held
-    for k in range(held, place - 1, -1):
+    for k in range(held, position - 1, -1):
         row[k + 1] = row[k]
-    row[place] = other
+    row[position] = other
     return held + 1
 
 
-def give_away(
+def merge_small(
     contacts: Ints, count: Ints, voxels: Ints, small: NDArray[np.bool_], size: int
 ) -> Ints:
     """What every instance becomes once the small ones have joined their neighbours.
@@ -125,15 +125,15 @@ def give_away(
         size: Instances of fewer voxels are small.
 
     Returns:
-        (n,) the instance each becomes part of, itself where it stays, or `NOBODY`.
+        (n,) the instance each becomes part of, itself where it stays, or `UNASSIGNED`.
     """
     touched = contacts[:, 1:] - 1
     row, column = np.nonzero(touched >= 0)
     touched = touched[row, column]
     row = row[np.argsort(touched, kind="stable")]  # the rows that touch each instance
     first = np.append(0, np.cumsum(np.bincount(touched, minlength=voxels.size)))
-    goes: Ints = _give(contacts[:, 0] - 1, count, (first, row), voxels.copy(), small, size)
-    return goes
+    merged_into: Ints = _give(contacts[:, 0] - 1, count, (first, row), voxels.copy(), small, size)
+    return merged_into
 
 
 @njit(nogil=True, cache=True)
@@ -141,8 +141,8 @@ def _give(owner, count, rows_of, sizes, small, size):  # type: ignore[no-untyped
     """What each instance becomes; an instance takes over the rows of those that join it."""
     first, rows = rows_of
     n = sizes.size
-    goes, after, last = np.arange(n), np.full(n, -1, np.int64), np.arange(n)
-    tally, touched = np.zeros(n, np.int64), np.empty(n, np.int64)
+    merged_into, after, last = np.arange(n), np.full(n, -1, np.int64), np.arange(n)
+    shared, touched = np.zeros(n, np.int64), np.empty(n, np.int64)
     seen = np.full(owner.size, -1, np.int64)
     for i in range(n):
         if not small[i] or sizes[i] >= size:
@@ -154,30 +154,30 @@ def _give(owner, count, rows_of, sizes, small, size):  # type: ignore[no-untyped
                 if seen[row] == i:
                     continue
                 seen[row] = i
-                other = _end(goes, owner[row])
-                if other != i and other != NOBODY:
-                    if tally[other] == 0:
+                other = _find_root(merged_into, owner[row])
+                if other != i and other != UNASSIGNED:
+                    if shared[other] == 0:
                         touched[others] = other
                         others += 1
-                    tally[other] += count[row]
+                    shared[other] += count[row]
             part = after[part]
-        best = np.int64(NOBODY)
+        best = np.int64(UNASSIGNED)
         for other in touched[:others]:
-            if best == NOBODY or (tally[other], -other) > (tally[best], -best):
+            if best == UNASSIGNED or (shared[other], -other) > (shared[best], -best):
                 best = other
-        tally[touched[:others]] = 0
-        goes[i] = best
-        if best != NOBODY:
+        shared[touched[:others]] = 0
+        merged_into[i] = best
+        if best != UNASSIGNED:
             sizes[best] += sizes[i]
             after[last[best]] = i
             last[best] = last[i]
     for i in range(n):
-        goes[i] = _end(goes, i)
-    return goes
+        merged_into[i] = _find_root(merged_into, i)
+    return merged_into
 
 
 @njit(nogil=True, cache=True)
-def _end(goes, i):  # type: ignore[no-untyped-def]
-    while i != NOBODY and goes[i] != i:
-        i = goes[i]
+def _find_root(merged_into, i):  # type: ignore[no-untyped-def]
+    while i != UNASSIGNED and merged_into[i] != i:
+        i = merged_into[i]
     return i

@@ -17,12 +17,12 @@ from cristae.grid import Box
 from cristae.labels.runs import Ints, Runs, intersect
 from cristae.segmentation.config import Preset
 from cristae.segmentation.decoder import Decoder
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.steps import runs_around
 from cristae.segmentation.watershed import Watershed
 
 
-def overlap_step(job: Job, index: int, box: Box) -> None:
+def overlap_step(job: SegmentJob, index: int, box: Box) -> None:
     """Count what instances of a block's slices have in common with those of the next slice.
 
     The slice behind the block is read, too. Leaves ``pairs`` (n, 2) of instances, the one of the

@@ -8,25 +8,25 @@ import numpy as np
 from cristae.engine.kernels import njit
 from cristae.grid import Box
 from cristae.labels.runs import Ints, Runs, no_runs, runs_meet, runs_of_plane
-from cristae.labels.statistics import Statistics, mass_in, measure_runs
-from cristae.segmentation.batches import Batch
-from cristae.segmentation.job import Job, load_table, targets_of
+from cristae.labels.statistics import Statistics, measure_runs, probability_sums_in
+from cristae.segmentation.batches import PieceBatch
+from cristae.segmentation.job import SegmentJob, load_table, targets_of
 from cristae.segmentation.reading import read_channels
-from cristae.segmentation.resolve import NOBODY
+from cristae.segmentation.resolve import UNASSIGNED
 
 
-def label_step(job: Job, index: int, box: Box) -> None:
+def label_step(job: SegmentJob, index: int, box: Box) -> None:
     """Label one block alone; leaves its table."""
     job.scratch.save(f"label-{index}", job.decoding.label(job, box)._asdict())
 
 
-def decode_step(job: Job, k: int, batch: Batch) -> None:
+def decode_step(job: SegmentJob, k: int, batch: PieceBatch) -> None:
     """Decode pieces of several seeds, or of several fragments."""
     job.decoding.decode(job, k, batch)
 
 
-def widen_step(job: Job, index: int, box: Box) -> None:
-    """Widen the instances in plane; the larger number wins.
+def dilate_step(job: SegmentJob, index: int, box: Box) -> None:
+    """Dilate the instances in plane; the larger number wins.
 
     A block is a core it writes and a halo of ``reach`` voxels along y and x that it reads.
     """
@@ -45,19 +45,19 @@ def widen_step(job: Job, index: int, box: Box) -> None:
             plane = np.zeros(box.shape[1:], np.int64)
             corner = (z * raster.plane, *box.start[1:])
             at, name = runs.take(mine), instance[mine] + 1
-            _widen(at.start, at.length, name, plane, corner, raster.row, (y, x))
-            found, name = runs_of_plane(plane, raster.place(z, *box.start[1:]), raster)
+            _dilate(at.start, at.length, name, plane, corner, raster.row, (y, x))
+            found, name = runs_of_plane(plane, raster.voxel_index(z, *box.start[1:]), raster)
             parts.append(found)
             names.append(name - 1)
     wide = Runs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
     instances, label = np.unique(np.concatenate(names), return_inverse=True)
-    mass = mass_in(wide, read_channels(job, box)[0], box, raster)
-    statistics = measure_runs(wide, label, instances.size, mass, raster)
+    probability_sum = probability_sums_in(wide, read_channels(job, box)[0], box, raster)
+    statistics = measure_runs(wide, label, instances.size, probability_sum, raster)
     rows = {**wide._asdict(), "label": label, "instances": instances}
     job.scratch.save(f"wide-{index}", {**rows, **statistics._asdict()})
 
 
-def _own_runs(job: Job, box: Box, number: Ints | None) -> tuple[Runs, Ints]:
+def _own_runs(job: SegmentJob, box: Box, number: Ints | None) -> tuple[Runs, Ints]:
     """Runs of the blocks that share voxels with a box, and the instance of each; no floods."""
     parts, names = [], []
     for index, block in job.blocks_in(box):
@@ -72,10 +72,10 @@ def _own_runs(job: Job, box: Box, number: Ints | None) -> tuple[Runs, Ints]:
 
 
 def renamed(instance: Ints, number: Ints | None) -> Ints:
-    """The number of each instance, or each as it is where there are no numbers; below 0 nobody."""
+    """The number of each instance, or each as it is without numbers; below 0 unassigned."""
     if number is None:
         return instance
-    name = np.full(instance.size, NOBODY, np.int64)
+    name = np.full(instance.size, UNASSIGNED, np.int64)
     own = instance >= 0
     name[own] = number[instance[own]]
     return name
@@ -99,7 +99,7 @@ def _owned(start, length, piece, name, there):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _widen(start, length, name, plane, corner, row, reach):  # type: ignore[no-untyped-def]
+def _dilate(start, length, name, plane, corner, row, reach):  # type: ignore[no-untyped-def]
     ny, nx = plane.shape
     for i in range(start.size):
         rest = start[i] - corner[0]
@@ -110,7 +110,7 @@ def _widen(start, length, name, plane, corner, row, reach):  # type: ignore[no-u
                 plane[v, u] = max(plane[v, u], name[i])
 
 
-def instance_runs(job: Job, index: int, number: Ints | None = None) -> tuple[Runs, Ints]:
+def instance_runs(job: SegmentJob, index: int, number: Ints | None = None) -> tuple[Runs, Ints]:
     """Runs of a block as decoded, in any order, and the instance of each.
 
     With the number of each instance that number instead, and no runs of instances below 0.
@@ -135,7 +135,7 @@ def instance_runs(job: Job, index: int, number: Ints | None = None) -> tuple[Run
     return Runs(np.concatenate(starts), np.concatenate(lengths)), np.concatenate(names)
 
 
-def runs_around(job: Job, box: Box) -> tuple[Runs, Ints]:
+def runs_around(job: SegmentJob, box: Box) -> tuple[Runs, Ints]:
     """Runs as decoded that have a voxel in a box, in raster order, and the instance of each."""
     parts, names = [no_runs()], [np.zeros(0, np.int64)]
     for index, block in job.blocks_in(box):
@@ -148,7 +148,7 @@ def runs_around(job: Job, box: Box) -> tuple[Runs, Ints]:
     return runs.take(order), np.concatenate(names)[order]
 
 
-def statistics_of(job: Job, file: str) -> tuple[Ints, Statistics]:
-    """Instances of a flood's or a widening's file, and their statistics."""
+def statistics_of(job: SegmentJob, file: str) -> tuple[Ints, Statistics]:
+    """Instances of a flood's or a dilation's file, and their statistics."""
     instances, *fields = job.scratch.load(file, "instances", *Statistics._fields)
     return instances, Statistics(*fields)

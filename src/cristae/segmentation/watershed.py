@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.grid import Box, Triple
+from cristae.grid import Box
 from cristae.labels.runs import Ints, Raster, Runs, intersect, join_owners, number_roots
 from cristae.labels.statistics import NOWHERE
-from cristae.segmentation.batches import Batch, Extent
+from cristae.segmentation.batches import Extent, PieceBatch
 from cristae.segmentation.block_table import BlockTable
 from cristae.segmentation.components import (
-    Labelled,
+    LabelledComponents,
+    SeedOverlap,
     Seeds,
-    Share,
     bases,
     block_table,
     join,
@@ -30,20 +30,20 @@ from cristae.segmentation.components import (
     keep_valued,
     label_pieces,
 )
-from cristae.segmentation.contested import (
-    Contested,
-    Decoded,
-    contested_runs,
-    in_raster_order,
-    save_decoded,
-)
 from cristae.segmentation.decoder import Decoder
 from cristae.segmentation.flood import flood, flood_bytes, labelled_runs
-from cristae.segmentation.job import Decoding, Job, Joined, Targets, load_table
+from cristae.segmentation.job import Decoding, Joined, SegmentJob, Targets, load_table
 from cristae.segmentation.levels import distance_bound
+from cristae.segmentation.multi_seed import (
+    Decoded,
+    MultiSeedRuns,
+    in_raster_order,
+    multi_seed_runs,
+    save_decoded,
+)
 from cristae.segmentation.reading import read_layers, sample_rules
-from cristae.segmentation.resolve import NOBODY
-from cristae.segmentation.scanning import Scanned, scan_layers
+from cristae.segmentation.resolve import UNASSIGNED
+from cristae.segmentation.scanning import Scanned, ThresholdRule, scan_layers
 
 SEED_FIELDS = ("seed_voxels", "seed_face", "pairs", "seed_first")
 
@@ -53,57 +53,60 @@ class Watershed(Decoding):
     """Instances are what each seed floods."""
 
     @property
-    def rules(self) -> tuple[Triple, ...]:
-        """Rules (above, below, beyond) on mask, contour and distance: foreground's, and seeds'."""
-        contour, beyond, seed_beyond = 256, -1, -1
+    def rules(self) -> tuple[ThresholdRule, ...]:
+        """Those of the foreground and of seeds."""
+        contour, distance, seed_distance = 256, -1, -1
         if self.channels > 1:
             contour = int(255 * self.parameters["contour_threshold"])
         if self.channels > 2:
-            beyond = distance_bound(self.parameters["distance_foreground_threshold"])
-            seed_beyond = distance_bound(self.parameters["distance_seed_threshold"])
+            distance = distance_bound(self.parameters["distance_foreground_threshold"])
+            seed_distance = distance_bound(self.parameters["distance_seed_threshold"])
         foreground = int(255 * self.parameters["foreground_threshold"])
         seed = int(255 * self.parameters["seed_threshold"])
-        return (foreground, 256, beyond), (seed, contour, seed_beyond)
+        return (
+            ThresholdRule(foreground, distance_above=distance),
+            ThresholdRule(seed, contour, seed_distance),
+        )
 
     @property
-    def shared_rules(self) -> tuple[Triple, ...]:
+    def shared_rules(self) -> tuple[ThresholdRule, ...]:
         """Both rules, where slices are not joined."""
         return () if self.planar else self.rules
 
-    def label(self, job: Job, box: Box) -> BlockTable:
+    def label(self, job: SegmentJob, box: Box) -> BlockTable:
         """Pieces and seeds of a block; whole pieces without a seed are dropped."""
         found = scan_layers(read_layers(job, box), job.raster, self.rules)
         pieces = label_pieces(found.runs, box, job.raster, 6)
         return _seeded_table(pieces, found, box, job.raster, self)
 
-    def join(self, job: Job, base: Ints) -> tuple[Ints, int]:
+    def join(self, job: SegmentJob, base: Ints) -> tuple[Ints, int]:
         """Pieces of neighbouring blocks are one where their faces touch."""
         return join_contacts(job, base, 6)
 
-    def targets(self, job: Job, joined: Joined) -> Targets:
-        """A piece is the instance of its only seed, nobody's, or has to be flooded."""
+    def targets(self, job: SegmentJob, joined: Joined) -> Targets:
+        """A piece is the instance of its only seed, unassigned, or has to be flooded."""
         piece, base = joined.piece, joined.base
         tables = [load_table(job, i, *SEED_FIELDS) for i in range(len(job.blocks))]
         seed_base = bases([len(table[0]) for table in tables])
         seed, first, voxels = _join_seeds(job, tables, seed_base)
         kept = np.flatnonzero(voxels >= self.min_seed_size)
-        instance = np.full(first.size, NOBODY, np.int64)
+        instance = np.full(first.size, UNASSIGNED, np.int64)
         instance[kept[np.argsort(first[kept])]] = np.arange(kept.size)
         pairs = np.concatenate([t[2] + (base[i], seed_base[i]) for i, t in enumerate(tables)])
         pairs = np.stack([piece[pairs[:, 0]], instance[seed[pairs[:, 1]]]], axis=1)
         pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
         held = np.bincount(pairs[:, 0], minlength=joined.first.size)
-        target = np.full(joined.first.size, NOBODY, np.int64)
+        target = np.full(joined.first.size, UNASSIGNED, np.int64)
         single = held[pairs[:, 0]] == 1
         target[pairs[single, 0]] = pairs[single, 1]
-        contested = np.flatnonzero(held > 1)
-        target[contested] = -2 - np.arange(contested.size)
+        multi_seed = np.flatnonzero(held > 1)
+        target[multi_seed] = -2 - np.arange(multi_seed.size)
         return Targets(target, kept.size, instance[seed], seed_base)
 
-    def decode(self, job: Job, k: int, batch: Batch) -> None:
+    def decode(self, job: SegmentJob, k: int, batch: PieceBatch) -> None:
         """Flood pieces of several seeds; leaves labelled runs by block."""
-        found, block = contested_runs(job, batch)
-        instances, name = np.unique(found.share_seed, return_inverse=True)
+        found, block = multi_seed_runs(job, batch)
+        instances, name = np.unique(found.overlap_seed, return_inverse=True)
         order, runs, value, bounds = in_raster_order(found, len(batch.pieces), 1)
         found = found._replace(value=value)  # the only copy from here on
         pieces = (order, runs, bounds)
@@ -112,7 +115,7 @@ class Watershed(Decoding):
         instances = np.append(instances, ~np.arange(max(0, labels - instances.size)))
         save_decoded(job, k, batch, results, instances, block)
 
-    def sample(self, job: Job, box: Box) -> tuple[float, float]:
+    def sample(self, job: SegmentJob, box: Box) -> tuple[float, float]:
         """By both rules."""
         return sample_rules(job, box, self.rules)
 
@@ -122,32 +125,32 @@ class Watershed(Decoding):
 
 
 def _seeded_table(
-    pieces: Labelled, scanned: Scanned, box: Box, raster: Raster, decoding: Decoding
+    pieces: LabelledComponents, scanned: Scanned, box: Box, raster: Raster, decoding: Decoding
 ) -> BlockTable:
     seeds = label_pieces(scanned.seeds, box, raster, 26)
     voxels = np.bincount(seeds.label, seeds.runs.length, seeds.n)
-    seeds = seeds.keep(seeds.leaves | (voxels >= decoding.min_seed_size))
+    seeds = seeds.keep(seeds.touches_face | (voxels >= decoding.min_seed_size))
     common, in_piece, in_seed = intersect(pieces.runs, seeds.runs)
     piece = pieces.label[in_piece].astype(np.int64)
     seed = seeds.label[in_seed].astype(np.int64)
     seeded = np.zeros(pieces.n, bool)
     seeded[piece] = True
-    wanted = pieces.leaves | seeded
+    wanted = pieces.touches_face | seeded
     number = np.cumsum(wanted) - 1
-    share = Share(common, number[piece], seed)
+    seed_overlap = SeedOverlap(common, number[piece], seed)
     found = Seeds(
         np.bincount(seeds.label, seeds.runs.length, seeds.n).astype(np.int64),
         _first_of(seeds),
         seeds.on_face,
-        _unique_pairs(share.piece, seed, seeds.n),
-        share,
+        _unique_pairs(seed_overlap.piece, seed, seeds.n),
+        seed_overlap,
     )
     its, value = keep_valued(pieces, scanned.value, wanted)
-    valued = (np.bincount(found.pairs[:, 0], minlength=its.n) > 1) | its.leaves
-    return block_table(its, value, raster, valued, found)
+    keeps_values = (np.bincount(found.pairs[:, 0], minlength=its.n) > 1) | its.touches_face
+    return block_table(its, value, raster, keeps_values, found)
 
 
-def _join_seeds(job: Job, tables: list[list[Ints]], base: Ints) -> tuple[Ints, Ints, Ints]:
+def _join_seeds(job: SegmentJob, tables: list[list[Ints]], base: Ints) -> tuple[Ints, Ints, Ints]:
     """Joined seed of each block's seed; first voxel and number of voxels of each joined one."""
     faces = [Runs(t[1][0], t[1][1].astype(np.int32)) for t in tables]
     owners = [t[1][2] + base[i] for i, t in enumerate(tables)]
@@ -158,7 +161,7 @@ def _join_seeds(job: Job, tables: list[list[Ints]], base: Ints) -> tuple[Ints, I
     return seed, first, voxels
 
 
-def _first_of(found: Labelled) -> Ints:
+def _first_of(found: LabelledComponents) -> Ints:
     first = np.full(found.n, NOWHERE, np.int64)
     np.minimum.at(first, found.label, found.runs.start)
     return first
@@ -181,17 +184,17 @@ def _is_new(piece, seed, last):  # type: ignore[no-untyped-def]
 
 
 def _flood_pieces(
-    found: Contested,
+    found: MultiSeedRuns,
     pieces: tuple[Ints, Runs, list[list[int]]],
     name: NDArray[np.int32],
-    batch: Batch,
-    job: Job,
+    batch: PieceBatch,
+    job: SegmentJob,
 ) -> list[Decoded]:
     (order, runs, bounds), most = pieces, int(name.max(initial=0))
-    seed_order = np.lexsort((found.share_start, found.share_piece))
-    seeds = Runs(found.share_start[seed_order], found.share_length[seed_order])
+    seed_order = np.lexsort((found.overlap_start, found.overlap_piece))
+    seeds = Runs(found.overlap_start[seed_order], found.overlap_length[seed_order])
     name = name[seed_order]
-    seed_first = np.searchsorted(found.share_piece[seed_order], np.arange(len(bounds) + 1))
+    seed_first = np.searchsorted(found.overlap_piece[seed_order], np.arange(len(bounds) + 1))
     results = []
     for p, (low, high, first, last) in enumerate(bounds):
         its = slice(seed_first[p], seed_first[p + 1])

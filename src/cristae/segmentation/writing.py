@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
 from cristae.labels.runs import Ints, Raster, Runs, locate
-from cristae.segmentation.job import Job
+from cristae.segmentation.job import SegmentJob
 from cristae.segmentation.steps import instance_runs
 from cristae.volumes.formats.ome_zarr import Layout
 from cristae.volumes.formats.shards import encode_chunk, write_shard
 from cristae.volumes.volume import Array, Volume
 
 
-def final_runs(job: Job, index: int) -> tuple[Runs, Ints]:
+def final_runs(job: SegmentJob, index: int) -> tuple[Runs, Ints]:
     """Runs of a block after everything, in any order, and the final number of each."""
     return instance_runs(job, index, job.scratch.load("number", "number")[0])
 
 
-def write_step(job: Job, labels: Volume, box: Box) -> int:
+def write_step(job: SegmentJob, labels: Volume, box: Box) -> int:
     """Write one shard of the labels; a shard without instances is left out. Gives its runs.
 
     Chunks are painted a band at a time, and encoded one by one: no array of a shard is held, and
@@ -88,13 +88,13 @@ def _in_bands(
     bands: tuple[int, int],
 ) -> Painted:
     """Runs that meet a shard, clipped to it and sorted by band, (z, y)."""
-    place = (np.array(box.start), np.array(box.stop), raster.plane, raster.row)
-    return Painted(*_sort_into_bands(start, length, name, place, chunk, bands))
+    columns = (np.array(box.start), np.array(box.stop), raster.plane, raster.row)
+    return Painted(*_sort_into_bands(start, length, name, columns, chunk, bands))
 
 
 @njit(nogil=True, cache=True)
-def _sort_into_bands(start, length, name, place, chunk, bands):  # type: ignore[no-untyped-def]
-    low, high, plane, row = place
+def _sort_into_bands(start, length, name, columns, chunk, bands):  # type: ignore[no-untyped-def]
+    low, high, plane, row = columns
     nz, ny = bands
     band = np.empty(start.size, np.int32)
     first = np.zeros(nz * ny + 1, np.int64)
@@ -147,7 +147,7 @@ def _paint(rows, starts, stops, names, band, erase, canvas, touched):  # type: i
                 line[x] = name
 
 
-def slab_step(job: Job, layer: int, slab: Box) -> None:
+def slab_step(job: SegmentJob, layer: int, slab: Box) -> None:
     """Gather the final runs of one layer of blocks, in raster order and whole along x.
 
     Leaves the columns ``z``, ``y``, ``x0``, ``x1`` and ``id``, and ``count``, the runs of a plane.
@@ -161,9 +161,9 @@ def slab_step(job: Job, layer: int, slab: Box) -> None:
     first_row = slab.start[0] * (raster.plane // raster.row)
     rows = slab.shape[0] * (raster.plane // raster.row)
     order = sort_by_row(start, raster.row, first_row, rows)
-    place, name = _columns(start, length, name, order, raster.plane, raster.row)
-    count = np.bincount(place[0] - slab.start[0], minlength=slab.shape[0])
-    columns = dict(zip(("z", "y", "x0", "x1"), place, strict=True))
+    columns, name = _columns(start, length, name, order, raster.plane, raster.row)
+    count = np.bincount(columns[0] - slab.start[0], minlength=slab.shape[0])
+    columns = dict(zip(("z", "y", "x0", "x1"), columns, strict=True))
     job.scratch.save(f"runs-{layer}", {**columns, "id": name, "count": count})
 
 
@@ -209,22 +209,22 @@ def _sort_row(order, start):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _columns(start, length, name, order, plane, row):  # type: ignore[no-untyped-def]
     """z, y, x0, x1 and number of runs in an order; those that meet and have one number are one."""
-    place = np.empty((4, order.size), np.int32)
+    columns = np.empty((4, order.size), np.int32)
     number = np.empty(order.size, name.dtype)
     n, stop = 0, -1
     for i in order:
         if start[i] == stop and number[n - 1] == name[i]:
-            place[3, n - 1] += length[i]
+            columns[3, n - 1] += length[i]
         else:
             z, y, x = locate(start[i], plane, row)
-            place[0, n], place[1, n], place[2, n], place[3, n] = z, y, x, x + length[i]
+            columns[0, n], columns[1, n], columns[2, n], columns[3, n] = z, y, x, x + length[i]
             number[n] = name[i]
             n += 1
         stop = start[i] + length[i]
-    return place[:, :n], number[:n]
+    return columns[:, :n], number[:n]
 
 
-def layers(job: Job) -> list[Box]:
+def layers(job: SegmentJob) -> list[Box]:
     """The layers of blocks along z, each over the whole plane."""
     shape: Triple = job.prediction.shape
     step = job.block_shape[0]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.simulation.chance import add_smooth_noise, derive
+from cristae.simulation.counter_rng import add_smooth_noise, derive
 from cristae.simulation.scene import Scene
 from cristae.simulation.space import Bins, bin_of
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.simulation.chance import between, derive, unit
+from cristae.simulation.counter_rng import between, derive, unit
 from cristae.simulation.space import Bins, Rods, clearance, misses
 from cristae.simulation.spines import (
     LYSOSOME_BODY,
@@ -25,7 +25,7 @@ from cristae.simulation.spines import (
     SOMA_LANES,
     STEP_NM,
     VACUOLE_BODY,
-    Place,
+    Site,
     Store,
     apart,
     append,
@@ -87,7 +87,7 @@ class Organelles(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def _branch(key: Any, place: Place, path: Array, radius: float, spine: Array, store: Store) -> None:
+def _branch(key: Any, place: Site, path: Array, radius: float, spine: Array, store: Store) -> None:
     """Add one or two side branches to the organelle being made."""
     aside, twig = np.empty(3), np.empty((MAX_SPINE, 4))
     for b in range(1 + int(2.0 * unit(key, 80))):
@@ -110,7 +110,7 @@ def _branch(key: Any, place: Place, path: Array, radius: float, spine: Array, st
 
 @njit(nogil=True, cache=True)
 def _single(
-    key: Any, place: Place, style: int, radius: float, label: int, path: Array, store: Store
+    key: Any, place: Site, style: int, radius: float, label: int, path: Array, store: Store
 ) -> None:
     """One organelle along a path."""
     spine = np.empty((len(path), 4))
@@ -134,7 +134,7 @@ def _single(
 
 
 @njit(nogil=True, cache=True)
-def _companions(key: Any, place: Place, label: int, group: int, path: Array, store: Store) -> None:
+def _companions(key: Any, place: Site, label: int, group: int, path: Array, store: Store) -> None:
     """Further mitochondria in the room left beside the others of a stretch, not touching."""
     aside, spine = np.empty(3), np.empty((MAX_SPINE, 4))
     member = 0
@@ -176,7 +176,7 @@ def _group_gap(key: Any) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _chain(key: Any, place: Place, radius: float, label: int, path: Array, store: Store) -> None:
+def _chain(key: Any, place: Site, radius: float, label: int, path: Array, store: Store) -> None:
     """Mitochondria end to end, pressed together: what fits of a spine, cut in pieces."""
     whole, spine = np.empty((len(path), 4)), np.empty((MAX_SPINE, 4))
     whole[:, :3] = path
@@ -203,7 +203,7 @@ def _chain(key: Any, place: Place, radius: float, label: int, path: Array, store
 
 @njit(nogil=True, cache=True)
 def _beside(
-    key: Any, place: Place, radius: float, path: Array, reach: Any, offset: Array, spine: Array
+    key: Any, place: Site, radius: float, path: Array, reach: Any, offset: Array, spine: Array
 ) -> Any:
     """Lay a spine beside a path, from one arc length to another; its nodes (first, last) that fit.
 
@@ -224,7 +224,7 @@ def _beside(
 
 
 @njit(nogil=True, cache=True)
-def _side(key: Any, place: Place, radius: float, label: int, path: Array, store: Store) -> None:
+def _side(key: Any, place: Site, radius: float, label: int, path: Array, store: Store) -> None:
     """Two or three mitochondria side by side."""
     aside, spine = np.empty(3), np.empty((MAX_SPINE, 4))
     length = (len(path) - 1) * STEP_NM
@@ -247,7 +247,7 @@ def _side(key: Any, place: Place, radius: float, label: int, path: Array, store:
 
 
 @njit(nogil=True, cache=True)
-def _cluster(key: Any, place: Place, radius: float, label: int, path: Array, store: Store) -> None:
+def _cluster(key: Any, place: Site, radius: float, label: int, path: Array, store: Store) -> None:
     """Three or four short mitochondria in a heap."""
     aside, spine = np.empty(3), np.empty((MAX_SPINE, 4))
     length = (len(path) - 1) * STEP_NM
@@ -268,7 +268,7 @@ def _cluster(key: Any, place: Place, radius: float, label: int, path: Array, sto
 
 @njit(nogil=True, cache=True)
 def _fill_stretch(
-    key: Any, content: int, radius: float, label: int, place: Place, path: Array, store: Store
+    key: Any, content: int, radius: float, label: int, place: Site, path: Array, store: Store
 ) -> None:
     """Add what a stretch holds; mitochondria fill a good part of the room their tube has.
 
@@ -321,7 +321,7 @@ def fill_tube(
     limit = 190.0 if narrow else 0.4 * calibre if lanes == 2 else OPEN_NM
     dark = between(key, 901, 0.7, 1.0) if row[GIANT] > 0.0 else unit(key, 901) ** 2
     first = store.used[1]
-    place = Place(t, soma, MARGIN_NM + float(row[MYELIN]), limit, rods, bins)
+    place = Site(t, soma, MARGIN_NM + float(row[MYELIN]), limit, rods, bins)
     aside = np.empty(3)
     if not soma:
         sideways(key, 900, nodes[:, :3], aside)

@@ -20,7 +20,7 @@ from cristae.simulation.bricks import (
     measure_parts,
     place_samples,
 )
-from cristae.simulation.chance import between, derive, normal, rough_normal, unit
+from cristae.simulation.counter_rng import between, derive, normal, rough_normal, unit
 from cristae.simulation.looks import Look
 from cristae.simulation.scene import Scene
 from cristae.simulation.shading import shade_parts, shade_tubes

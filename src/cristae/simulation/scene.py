@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.grid import Box, Triple
-from cristae.simulation.chance import derive
 from cristae.simulation.config import (
     BLOCK_NM,
     CELL_NM,
@@ -25,6 +24,7 @@ from cristae.simulation.config import (
     cell_counts,
     first_cell,
 )
+from cristae.simulation.counter_rng import derive
 from cristae.simulation.organelles import Organelles, make_organelles
 from cristae.simulation.space import Bins, Rods, make_bins, set_rod, thin_bins
 from cristae.simulation.tissue import (

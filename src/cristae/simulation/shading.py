@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.simulation.bricks import Brick
-from cristae.simulation.chance import derive
+from cristae.simulation.counter_rng import derive
 from cristae.simulation.looks import (
     TABLE_EDGE,
     TABLE_SCALE,

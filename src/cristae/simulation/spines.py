@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.simulation.chance import between, direction, normal, unit
+from cristae.simulation.counter_rng import between, direction, normal, unit
 from cristae.simulation.space import Bins, Rods, clearance, depth_in, set_rod
 from cristae.simulation.tissue import BEADED, CORE, NODE_STEP_NM, RADIUS
 
@@ -39,7 +39,7 @@ class Store(NamedTuple):
     used: Array
 
 
-class Place(NamedTuple):
+class Site(NamedTuple):
     """The tube an organelle lies in.
 
     Attributes:
@@ -112,7 +112,7 @@ def wish(key: Any, style: int, radius: float, spine: Array) -> None:
 
 
 @njit(nogil=True, cache=True)
-def fit(place: Place, least: float, spine: Array) -> Any:
+def fit(place: Site, least: float, spine: Array) -> Any:
     """Shrink radii to the room there is; the longest run of nodes (first, last) that fit."""
     best_first, best_last, first = 0, 0, 0
     for i in range(len(spine) + 1):

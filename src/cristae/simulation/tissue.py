@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
-from cristae.simulation.chance import between, derive, derive3, direction, normal, unit
 from cristae.simulation.config import BLOCK_NM, CELL_NM, IDS_PER_BLOCK, IDS_PER_CELL
+from cristae.simulation.counter_rng import between, derive, derive3, direction, normal, unit
 
 Array = NDArray[Any]
 

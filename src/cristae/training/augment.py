@@ -1,15 +1,15 @@
 """Augmentation: all that is changed about a patch, and the presets.
 
 Geometry comes first, while a patch is cut out of its source (`geometry`); then instances are copied
-beside others (`paste`), sections get defects (`defects`) and grey values change (`grey`).
+beside others (`copy_paste`), sections get defects (`defects`) and grey values change (`grey`).
 """
 
 from dataclasses import dataclass, field
 
+from cristae.training.copy_paste import CopyPasteConfig
 from cristae.training.defects import DefectsConfig, defects_faults
 from cristae.training.geometry import GeometryConfig
-from cristae.training.grey import GreyConfig
-from cristae.training.paste import PasteConfig
+from cristae.training.intensity import GreyConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Augmentations:
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     grey: GreyConfig = field(default_factory=GreyConfig)
     defects: DefectsConfig = field(default_factory=DefectsConfig)
-    paste: PasteConfig = field(default_factory=PasteConfig)
+    copy_paste: CopyPasteConfig = field(default_factory=CopyPasteConfig)
 
 
 PYTC = Augmentations(
@@ -55,7 +55,7 @@ PYTC = Augmentations(
         contrast_about=0.0,
     ),
     DefectsConfig(lost_parts=0.9, motion_blur=0.5, cut_blur=0.5, cut_noise=0.75),
-    PasteConfig(share=0.0),
+    CopyPasteConfig(share=0.0),
 )
 """The augmentation of PyTorch Connectomics v1, with its values for MitoEM."""
 

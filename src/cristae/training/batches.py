@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from cristae.training.config import TrainConfig, augmentations_of
+from cristae.training.copy_paste import CopyPasteConfig, copy_paste_touching, is_pasted
 from cristae.training.defects import apply_defects, draw_defects
-from cristae.training.grey import apply_grey, draw_grey
-from cristae.training.paste import PasteConfig, is_pasted, paste_touching
+from cristae.training.intensity import apply_grey, draw_grey
 from cristae.training.sampling import (
     DEFECTS,
     GEOMETRY,
@@ -23,13 +23,13 @@ from cristae.training.sampling import (
     random_stream,
 )
 from cristae.training.targets import make_targets, needs_cpu
-from cristae.training.turning import turn_patches
+from cristae.training.warp import warp_patches
 
 PREFETCH = 3
 
 
 @dataclass(frozen=True)
-class Batch:
+class PatchBatch:
     """Patches of a step.
 
     Attributes:
@@ -47,7 +47,7 @@ class Batch:
 
 def make_batch(
     sources: Sequence[Source], config: TrainConfig, first: int, device: torch.device
-) -> Batch:
+) -> PatchBatch:
     """The ``batch`` patches from patch ``first`` on; a pure function of the seed and ``first``.
 
     The processor reads and draws; patches are turned and changed on the device, all at once.
@@ -67,29 +67,31 @@ def make_batch(
         greys.append(draw_grey(config.patch, chosen.grey, random_stream(config.seed, index, GREY)))
         stream = random_stream(config.seed, index, DEFECTS)
         defects.append(draw_defects(config.patch, chosen.defects, stream))
-    images, labels, known = turn_patches(cuts, config.patch, device)
-    _paste(images, labels, chosen.paste, config.seed, first)
+    images, labels, known = warp_patches(cuts, config.patch, device)
+    _copy_paste(images, labels, chosen.copy_paste, config.seed, first)
     images = apply_grey(apply_defects(images, defects), greys)
     return stack_patches(images, labels, known, config)
 
 
-def _paste(images: Tensor, labels: Tensor, config: PasteConfig, seed: int, first: int) -> None:
+def _copy_paste(
+    images: Tensor, labels: Tensor, config: CopyPasteConfig, seed: int, first: int
+) -> None:
     """Copy instances beside others, in place; only patches where that is done leave the device."""
     for number in range(len(images)):
         if not is_pasted(config, random_stream(seed, first + number, PASTE)):
             continue
         image, ids = (stack[number].cpu().numpy() for stack in (images, labels))
         stream = random_stream(seed, first + number, PASTE)
-        pasted = paste_touching(image, ids, config, stream)
+        pasted = copy_paste_touching(image, ids, config, stream)
         for stack, array in zip((images, labels), pasted, strict=True):
             stack[number] = torch.from_numpy(array).to(stack.device)
 
 
 def supply(
-    make: Callable[[int], Batch], first: int, last: int, depth: int = PREFETCH
-) -> Generator[Batch]:
+    make: Callable[[int], PatchBatch], first: int, last: int, depth: int = PREFETCH
+) -> Generator[PatchBatch]:
     """Batches of steps ``first`` to ``last`` (exclusive), made ahead in a thread of its own."""
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[PatchBatch]] = deque()
     # its own thread count: the arithmetic of the step keeps all of its threads
     pool = ThreadPoolExecutor(1, "supply", initializer=_one_thread)
     try:
@@ -107,10 +109,10 @@ def _one_thread() -> None:
 
 def stack_patches(
     images: Tensor, labels: Tensor, known: Tensor | None, config: TrainConfig
-) -> Batch:
+) -> PatchBatch:
     """A batch from images, labels and where these are known, each (n, z, y, x) on the device."""
     channels, target = config.network.channels, None
     if needs_cpu(channels):
         target = make_targets(labels.cpu(), channels, config.targets).to(images.device)
     valid = None if known is None else known[:, None]
-    return Batch(images[:, None], labels, valid, target)
+    return PatchBatch(images[:, None], labels, valid, target)

@@ -14,13 +14,14 @@ from cristae.networks.families.table import family_of
 from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.family import NetworkConfig
 from cristae.networks.recipe import InferenceRecipe, own_recipe_faults
-from cristae.networks.windows import Variants, WindowRecipe
+from cristae.networks.windows import Tta, WindowRecipe
+from cristae.renamed import recorded_names
 from cristae.training.augment import PYTC, Augmentations, augmentation_faults
+from cristae.training.copy_paste import CopyPasteConfig
 from cristae.training.defects import DefectsConfig
 from cristae.training.geometry import GeometryConfig
-from cristae.training.grey import GreyConfig
+from cristae.training.intensity import GreyConfig
 from cristae.training.losses import LossConfig
-from cristae.training.paste import PasteConfig
 from cristae.training.sampling import SamplingConfig
 from cristae.training.targets import (
     TargetsConfig,
@@ -66,7 +67,7 @@ SILENT_KEYS = (
     "precision",
     "replay",
     "tune",
-    "variants",
+    "tta",
     "section_spacing_nm",
     "scales",
 )
@@ -121,7 +122,7 @@ class TrainConfig:
         geometry: How patches are turned and bent.
         grey: How grey values are changed.
         defects: Which defects of sections and imaging are added.
-        paste: How instances are copied beside others, to touch them.
+        copy_paste: How instances are copied beside others, to touch them.
         validate_every: Steps between validations.
         validation_patches: Patches of each validation sample.
         validate_ap_every: Steps between validations that decode instances, too, and take their
@@ -138,12 +139,12 @@ class TrainConfig:
         tune: At the end, search the decoder's thresholds on the boxes that ``validate_ap_box`` and
             ``validate_ap_boxes`` say, and store the best ones in the model.
         windows: Windows that a network of PyTorch Connectomics is validated and predicted in.
-        variants: Test-time augmentation that the model is validated and, unless told otherwise,
+        tta: Test-time augmentation that the model is validated and, unless told otherwise,
             predicted with (`cristae.prediction.predict.PredictConfig`); not for ``windows``.
-        section_spacing_nm: Distance between the sections that the model, unless told otherwise,
-            looks at where sections are thinner (`cristae.networks.interleaved`); the ``z_steps`` of
-            such volumes should give about that. Validation looks at next sections. None: so does
-            the model; not for ``windows``.
+        section_spacing_nm: Target section spacing of the model: thinner sections are subsampled
+            (`cristae.networks.strided_sections`), so the ``z_steps`` of such volumes should give
+            about that. Validation does not subsample. None: nor does the model; not for
+            ``windows``.
         scales: Times the working voxel size in the plane at which the model, unless told otherwise,
             sees an image, to average the outputs. Validation looks at 1. Not for ``windows``.
         decoder: Decoder that the model asks for.
@@ -178,7 +179,7 @@ class TrainConfig:
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     grey: GreyConfig = field(default_factory=GreyConfig)
     defects: DefectsConfig = field(default_factory=DefectsConfig)
-    paste: PasteConfig = field(default_factory=PasteConfig)
+    copy_paste: CopyPasteConfig = field(default_factory=CopyPasteConfig)
     validate_every: int = 250
     validation_patches: int = 12
     validate_ap_every: int = 0
@@ -190,7 +191,7 @@ class TrainConfig:
     devices: int = 1
     replay: float = 0.0
     tune: bool = False
-    variants: Variants = 1
+    tta: Tta = 1
     section_spacing_nm: float | None = None
     scales: tuple[float, ...] = (1.0,)
     decoder: str = "bc_watershed"
@@ -198,7 +199,7 @@ class TrainConfig:
     card: dict[str, str] = field(default_factory=dict)
 
 
-OFFERED = ("variants", "section_spacing_nm", "scales")
+OFFERED = ("tta", "section_spacing_nm", "scales")
 """Properties of an `InferenceRecipe` that a training gives to its model as it gets them."""
 
 
@@ -206,7 +207,7 @@ def augmentations_of(config: TrainConfig) -> Augmentations:
     """What is changed about the patches of a run."""
     if config.augmentation == "pytc":
         return PYTC
-    return Augmentations(config.geometry, config.grey, config.defects, config.paste)
+    return Augmentations(config.geometry, config.grey, config.defects, config.copy_paste)
 
 
 def windows_of(config: TrainConfig) -> WindowRecipe | None:
@@ -246,7 +247,7 @@ def check_train_config(config: TrainConfig) -> None:
     faults = _number_faults(config) + _patch_faults(config) + _schedule_faults(config)
     faults += _network_faults(config) + _target_faults(config)
     faults += augmentation_faults(
-        Augmentations(config.geometry, config.grey, config.defects, config.paste)
+        Augmentations(config.geometry, config.grey, config.defects, config.copy_paste)
     )
     if config.augmentation != "own":
         faults += [
@@ -416,4 +417,4 @@ def recorded_settings(config: TrainConfig) -> dict[str, Any]:
             node, default = node[parent], default[parent]
         if node[key] == default[key]:
             del node[key]
-    return settings
+    return recorded_names(settings)

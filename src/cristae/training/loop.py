@@ -22,17 +22,18 @@ from cristae.networks.model import (
     save_model,
 )
 from cristae.networks.retune import retune_model
+from cristae.renamed import recorded_names
 from cristae.samples.dataset import OpenedSample
 from cristae.samples.held import load_samples
-from cristae.training.batches import Batch, make_batch, supply
+from cristae.training.batches import PatchBatch, make_batch, supply
 from cristae.training.config import TrainConfig, learning_rate, recipe_of
 from cristae.training.panels import example_panels, save_panels
 from cristae.training.sampling import Source, prepare_source
 from cristae.training.state import (
     FALSE_OBJECTS,
-    Files,
     State,
     Table,
+    TrainingFiles,
     first_state,
     open_board,
     restore_state,
@@ -72,7 +73,7 @@ class Run:
     """
 
     config: TrainConfig
-    files: Files
+    files: TrainingFiles
     train_sources: list[Source]
     validation_sources: list[Source]
     state: State
@@ -85,7 +86,7 @@ class Run:
         cls,
         config: TrainConfig,
         opened: Sequence[OpenedSample],
-        files: Files,
+        files: TrainingFiles,
         start: Model | None,
         team: Team,
         identity: str = "",
@@ -166,14 +167,14 @@ class Run:
             return track("train", self.config.steps, "steps", self.state.step)
         return contextlib.nullcontext(lambda _amount, _note="": None)
 
-    def _make_batch(self, step: int) -> Batch:
+    def _make_batch(self, step: int) -> PatchBatch:
         """This process's share of the batch of a step."""
         share = replace(self.config, batch=self.config.batch // self.team.count, devices=1)
         first = self.team.first_patch(step, share.batch)
         return make_batch(self.train_sources, share, first, self.device)
 
     def _update(
-        self, network: nn.Module, batch: Batch, late: bool
+        self, network: nn.Module, batch: PatchBatch, late: bool
     ) -> tuple[dict[str, float], bool]:
         """One step of the weights and of their moving average.
 
@@ -301,7 +302,7 @@ class Run:
             card={
                 **config.card,
                 "trained_on": ", ".join(sample.name for sample in samples),
-                "volumes": [to_plain(sample) for sample in samples],
+                "volumes": [recorded_names(to_plain(sample)) for sample in samples],
                 "steps": str(self.state.step),
                 GREY: [
                     [round(value, 4) for value in grey_moments(source.statistics, config.intensity)]
@@ -333,7 +334,7 @@ class _Clock:
     def __init__(self) -> None:
         self.start, self.waited = time.monotonic(), 0.0
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def waiting(self, batches: Iterator[PatchBatch]) -> Iterator[PatchBatch]:
         """The same batches; the time each takes to come counts as waiting."""
         while True:
             start = time.monotonic()

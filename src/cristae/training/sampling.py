@@ -2,7 +2,7 @@ r"""Patches: patch i of a run is a pure function of (seed, i), so a run can be r
 
 A patch is first planned (`plan_patch`: which sample, where, turned and scaled how), then its source
 voxels are read, one box (`cut_patch`); all geometry is one interpolation from the boxes of a batch
-(`cristae.training.turning`)::
+(`cristae.training.warp`)::
 
     source box          +-----------------+          patch, in working voxels
     (native voxels)     |    /\           |          +--------+
@@ -31,7 +31,7 @@ from cristae.grid import Box, Triple, tile
 from cristae.samples.dataset import OpenedSample, voxel_size_of
 from cristae.samples.held import compact_ids
 from cristae.training.geometry import GeometryConfig, Warp, draw_warp
-from cristae.training.turning import Cut, turn_patches
+from cristae.training.warp import Cut, warp_patches
 from cristae.volumes.intensity import IntensityStatistics, normalise, sample_intensity
 from cristae.volumes.volume import Volume, read_reflected
 
@@ -295,7 +295,7 @@ def read_patch(
         sample's within this patch only; and 1 where labels are known (None: everywhere).
     """
     cut = cut_patch(source, plan, patch, rule)
-    image, labels, known = turn_patches([cut], patch, torch.device("cpu"))
+    image, labels, known = warp_patches([cut], patch, torch.device("cpu"))
     return image[0], labels[0], None if known is None else known[0]
 
 
@@ -304,7 +304,7 @@ def fixed_patches(
 ) -> list[PatchPlan]:
     """The same patches at every call, unturned: ``count`` from each sample, for validation.
 
-    Even ones lie around instances, odd ones anywhere.
+    Patches with an even index are centred on instances, odd ones lie anywhere.
     """
     still = GeometryConfig.still()
     plans = []

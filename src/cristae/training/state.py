@@ -70,7 +70,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Files:
+class TrainingFiles:
     """Where a run writes, all beside its model file."""
 
     model: Path

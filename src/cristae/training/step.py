@@ -12,7 +12,7 @@ from cristae.errors import ConfigError
 from cristae.networks.cpu import bfloat16_is_fast
 from cristae.networks.families.table import trained_of
 from cristae.networks.family import NetworkConfig
-from cristae.training.batches import Batch
+from cristae.training.batches import PatchBatch
 from cristae.training.config import TrainConfig
 from cristae.training.losses import combined_loss
 from cristae.training.targets import foreground_channels, make_targets, seam_weight
@@ -47,7 +47,7 @@ def run_network(
 
 
 def batch_loss(
-    logits: Tensor, batch: Batch, config: TrainConfig
+    logits: Tensor, batch: PatchBatch, config: TrainConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch and its parts.
 
@@ -68,7 +68,7 @@ def batch_loss(
     )
 
 
-def overlap(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
+def overlap(logits: Tensor, batch: PatchBatch, config: TrainConfig) -> Tensor:
     """Voxels in both, and in either, of the foreground found and the true one; int64 (2,)."""
     found, true = _foreground(logits, batch, config), batch.labels > 0
     if batch.valid is not None:
@@ -76,13 +76,13 @@ def overlap(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
     return torch.stack([(found & true).sum(), (found | true).sum()]).cpu()
 
 
-def count_objects(logits: Tensor, batch: Batch, config: TrainConfig) -> int:
+def count_objects(logits: Tensor, batch: PatchBatch, config: TrainConfig) -> int:
     """26-connected components of the foreground found, patch by patch."""
     found = _foreground(logits, batch, config).cpu().numpy()
     return sum(int(ndimage.label(patch, np.ones((3, 3, 3)))[1]) for patch in found)
 
 
-def _foreground(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
+def _foreground(logits: Tensor, batch: PatchBatch, config: TrainConfig) -> Tensor:
     """Where foreground is found and the truth is known; bool (n, z, y, x)."""
     picks = foreground_channels(config.network.channels)
     found = (logits[:, picks] > 0).any(dim=1)
@@ -128,7 +128,7 @@ def _reduced_on_cpu(config: TrainConfig) -> torch.dtype | None:
 
 
 def check_gradients(
-    network: nn.Module, batch: Batch, config: TrainConfig, reduced: torch.dtype
+    network: nn.Module, batch: PatchBatch, config: TrainConfig, reduced: torch.dtype
 ) -> None:
     """Refuse reduced precision where a gradient is not near that of float32.
 
@@ -158,7 +158,7 @@ def check_gradients(
 
 
 def _gradients(
-    network: nn.Module, batch: Batch, config: TrainConfig, reduced: torch.dtype | None
+    network: nn.Module, batch: PatchBatch, config: TrainConfig, reduced: torch.dtype | None
 ) -> dict[str, Tensor]:
     one = copy.deepcopy(network)
     one.zero_grad(set_to_none=True)

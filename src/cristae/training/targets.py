@@ -46,7 +46,7 @@ class TargetsConfig:
     """Which targets labels are turned into.
 
     Attributes:
-        contour_half_width: Voxels by which a border's two-voxel line is widened on each side;
+        contour_half_width: Voxels by which a border's two-voxel line is dilated on each side;
             1 gives a band of four voxels.
         contour_around: Whether borders to background count, or only those between two instances.
         contour_across_sections: Borders along z that count besides those in plane: ``none``,
@@ -165,7 +165,7 @@ def contour(
     """The border of every instance, in plane.
 
     With ``around`` (option ``4-t-1``): a pixel is an edge where its two neighbours along y or
-    along x differ (beyond the section the last pixel is repeated); edges are widened to squares of
+    along x differ (beyond the section the last pixel is repeated); edges are dilated to squares of
     side ``2 half_width + 1``. Without (``4-t-0``): a pixel whose square holds two instances or
     more (beyond the section pixels are reflected).
 
@@ -316,7 +316,7 @@ def _differs(labels: Tensor, axis: int) -> Tensor:
 
 
 def _dilate(flags: Tensor, half_width: int) -> Tensor:
-    """Flags widened to in-plane squares of side ``2 half_width + 1``."""
+    """Flags dilated to in-plane squares of side ``2 half_width + 1``."""
     if half_width == 0:
         return flags
     sections = flags.reshape(-1, 1, *flags.shape[-2:]).float()

@@ -36,7 +36,7 @@ from cristae.training.config import TrainConfig, check_train_config, recorded_se
 from cristae.training.loop import GIB, Run, model_of, too_far
 from cristae.training.memory import fitting_text, step_bytes, training_bytes
 from cristae.training.replay import replayed_samples
-from cristae.training.state import Files
+from cristae.training.state import TrainingFiles
 from cristae.training.step import reduced_precision
 from cristae.training.team import Team, check_devices, run_team
 from cristae.training.validation import check_decoder, check_tuning
@@ -169,7 +169,7 @@ class _Asked:
     """
 
     config: TrainConfig
-    files: Files
+    files: TrainingFiles
     opened: list[OpenedSample]
     start: Model | None
     source: str | Path | None
@@ -209,7 +209,7 @@ def _ask(
         own = replayed_samples(start, str(start_from), samples, config.replay)
     opened = _open_train_samples(config, samples, own, out, same_source)
     source = None if start is None else start_from
-    return _Asked(config, Files(out), opened, start, source)
+    return _Asked(config, TrainingFiles(out), opened, start, source)
 
 
 def _run_identity(ledger: Ledger, record: Mapping[str, Any]) -> str:
@@ -223,7 +223,7 @@ def _work(
     team: Team,
     config: TrainConfig,
     opened: Sequence[OpenedSample],
-    files: Files,
+    files: TrainingFiles,
     start_from: str | Path | None,
     stop_after_minutes: float | None,
     identity: str,

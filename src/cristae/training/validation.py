@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cristae.engine.executors import Resources
-from cristae.engine.progress import hushed
+from cristae.engine.progress import quiet
 from cristae.evaluation.evaluate import EvaluateConfig, pool_scores, score_instances
 from cristae.networks.channels import affinity_offsets
 from cristae.segmentation.config import SegmentConfig
@@ -104,7 +104,7 @@ def decoded_precision(
         found = decode_levels(levels, config)
         if known is not None:
             found, true = found * known, true * known
-        with hushed():
+        with quiet():
             scores = score_instances(found, true, config=scoring)
         tables += [scores.tables] if scores.tables is not None else []
     return pool_scores(tables, scoring).average_precision_coco["75"] if tables else None
@@ -155,7 +155,7 @@ def decode_levels(levels: Array, config: TrainConfig) -> Array:
     Raises:
         ConfigError: A decoder or thresholds that cannot be used with these channels.
     """
-    with hushed():
+    with quiet():
         return decode(_prediction(levels, config), resources=Resources(torch.get_num_threads()))
 
 
@@ -178,7 +178,7 @@ def _predicted_boxes(
 def _best_parameters(
     levels: Array, truth: Volume, config: TrainConfig
 ) -> tuple[dict[str, Any], float]:
-    with hushed():
+    with quiet():
         tuning = tune_decoder(
             _prediction(levels, config),
             truth,

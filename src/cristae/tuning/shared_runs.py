@@ -26,12 +26,12 @@ from cristae.engine.memory import Promise
 from cristae.engine.progress import track
 from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of
-from cristae.labels.label_runs import Labelled, renumber
+from cristae.labels.label_runs import LabelledRuns, renumber
 from cristae.labels.runs import Ints, Raster, Runs, grown, intersect, label_runs
 from cristae.segmentation.flood import flood, flood_bytes
 from cristae.segmentation.job import Decoding
 from cristae.segmentation.levels import quantise
-from cristae.segmentation.scanning import scan_rule, select_values, values_of
+from cristae.segmentation.scanning import ThresholdRule, scan_rule, select_values, values_of
 from cristae.volumes.volume import Volume
 
 Bytes = NDArray[np.uint8]
@@ -70,7 +70,7 @@ class Packed:
         """The packed values as a volume of one row."""
         return Box.of((1, 1, self.values[0].size))
 
-    def scan(self, rule: Triple) -> Runs:
+    def scan(self, rule: ThresholdRule) -> Runs:
         """Runs of the packed values that pass a rule (`scan_rule`), in packed places."""
         lines = tuple(channel[None, None] for channel in self.values)
         return scan_rule(lines, self.row, Raster(self.row.shape), rule)
@@ -110,7 +110,7 @@ def decode_settings(
     promise: Promise | None = None,
     *,
     first_alone: bool = False,
-) -> Iterator[tuple[int, Labelled]]:
+) -> Iterator[tuple[int, LabelledRuns]]:
     """Decode a prediction with every setting.
 
     Args:
@@ -128,14 +128,14 @@ def decode_settings(
         InputError: Probabilities outside [0, 1].
         MemoryLimitError: The foreground does not fit.
     """
-    above = min(rule[0] for decoding in decodings for rule in decoding.shared_rules)
+    above = min(rule.mask_above for decoding in decodings for rule in decoding.shared_rules)
     promise = promise or Promise(resources)
     threads = replace(resources, executor="serial" if resources.executor == "serial" else "threads")
     packed = pack(prediction, above, max(d.channels for d in decodings), threads, promise)
     needed = _shared_bytes(packed, threads)
     promise("tune", needed)
     promise.held += needed
-    groups: dict[tuple[Triple, bool], list[int]] = {}
+    groups: dict[tuple[ThresholdRule, bool], list[int]] = {}
     for i, decoding in enumerate(decodings):
         foreground_rule, *seed_rule = decoding.shared_rules
         groups.setdefault((foreground_rule, not seed_rule), []).append(i)
@@ -167,7 +167,7 @@ def _decode_one(
     decodings: Sequence[Decoding],
     promise: Promise,
     index: int,
-) -> Labelled:
+) -> LabelledRuns:
     return decode_setting(packed, foreground, decodings[index], promise)
 
 
@@ -220,7 +220,7 @@ def _pack_block(
     array = array[None] if array.ndim == 3 else array[:channels]
     planes = quantise(array, f"{prediction.name}, box {block}")
     raster = Raster(prediction.shape)
-    runs = scan_rule((planes[0],), block, raster, (above, 256, -1))
+    runs = scan_rule((planes[0],), block, raster, ThresholdRule(above))
     return runs, tuple(values_of(runs, plane, block, raster) for plane in planes)
 
 
@@ -230,7 +230,7 @@ def _copy_stretches(values, begin, length, first, out):  # type: ignore[no-untyp
         out[first[i] : first[i] + length[i]] = values[begin[i] : begin[i] + length[i]]
 
 
-def _foreground(packed: Packed, rule: Triple, connectivity: int) -> Foreground:
+def _foreground(packed: Packed, rule: ThresholdRule, connectivity: int) -> Foreground:
     found = packed.scan(rule)
     runs = packed.placed(found)
     component, _ = label_runs(runs, packed.raster, connectivity)
@@ -239,7 +239,7 @@ def _foreground(packed: Packed, rule: Triple, connectivity: int) -> Foreground:
 
 def decode_setting(
     packed: Packed, foreground: Foreground, decoding: Decoding, promise: Promise
-) -> Labelled:
+) -> LabelledRuns:
     """The instances of one setting.
 
     Args:
@@ -256,7 +256,7 @@ def decode_setting(
     common, in_run, in_seed = intersect(runs, seeds)
     of_common, name = component[in_run], seed[in_seed]
     target = _single_seed(of_common, name, int(component.max(initial=-1)) + 1)
-    contested, flooded = target[of_common] == SEVERAL, target[component] == SEVERAL
+    multi_seed, flooded = target[of_common] == SEVERAL, target[component] == SEVERAL
     needed = flood_bytes(
         int(runs.length[flooded].sum(dtype=np.int64)), int(np.count_nonzero(flooded))
     )
@@ -264,8 +264,8 @@ def decode_setting(
         label = flood(
             runs.take(flooded),
             select_values(runs.length, flooded, value),
-            common.take(contested),
-            name[contested] + np.int32(1),
+            common.take(multi_seed),
+            name[multi_seed] + np.int32(1),
             packed.raster,
         )
         start, length, owner = _cut(runs.start, runs.length, target[component], label)
@@ -319,15 +319,15 @@ def _cut(all_start, all_length, target, label):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _moved(first, start, packed):  # type: ignore[no-untyped-def]
     """Ascending packed places as places in the volume."""
-    place, run = np.empty_like(packed), 0
+    voxel_index, run = np.empty_like(packed), 0
     for i in range(packed.size):
         while run + 1 < first.size and first[run + 1] <= packed[i]:
             run += 1
-        place[i] = start[run] + packed[i] - first[run]
-    return place
+        voxel_index[i] = start[run] + packed[i] - first[run]
+    return voxel_index
 
 
-def _seeds(packed: Packed, rule: Triple, min_size: int) -> tuple[Runs, NDArray[np.int32]]:
+def _seeds(packed: Packed, rule: ThresholdRule, min_size: int) -> tuple[Runs, NDArray[np.int32]]:
     """Runs of the seeds that are large enough, and the seed of each."""
     runs = packed.placed(packed.scan(rule))
     seed, count = label_runs(runs, packed.raster, 26)
@@ -336,10 +336,10 @@ def _seeds(packed: Packed, rule: Triple, min_size: int) -> tuple[Runs, NDArray[n
     return runs.take(mine), (np.cumsum(kept).astype(np.int32) - 1)[seed[mine]]
 
 
-def _finished(runs: Runs, label: Ints, min_size: int) -> Labelled:
+def _finished(runs: Runs, label: Ints, min_size: int) -> LabelledRuns:
     """Instances that are large enough, numbered 1..n in order of their first voxel."""
     count = int(label.max(initial=-1)) + 1
     kept = np.bincount(label, runs.length, count) >= min_size
     mine = kept[label]
     number = (np.cumsum(kept) - 1)[label[mine]]
-    return Labelled(runs.take(mine), renumber(number, int(kept.sum())).astype(np.uint64))
+    return LabelledRuns(runs.take(mine), renumber(number, int(kept.sum())).astype(np.uint64))

@@ -24,7 +24,7 @@ from cristae.evaluation.evaluate import (
 )
 from cristae.evaluation.judge import (
     Judge,
-    Setting,
+    TriedSetting,
     Value,
     bytes_of,
     keys_of,
@@ -32,12 +32,12 @@ from cristae.evaluation.judge import (
     score_of,
     table_scores,
 )
-from cristae.evaluation.overlaps import overlaps_of_tally
+from cristae.evaluation.overlaps import overlaps_of_table
 from cristae.evaluation.placement import Compared, place_volumes
 from cristae.grid import Box
-from cristae.labels.label_runs import Labelled, volume_runs
+from cristae.labels.label_runs import LabelledRuns, volume_runs
+from cristae.labels.overlap_table import overlaps_of_runs
 from cristae.labels.runs import Raster, no_runs
-from cristae.labels.tally import tally_runs
 from cristae.measurement.table import Table
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.decode import decode_volume
@@ -107,11 +107,11 @@ class Tuning:
     """
 
     grid: Mapping[str, tuple[Value, ...]]
-    settings: tuple[Setting, ...]
+    settings: tuple[TriedSetting, ...]
     score: str
     base: int
     best: int | None
-    kept: Mapping[int, Labelled] = field(default_factory=dict, repr=False)
+    kept: Mapping[int, LabelledRuns] = field(default_factory=dict, repr=False)
 
     def table(self) -> Table:
         """One row a setting: what was tried, what it found, and every score beside the value."""
@@ -170,8 +170,8 @@ def tune_decoder(
     prediction = settle_prediction(prediction, resources)
     prediction = checked_voxels(prediction, resources, probabilities=True)
     tried = [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
-    settings: dict[int, Setting] = {}
-    kept: dict[int, Labelled] = {}
+    settings: dict[int, TriedSetting] = {}
+    kept: dict[int, LabelledRuns] = {}
     first = base if truth is None else None  # which the others are then compared with
     for i, found in _all_found(prediction, decodings, config.segment, first, promise):
         settings[i] = replace(judge(decodings[i], found), values=tried[i])
@@ -199,9 +199,9 @@ def _place_truth(prediction: Volume, truth: Volume, config: TuneConfig) -> Volum
     one = prediction.with_(channels=None, dtype=np.dtype(np.uint8))
     _, placed = place_volumes(Compared(one, truth), False, config.evaluate.align)
     raster = Raster(prediction.shape)
-    empty = Labelled(no_runs(), np.zeros(0, np.uint64)).rows(raster)
-    table = overlaps_of_tally(
-        tally_runs(empty, empty, raster.shape), Box.of(raster.shape), raster.shape
+    empty = LabelledRuns(no_runs(), np.zeros(0, np.uint64)).rows(raster)
+    table = overlaps_of_table(
+        overlaps_of_runs(empty, empty, raster.shape), Box.of(raster.shape), raster.shape
     )
     nothing = scores_of_table(table, None, config.evaluate)
     score_of(nothing, keys_of(config.score))  # refuses a name that is none
@@ -209,7 +209,7 @@ def _place_truth(prediction: Volume, truth: Volume, config: TuneConfig) -> Volum
 
 
 def _most_different(
-    settings: Mapping[int, Setting], kept: Mapping[int, Labelled], base: int
+    settings: Mapping[int, TriedSetting], kept: Mapping[int, LabelledRuns], base: int
 ) -> list[int]:
     """The base, and of the others the few that overlap it least."""
     others = sorted((i for i in kept if i != base), key=lambda i: (settings[i].iou_with_base, i))
@@ -276,7 +276,7 @@ def _all_found(
     segment: SegmentConfig,
     first: int | None,
     promise: Promise,
-) -> Iterator[tuple[int, Labelled]]:
+) -> Iterator[tuple[int, LabelledRuns]]:
     """(index, instances) of every setting, one of them first where that is asked for."""
     order, resources = sorted(range(len(decodings)), key=lambda i: i != first), promise.resources
     if all(can_share(decoding) for decoding in decodings):
@@ -292,7 +292,7 @@ def _all_found(
 
 def _decoded(
     prediction: Volume, decoding: Decoding, segment: SegmentConfig, promise: Promise
-) -> Labelled:
+) -> LabelledRuns:
     fixed: dict[str, Any] = {"decoder": decoding.decoder, **decoding.parameters}
     labels = decode_volume(prediction, replace(segment, **fixed), promise)
     promise.held += labels.nbytes
@@ -301,7 +301,9 @@ def _decoded(
     return found
 
 
-def _best(settings: Sequence[Setting], decodings: Sequence[Decoding], score: str, base: int) -> int:
+def _best(
+    settings: Sequence[TriedSetting], decodings: Sequence[Decoding], score: str, base: int
+) -> int:
     sign = -1.0 if lower_is_better(score) else 1.0
     values = [-math.inf if s.value is None else sign * s.value for s in settings]
     if max(values) == -math.inf:
@@ -324,6 +326,6 @@ def _distance(one: Decoding, other: Decoding) -> float:
     return total
 
 
-def tuned_config(setting: Setting) -> dict[str, Any]:
+def tuned_config(setting: TriedSetting) -> dict[str, Any]:
     """A setting as `SegmentConfig` reads it: the decoder and all its parameters."""
     return {"decoder": setting.decoder, **to_plain(setting.parameters)}

@@ -27,7 +27,7 @@ from cristae.engine.memory import (
 )
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
-from cristae.engine.tasks import Parts, Task, block_tasks, run_step
+from cristae.engine.tasks import OverlappedTask, Task, block_tasks, run_step
 from cristae.errors import InputError, raise_faults
 from cristae.grid import Box, Triple, tile
 from cristae.volumes.expected import Expected, expected_volume
@@ -70,7 +70,7 @@ Group = tuple[Sequence[Box], Array]
 
 
 @dataclass(frozen=True)
-class Job:
+class ConvertJob:
     """One conversion: what is read, where to, and how.
 
     Attributes:
@@ -182,7 +182,7 @@ def check_convert(
     return Expected(state, job.target.with_(attributes=attributes), bytes_missing)
 
 
-def _planned(source: Volume, resources: Resources) -> Job:
+def _planned(source: Volume, resources: Resources) -> ConvertJob:
     """The conversion with a target that is not made yet."""
     shown, layout = replace(source, dtype=_stored_dtype(source)), Layout().fitted(source.shape)
     target = expected_volume(
@@ -192,7 +192,7 @@ def _planned(source: Volume, resources: Resources) -> Job:
         shard_shape=layout.shard,
         attributes=_passed_on(source),
     )
-    return Job(source, target, _group_shape(source, target, resources))
+    return ConvertJob(source, target, _group_shape(source, target, resources))
 
 
 def _check_place(source: Volume, out: Path) -> None:
@@ -294,7 +294,7 @@ def _describe(source: Volume, target: Volume, out: Path, resources: Resources) -
         log.warning("%s: membranes look brighter than the rest; consider --invert", source.name)
 
 
-def _copy(job: Job, ledger: Ledger, resources: Resources) -> None:
+def _copy(job: ConvertJob, ledger: Ledger, resources: Resources) -> None:
     """Write every shard of level 0 that is not written yet."""
     shards = tile(job.target.box, job.shard)
     if job.group == job.shard:
@@ -309,10 +309,10 @@ def _copy(job: Job, ledger: Ledger, resources: Resources) -> None:
             names = tuple(map(str, missing))
             tasks.append(Task(missing, names, _hull(missing), size, _task_bytes(job)))
     before = job.target.size - sum(task.size for task in tasks)
-    work: Parts | partial[None] = partial(_copy_group, job)
+    work: OverlappedTask | partial[None] = partial(_copy_group, job)
     if resources.executor != "processes":  # one group at a time, its chunks and shards in parallel
         share, resources = resources, replace(resources, executor="serial")
-        work = Parts(
+        work = OverlappedTask(
             lambda read: read,
             read=partial(_read_group, job, resources=share),
             write=partial(_write_group, job, resources=share),
@@ -320,17 +320,17 @@ def _copy(job: Job, ledger: Ledger, resources: Resources) -> None:
     run_step("copy", tasks, work, record=ledger, resources=resources, before=before)
 
 
-def _copy_shard(job: Job, box: Box) -> None:
+def _copy_shard(job: ConvertJob, box: Box) -> None:
     job.target.write(box, _stored(job, job.source.read(box), box))
 
 
-def _copy_group(job: Job, shards: Sequence[Box]) -> None:
+def _copy_group(job: ConvertJob, shards: Sequence[Box]) -> None:
     alone = Resources(1, "serial")
     for _ in _write_group(job, _read_group(job, shards, alone), alone):
         pass
 
 
-def _read_group(job: Job, shards: Sequence[Box], resources: Resources) -> Group:
+def _read_group(job: ConvertJob, shards: Sequence[Box], resources: Resources) -> Group:
     """Read the hull of some shards in parallel."""
     hull = _hull(shards)
     lead = () if job.target.channels is None else (len(job.target.channels),)
@@ -345,7 +345,7 @@ def _read_group(job: Job, shards: Sequence[Box], resources: Resources) -> Group:
     return shards, buffer
 
 
-def _write_group(job: Job, group: Group, resources: Resources) -> Iterator[Box]:
+def _write_group(job: ConvertJob, group: Group, resources: Resources) -> Iterator[Box]:
     """Write some shards in parallel; gives each that is written."""
     shards, buffer = group
     corner = _hull(shards).start
@@ -357,7 +357,7 @@ def _write_group(job: Job, group: Group, resources: Resources) -> Iterator[Box]:
     return (box for box, _ in run_tasks(write, shards, resources))
 
 
-def _stored(job: Job, array: Array, box: Box) -> Array:
+def _stored(job: ConvertJob, array: Array, box: Box) -> Array:
     """Voxels as they are stored: labels checked, and unsigned.
 
     Raises:
@@ -412,7 +412,7 @@ def _voxel_bytes(volume: Volume) -> int:
     return int(volume.dtype.itemsize) * len(volume.channels or (0,))
 
 
-def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
+def _memory(job: ConvertJob, pyramid: bool, resources: Resources) -> int:
     """Upper bound of the bytes held at once."""
     cached = job.group != job.shard and is_cached(inner_reader(job.source.reader))
     cache = min(CACHE_BYTES, job.target.size * _voxel_bytes(job.target)) if cached else 0
@@ -427,7 +427,7 @@ def _memory(job: Job, pyramid: bool, resources: Resources) -> int:
     return int(_OWN_BYTES + _SAMPLE_BYTES * sampled + max(copying, building))
 
 
-def _task_bytes(job: Job, workers: int = 1) -> int:
+def _task_bytes(job: ConvertJob, workers: int = 1) -> int:
     """Memory that copying a shard takes, or a group of shards, by so many workers together."""
     group, shard, chunk = (
         Box.of(extent).clip(job.target.box).size * _voxel_bytes(job.target)

@@ -1,4 +1,4 @@
-"""What a source is, in words and numbers."""
+"""Describe a source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class VolumeInfo:
         lines["size on disk"] = _bytes(self.size_on_disk)
         lines |= self._values()
         if self.unfinished:
-            lines["state"] = "unfinished: the command that made it goes on where it stopped"
+            lines["state"] = "unfinished: the command that made it resumes it"
         width = max(len(key) for key in lines)
         return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
 

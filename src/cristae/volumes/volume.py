@@ -1,7 +1,7 @@
 """Volume: a lazily read ([c,] z, y, x) array with voxel size and origin in nm.
 
 Boxes are in voxels of the volume, whatever part of a source it is. Physical units travel: the
-voxel size is (z, y, x) in nm or None where nobody knows it, the origin is the centre of voxel 0.
+voxel size is (z, y, x) in nm or None where unknown, the origin is the centre of voxel 0.
 """
 
 import math

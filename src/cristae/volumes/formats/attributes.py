@@ -18,7 +18,7 @@ from typing import Any
 
 from cristae.engine.files import parse_json
 from cristae.volumes.formats.axes import SPACE, Axes
-from cristae.volumes.formats.units import Place, lengths, listed_values, spread
+from cristae.volumes.formats.units import Placement, lengths, listed_values, spread
 
 Attributes = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ def axis_names(attributes: Attributes) -> tuple[list[str] | None, str]:
     return None, ""
 
 
-def place_of(levels: Sequence[tuple[str, Attributes]], axes: Axes) -> Place:
+def place_of(levels: Sequence[tuple[str, Attributes]], axes: Axes) -> Placement:
     """Voxel size and origin as the attributes beside an array state them.
 
     Args:
@@ -61,10 +61,10 @@ def place_of(levels: Sequence[tuple[str, Attributes]], axes: Axes) -> Place:
     """
     found = [place for where, attributes in levels for place in _places(where, attributes, axes)]
     sized = [place for place in found if place.voxel_size_nm is not None]
-    return next(iter(sized or found), Place(found={"voxel_size": "nothing states it"}))
+    return next(iter(sized or found), Placement(found={"voxel_size": "nothing states it"}))
 
 
-def _places(where: str, attributes: Attributes, axes: Axes) -> list[Place]:
+def _places(where: str, attributes: Attributes, axes: Axes) -> list[Placement]:
     """All that one set of attributes says, the surest first."""
     places = []
     transform = attributes.get("transform")
@@ -102,27 +102,27 @@ def _stated(
     axes: Axes,
     where: str,
     backward: bool = False,
-) -> Place:
+) -> Placement:
     """A size, its units, and the origin that stands beside it."""
     words, values, units = told
     sizes = _of_space(values, axes, backward)
     of_axes = _of_space(units, axes, backward) or (None, None, None)
     if sizes is None:
         count = len(listed_values(values))
-        return Place(found={"voxel_size": f"{words} has {count} values for {_axes_text(axes)}"})
+        return Placement(found={"voxel_size": f"{words} has {count} values for {_axes_text(axes)}"})
     named = [None if unit is None else str(unit) for unit in of_axes]
     size, found = lengths(words, sizes, named, positive=True)
-    place = Place(size, found={"voxel_size": found})
+    place = Placement(size, found={"voxel_size": found})
     key = next((name for name in _ORIGINS if name in attributes), None)
     if key is None:
         return place
     corner = _of_space(attributes[key], axes, backward) or (None, None, None)
     origin, found_origin = lengths(f"attribute {key}{where}", corner, named, positive=False)
     words_of = {"voxel_size": found, "origin": found_origin}
-    return Place(size, origin or (0.0, 0.0, 0.0), words_of)
+    return Placement(size, origin or (0.0, 0.0, 0.0), words_of)
 
 
-def _by_name(words: str, transform: Attributes) -> Place:
+def _by_name(words: str, transform: Attributes) -> Placement:
     """A size and an origin whose axes have names."""
     names = [name.lower() for name in _names(transform.get("axes"))] or list(SPACE)
     units = listed_values(transform.get("units"))
@@ -135,9 +135,9 @@ def _by_name(words: str, transform: Attributes) -> Place:
     named = [None if unit is None else str(unit) for unit in of_space(units)]
     size, found = lengths(words, of_space(transform["scale"]), named, positive=True)
     if "translate" not in transform:
-        return Place(size, found={"voxel_size": found})
+        return Placement(size, found={"voxel_size": found})
     origin, at = lengths(words, of_space(transform["translate"]), named, positive=False)
-    return Place(size, origin or (0.0, 0.0, 0.0), {"voxel_size": found, "origin": at})
+    return Placement(size, origin or (0.0, 0.0, 0.0), {"voxel_size": found, "origin": at})
 
 
 def _of_space(values: Any, axes: Axes, backward: bool) -> tuple[Any, Any, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cristae.engine.identity import Files, Identity
+from cristae.engine.identity import Identity, SourceFiles
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
 from cristae.volumes.formats.attributes import axis_names, place_of
@@ -167,7 +167,7 @@ def open_hdf5(path: str | Path, options: OpenOptions | None = None) -> Volume:
     others = tuple(file for file in found.files if not os.path.samefile(file, path))
     is_setup = _SETUP.fullmatch(found.name) is not None and found.dtype == np.int16
     dtype = np.dtype(np.uint16) if is_setup else found.dtype  # as BigDataViewer means them
-    contents = Files(options.name, os.path.dirname(main), _names(main, others))
+    contents = SourceFiles(options.name, os.path.dirname(main), _names(main, others))
     return Volume(
         name=options.name,
         reader=Hdf5Reader(

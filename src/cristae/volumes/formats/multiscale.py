@@ -7,7 +7,7 @@ from typing import Any
 from cristae.errors import InputError
 from cristae.volumes.formats.attributes import place_of
 from cristae.volumes.formats.axes import SPACE, Axes
-from cristae.volumes.formats.units import Place, lengths
+from cristae.volumes.formats.units import Placement, lengths
 
 Tree = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def full_level(multiscale: Tree, name: str) -> Level:
     return Level(path, tuple(n for n, _ in axes), tuple(u for _, u in axes), tuple(transforms), own)
 
 
-def place_of_level(level: Level, axes: Axes) -> Place:
+def place_of_level(level: Level, axes: Axes) -> Placement:
     """Voxel size and origin of a level, each axis in its own unit.
 
     The transformations are applied in their order: voxel index times scale plus shift. A level
@@ -71,22 +71,22 @@ def place_of_level(level: Level, axes: Axes) -> Place:
     if not scaled and isinstance(level.own.get("transform"), Mapping):
         return place_of([("", {"transform": level.own["transform"]})], axes)
     if not scaled:
-        return Place(found={"voxel_size": "the OME metadata states no scale"})
+        return Placement(found={"voxel_size": "the OME metadata states no scale"})
     count = len(level.names)
     scale, shift = [1.0] * count, [0.0] * count
     for transform in level.transforms:
         try:
             step, by = _scale_and_shift(transform, count)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            return Place(found={"voxel_size": f"{where}: {error}"})
+            return Placement(found={"voxel_size": f"{where}: {error}"})
         scale = [a * b for a, b in zip(scale, step, strict=True)]
         shift = [a * b + c for a, b, c in zip(shift, step, by, strict=True)]
     units = axes.spatial(level.units, None)
     size, found = lengths(where, axes.spatial(scale, None), units, positive=True)
     if size is None:
-        return Place(found={"voxel_size": found})
+        return Placement(found={"voxel_size": found})
     origin, at = lengths(where, axes.spatial(shift, None), units, positive=False)
-    return Place(size, origin or (0.0, 0.0, 0.0), {"voxel_size": found, "origin": at})
+    return Placement(size, origin or (0.0, 0.0, 0.0), {"voxel_size": found, "origin": at})
 
 
 def _shifts_only(transform: Any) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cristae.engine.identity import Files, Identity
+from cristae.engine.identity import Identity, SourceFiles
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.volumes.formats.axes import OpenOptions
@@ -141,7 +141,7 @@ def open_prediction_chunks(folder: Path, options: OpenOptions) -> Volume:
         kind="prediction",
         chunk_shape=chunks[0].box.shape,
         size_on_disk=sum(sizes),
-        identity=Identity((Files(str(folder), str(folder), tuple(f.name for f in files)),)),
+        identity=Identity((SourceFiles(str(folder), str(folder), tuple(f.name for f in files)),)),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cristae.engine.identity import Files, Identity
+from cristae.engine.identity import Identity, SourceFiles
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
@@ -125,7 +125,7 @@ def open_slices(path: Path, options: OpenOptions) -> Volume:
         kind="labels" if coded else None,
         chunk_shape=(1, *first.shape),
         size_on_disk=sum(size for size, _ in states),
-        identity=Identity((Files(source, os.path.join(os.getcwd(), folder), tuple(names)),)),
+        identity=Identity((SourceFiles(source, os.path.join(os.getcwd(), folder), tuple(names)),)),
     )
 
 

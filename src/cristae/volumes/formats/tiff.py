@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cristae.engine.identity import Files, Identity
+from cristae.engine.identity import Identity, SourceFiles
 from cristae.engine.progress import log
 from cristae.errors import InputError, SourceNotFoundError
 from cristae.grid import Box
@@ -30,7 +30,7 @@ from cristae.volumes.formats.pages import (
 from cristae.volumes.formats.spans import read_box
 from cristae.volumes.formats.tiff_pages import black_from_white, page_path, turn_white
 from cristae.volumes.formats.tiff_size import find_place
-from cristae.volumes.formats.tiff_stack import Stack, load_stack
+from cristae.volumes.formats.tiff_stack import TiffSeries, load_stack
 from cristae.volumes.volume import Array, Volume
 
 SUFFIXES = TIFF_SUFFIXES
@@ -99,7 +99,7 @@ class TiffReader:
         parts = [self._plane(stack, int(n), states)[inner] for n in numbers.ravel()]
         return np.array(parts).reshape(*numbers.shape, *parts[0].shape)
 
-    def _plane(self, stack: Stack, number: int, states: dict[str, State]) -> Array:
+    def _plane(self, stack: TiffSeries, number: int, states: dict[str, State]) -> Array:
         path = page_path(stack.pages[number])
         state = states[path]
         check_unchanged(path, state)
@@ -157,11 +157,11 @@ def open_tiff(path: str | Path, options: OpenOptions | None = None) -> Volume:
         found={**place.found, "axes": f"{axes.source}: {', '.join(axes.names)}"},
         chunk_shape=_chunk(stack, axes),
         size_on_disk=sum(size for size, _ in stack.states),
-        identity=Identity((Files(str(path), folder, names),)).read_as(*reading),
+        identity=Identity((SourceFiles(str(path), folder, names),)).read_as(*reading),
     )
 
 
-def _arrange(stack: Stack, options: OpenOptions) -> Axes:
+def _arrange(stack: TiffSeries, options: OpenOptions) -> Axes:
     letters = stack.axes.lower()
     source = {"ome": "OME-XML", "imagej": "ImageJ"}.get(stack.kind, "TIFF")
     if options.axes is None:
@@ -179,14 +179,14 @@ def _arrange(stack: Stack, options: OpenOptions) -> Axes:
     return arrange(letters, stack.shape, options, source)
 
 
-def _piece(stack: Stack) -> tuple[int, str] | None:
+def _piece(stack: TiffSeries) -> tuple[int, str] | None:
     if stack.offset is None:
         return None
     order = stack.first.parent.byteorder
     return int(stack.offset), stack.dtype.newbyteorder(order).str
 
 
-def _white(stack: Stack, name: str) -> int | None:
+def _white(stack: TiffSeries, name: str) -> int | None:
     white = None if stack.transform is not None else black_from_white(stack.first)
     if white is not None:
         log.info("%s: 0 is white in this file; its values are turned", name)
@@ -195,7 +195,7 @@ def _white(stack: Stack, name: str) -> int | None:
     return white
 
 
-def _chunk(stack: Stack, axes: Axes) -> tuple[int, int, int]:
+def _chunk(stack: TiffSeries, axes: Axes) -> tuple[int, int, int]:
     """What is read at least: some rows of a plane of a stack in one piece, else whole planes."""
     whole = [1] * stack.outer + list(stack.shape[stack.outer :])
     if stack.offset is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from cristae.volumes.formats.axes import Axes
-from cristae.volumes.formats.tiff_stack import Stack
+from cristae.volumes.formats.tiff_stack import TiffSeries
 from cristae.volumes.formats.units import to_nm
 from cristae.volumes.volume import Nanometres
 
@@ -21,7 +21,7 @@ _NM_PER_INCH = 2.54e7
 
 
 @dataclass(frozen=True)
-class Place:
+class TiffPlacement:
     """Where a file says that its voxels lie.
 
     Attributes:
@@ -44,7 +44,7 @@ class _Length:
     fault: str = ""
 
 
-def find_place(stack: Stack, axes: Axes) -> Place:
+def find_place(stack: TiffSeries, axes: Axes) -> TiffPlacement:
     """Voxel size and origin of a series.
 
     Lengths belong to the axes that the file calls z, y and x; where a person calls another axis so
@@ -52,7 +52,7 @@ def find_place(stack: Stack, axes: Axes) -> Place:
     """
     lengths = _ome(stack) or _lsm(stack) or _stk(stack) or _described(stack) or _tags(stack)
     if lengths is None:
-        return Place()
+        return TiffPlacement()
     if axes.source == "--axes":
         lengths = _as_named(lengths, stack, axes)
     sizes = {axis: lengths.get(axis, _Length("", None, f"no size of {axis}")) for axis in "zyx"}
@@ -60,14 +60,16 @@ def find_place(stack: Stack, axes: Axes) -> Place:
     known = [f"{axis} {one.nm:g} nm" for axis, one in sizes.items() if one.nm is not None]
     if faults:
         told = "; ".join(dict.fromkeys(faults))
-        return Place(found={"voxel_size": told + (f" ({', '.join(known)})" if known else "")})
+        return TiffPlacement(
+            found={"voxel_size": told + (f" ({', '.join(known)})" if known else "")}
+        )
     z, y, x = (one.nm or 0.0 for one in sizes.values())
     found = {"voxel_size": ", ".join(dict.fromkeys(one.where for one in sizes.values()))}
     origin, where = _origin(stack, (z, y, x))
-    return Place((z, y, x), origin, found | ({"origin": where} if where else {}))
+    return TiffPlacement((z, y, x), origin, found | ({"origin": where} if where else {}))
 
 
-def _as_named(lengths: Mapping[str, _Length], stack: Stack, axes: Axes) -> dict[str, _Length]:
+def _as_named(lengths: Mapping[str, _Length], stack: TiffSeries, axes: Axes) -> dict[str, _Length]:
     """Lengths by the names that a person gave the axes."""
     stored = {name: letter for name, letter in zip(axes.names, stack.axes.lower(), strict=True)}
     # sections that the file calls otherwise are as far apart as what it says of z
@@ -99,7 +101,7 @@ def _length(where: str, value: Any, unit: Any) -> _Length:
     return _Length(where, float(f"{nm:.9g}"))
 
 
-def _pixels(stack: Stack) -> ElementTree.Element | None:
+def _pixels(stack: TiffSeries) -> ElementTree.Element | None:
     """The description of the series in the OME-XML."""
     if stack.ome is None:
         return None
@@ -115,7 +117,7 @@ def _children(element: ElementTree.Element, name: str) -> list[ElementTree.Eleme
     return [child for child in element if child.tag.rpartition("}")[2] == name]
 
 
-def _ome(stack: Stack) -> dict[str, _Length] | None:
+def _ome(stack: TiffSeries) -> dict[str, _Length] | None:
     pixels = _pixels(stack)
     if pixels is None:
         return None
@@ -132,7 +134,7 @@ def _ome(stack: Stack) -> dict[str, _Length] | None:
     return found if any(one.nm or "no Phys" not in one.fault for one in found.values()) else None
 
 
-def _lsm(stack: Stack) -> dict[str, _Length] | None:
+def _lsm(stack: TiffSeries) -> dict[str, _Length] | None:
     if stack.kind != "lsm":
         return None
     said = stack.metadata
@@ -140,7 +142,7 @@ def _lsm(stack: Stack) -> dict[str, _Length] | None:
     return {axis: _length(f"LSM {key}", said.get(key), "m") for axis, key in keys.items()}
 
 
-def _stk(stack: Stack) -> dict[str, _Length] | None:
+def _stk(stack: TiffSeries) -> dict[str, _Length] | None:
     if stack.kind != "stk":
         return None
     said = stack.metadata
@@ -154,7 +156,7 @@ def _stk(stack: Stack) -> dict[str, _Length] | None:
     }
 
 
-def _described(stack: Stack) -> dict[str, _Length] | None:
+def _described(stack: TiffSeries) -> dict[str, _Length] | None:
     """What ImageJ writes: spacing and unit in the description, y and x in the tags."""
     said = stack.metadata
     if "spacing" not in said:
@@ -171,7 +173,7 @@ def _described(stack: Stack) -> dict[str, _Length] | None:
     return found
 
 
-def _tags(stack: Stack) -> dict[str, _Length] | None:
+def _tags(stack: TiffSeries) -> dict[str, _Length] | None:
     """The resolution tags; None where they hold no length."""
     unit = _RESOLUTION_UNITS.get(_resolution_unit(stack))
     if unit is None:
@@ -183,17 +185,17 @@ def _tags(stack: Stack) -> dict[str, _Length] | None:
     return found
 
 
-def _resolution_unit(stack: Stack) -> int:
+def _resolution_unit(stack: TiffSeries) -> int:
     unit = stack.resolution["ResolutionUnit"]
     return int(unit) if isinstance(unit, int) else 1
 
 
-def _is_default(stack: Stack, tag: str) -> bool:
+def _is_default(stack: TiffSeries, tag: str) -> bool:
     """Whether a resolution tag holds what programs write that know no resolution."""
     return stack.resolution[tag] == (1, 1) and _resolution_unit(stack) == 1
 
 
-def _per_pixel(stack: Stack, tag: str) -> float | None:
+def _per_pixel(stack: TiffSeries, tag: str) -> float | None:
     """Length of a pixel by a resolution tag, which holds pixels a unit as a fraction."""
     value = stack.resolution[tag]
     if not isinstance(value, tuple) or len(value) != 2:
@@ -203,7 +205,7 @@ def _per_pixel(stack: Stack, tag: str) -> float | None:
     return float(value[1] / value[0])
 
 
-def _origin(stack: Stack, size: Nanometres) -> tuple[Nanometres, str]:
+def _origin(stack: TiffSeries, size: Nanometres) -> tuple[Nanometres, str]:
     """Centre of voxel 0, and where it was found; nowhere: 0."""
     pixels = _pixels(stack)
     plane = None if pixels is None else _first_plane(pixels)

@@ -37,7 +37,7 @@ RESOLUTION_TAGS = ("XResolution", "YResolution", "ResolutionUnit")
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class TiffSeries:
     """A series of planes; its files are closed.
 
     Attributes:
@@ -103,11 +103,13 @@ class Stack:
 
 
 _LOADING = threading.Lock()
-_LOADED: OrderedDict[tuple[str, str | None], Stack] = OrderedDict()
+_LOADED: OrderedDict[tuple[str, str | None], TiffSeries] = OrderedDict()
 _MOST_LOADED = 8
 
 
-def load_stack(path: str, series: str | None, states: tuple[State, ...] | None = None) -> Stack:
+def load_stack(
+    path: str, series: str | None, states: tuple[State, ...] | None = None
+) -> TiffSeries:
     """A series of a file, found once a process as long as none of its files changes.
 
     Args:
@@ -137,7 +139,7 @@ def _states(files: Sequence[str]) -> tuple[State, ...] | None:
         return None
 
 
-def find_stack(path: Path, series: str | None) -> Stack:
+def find_stack(path: Path, series: str | None) -> TiffSeries:
     """The series of a TIFF file that is named, or the only one.
 
     Raises:
@@ -225,7 +227,7 @@ def _is(element: ElementTree.Element, name: str) -> bool:
 
 def _stack(
     path: Path, file: Any, series: Series, ome: ElementTree.Element | None, companion: Path | None
-) -> Stack:
+) -> TiffSeries:
     if series.keyframe.dtype is None:
         raise InputError(f"{path}: found values of a type that cannot be read, expected numbers")
     mapped = series.offset is not None
@@ -237,7 +239,7 @@ def _stack(
     files = dict.fromkeys([str(path), *map(page_path, pages)])
     if companion is not None:
         files[str(companion)] = None
-    return Stack(
+    return TiffSeries(
         path=str(path),
         number=series.number,
         name=series.name,

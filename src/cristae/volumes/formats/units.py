@@ -50,7 +50,7 @@ NM_PER_UNIT |= {
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Voxel size and origin (z, y, x) in nm that a source states.
 
     Attributes:

@@ -302,7 +302,7 @@ def _windows(values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
         "stride": values["INFERENCE.STRIDE"],
         "padding": either("PAD_SIZE", "DATASET.PAD_SIZE"),
         "blending": values["INFERENCE.BLENDING"],
-        "variants": values["INFERENCE.AUG_NUM"] or 1,
+        "tta": values["INFERENCE.AUG_NUM"] or 1,
         "combine": values["INFERENCE.AUG_MODE"],
         "chunks": values["DATASET.DATA_CHUNK_NUM"],
     }

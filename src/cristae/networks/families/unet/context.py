@@ -59,7 +59,7 @@ def needed_positions(network: UNet, axis: int, first: int, last: int) -> list[tu
     interval = (first, last)
     decoder_inputs = []
     for block, up in zip(blocks(network.decoder), ups(network.ups), strict=True):
-        interval = _widen(interval, block.margin[axis])
+        interval = _grown_by(interval, block.margin[axis])
         decoder_inputs.append(interval)
         interval = (interval[0] // up.stride[axis], interval[1] // up.stride[axis])
     encoder_inputs = []
@@ -69,11 +69,11 @@ def needed_positions(network: UNet, axis: int, first: int, last: int) -> list[tu
             coarse = (interval[0] * stride, interval[1] * stride + stride - 1)
             skip = decoder_inputs[level]
             interval = (min(coarse[0], skip[0]), max(coarse[1], skip[1]))
-        interval = _widen(interval, cast("Block", network.encoder[level]).margin[axis])
+        interval = _grown_by(interval, cast("Block", network.encoder[level]).margin[axis])
         encoder_inputs.append(interval)
-    start = _widen(interval, network.first.margin[axis])
+    start = _grown_by(interval, network.first.margin[axis])
     return [start, *decoder_inputs, *encoder_inputs]
 
 
-def _widen(interval: tuple[int, int], margin: int) -> tuple[int, int]:
+def _grown_by(interval: tuple[int, int], margin: int) -> tuple[int, int]:
     return interval[0] - margin, interval[1] + margin

@@ -77,7 +77,7 @@ class _View:
     first_row: int
 
 
-def turn_patches(
+def warp_patches(
     cuts: Sequence[Cut], patch: Triple, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Make patches of their boxes.

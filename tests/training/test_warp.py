@@ -10,8 +10,8 @@ from scipy import ndimage
 from cristae.training.augment import PYTC
 from cristae.training.batches import make_batch
 from cristae.training.config import TrainConfig
+from cristae.training.copy_paste import CopyPasteConfig
 from cristae.training.geometry import GeometryConfig
-from cristae.training.paste import PasteConfig
 from cristae.training.sampling import (
     SamplingConfig,
     cut_patch,
@@ -19,7 +19,7 @@ from cristae.training.sampling import (
     prepare_source,
     random_stream,
 )
-from cristae.training.turning import turn_patches
+from cristae.training.warp import warp_patches
 
 from .conftest import toy_arrays, toy_opened
 
@@ -57,13 +57,13 @@ def test_patches_do_not_depend_on_their_batch(sources, geometry, device):
     cuts = cuts_of(sources, geometry)
     kinds = {(c.fine, c.known is None, c.warp.bend is None, len(c.warp.groups())) for c in cuts}
     assert len(kinds) > 4
-    batch = turn_patches(cuts, PATCH, device)
+    batch = warp_patches(cuts, PATCH, device)
     for i, cut in enumerate(cuts):
-        image, ids, known = turn_patches([cut], PATCH, device)
+        image, ids, known = warp_patches([cut], PATCH, device)
         assert torch.equal(image[0], batch[0][i])
         assert torch.equal(ids[0], batch[1][i])
         assert torch.equal(torch.ones_like(image) if known is None else known, batch[2][i : i + 1])
-    on_cpu = turn_patches(cuts, PATCH, CPU)
+    on_cpu = warp_patches(cuts, PATCH, CPU)
     torch.testing.assert_close(batch[0].cpu(), on_cpu[0], rtol=0, atol=1e-5)
     assert torch.equal(batch[1].cpu(), on_cpu[1])
 
@@ -73,7 +73,7 @@ def test_voxels_lie_where_the_warp_says(sources, index):
     """Section by section, by SciPy's interpolation at the places that `Warp` defines."""
     cut = cuts_of(sources, ALL)[index]
     warp, fine = cut.warp, cut.fine
-    found, ids, _ = turn_patches([cut], PATCH, CPU)
+    found, ids, _ = warp_patches([cut], PATCH, CPU)
     bend = np.zeros((2, *PATCH[1:])) if warp.bend is None else warp.bend
     angles = np.zeros(PATCH[0]) if warp.turns is None else warp.turns
     for section, (shift, angle) in enumerate(zip(warp.shifts, angles, strict=True)):
@@ -108,15 +108,15 @@ def test_ids_beyond_float32_are_exact(sources):
     """Ids that float32 cannot tell apart stay apart."""
     cuts = cuts_of(sources, ALL, 4)
     large = [replace(c, labels=c.labels + np.int32(2**30)) for c in cuts]
-    ids = turn_patches(cuts, PATCH, CPU)[1]
-    assert torch.equal(turn_patches(large, PATCH, CPU)[1], ids + 2**30)
+    ids = warp_patches(cuts, PATCH, CPU)[1]
+    assert torch.equal(warp_patches(large, PATCH, CPU)[1], ids + 2**30)
     assert len(ids.unique()) > 4
 
 
 @pytest.mark.parametrize("augmentation", ["own", "pytc"])
 def test_batches_of_four_are_two_of_two(sources, augmentation):
     """Geometry, copies, defects and grey values: all of a patch is its own."""
-    own = {"geometry": GeometryConfig(shift=0.5), "paste": PasteConfig(share=0.7)}
+    own = {"geometry": GeometryConfig(shift=0.5), "copy_paste": CopyPasteConfig(share=0.7)}
     made = TrainConfig(
         batch=4,
         patch=(4, 48, 48),

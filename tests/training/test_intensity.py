@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cristae.training.grey import GreyConfig, apply_grey, draw_grey
+from cristae.training.intensity import GreyConfig, apply_grey, draw_grey
 
 PATCH = (6, 48, 40)
 SHARES = (

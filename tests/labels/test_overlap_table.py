@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 
 from cristae.errors import InputError
 from cristae.grid import Box, tile
-from cristae.labels import tally as tally_module
-from cristae.labels.tally import (
-    Tally,
+from cristae.labels import overlap_table as overlap_table_module
+from cristae.labels.overlap_kernels import FACTS, FIRST, START, STOP, SUM, VOXELS, WEIGHT
+from cristae.labels.overlap_table import (
+    OverlapTable,
     as_labels,
     check_extent,
     check_signs,
     collapse,
-    merge_tallies,
-    tally_block,
+    merge_overlap_tables,
+    overlaps_of_block,
 )
-from cristae.labels.tally_kernels import FACTS, FIRST, START, STOP, SUM, VOXELS, WEIGHT
 
 
 def brute_force(first, second, weights=None):
@@ -38,9 +38,11 @@ def brute_force(first, second, weights=None):
     return rows
 
 
-def assert_equal(tally, rows):
-    assert [tuple(int(i) for i in pair) for pair in tally.labels] == [r[:2] for r in rows]
-    np.testing.assert_array_equal(tally.facts, np.array([r[2] for r in rows]).reshape(-1, FACTS))
+def assert_equal(overlap_table, rows):
+    assert [tuple(int(i) for i in pair) for pair in overlap_table.labels] == [r[:2] for r in rows]
+    np.testing.assert_array_equal(
+        overlap_table.facts, np.array([r[2] for r in rows]).reshape(-1, FACTS)
+    )
 
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 40))
@@ -52,9 +54,9 @@ def test_equals_brute_force(shape, seed, dtype):
     first = np.repeat(rng.integers(0, 5, shape), 3, axis=2)[..., : shape[2]].astype(dtype)
     second = np.repeat(rng.integers(0, 4, shape), 5, axis=2)[..., : shape[2]].astype(dtype)
     weights = rng.integers(0, 256, (2, *shape)).astype(np.uint8)
-    tally = tally_block(first, second, weights)
-    assert_equal(tally, brute_force(first, second, weights))
-    assert tally.voxels == first.size
+    overlap_table = overlaps_of_block(first, second, weights)
+    assert_equal(overlap_table, brute_force(first, second, weights))
+    assert overlap_table.voxels == first.size
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint64])
@@ -62,8 +64,8 @@ def test_runs_of_every_length_in_long_rows(dtype):
     """Ends on, before and behind the strides in which voxels are looked at."""
     first = np.tril(np.ones((150, 150), dtype), -1)[None]
     second = np.ascontiguousarray(2 * first[..., ::-1])
-    assert_equal(tally_block(first, second), brute_force(first, second))
-    assert_equal(tally_block(first, first), brute_force(first, first))
+    assert_equal(overlaps_of_block(first, second), brute_force(first, second))
+    assert_equal(overlaps_of_block(first, first), brute_force(first, first))
 
 
 @given(shapes, shapes, st.integers(0, 2**32 - 1))
@@ -72,13 +74,13 @@ def test_pieces_equal_the_whole(shape, block, seed):
     first = rng.integers(0, 4, shape).astype(np.uint16)
     second = rng.integers(0, 4, shape).astype(np.uint16)
     parts = [
-        tally_block(
+        overlaps_of_block(
             first[b.slices()].copy(), second[b.slices()].copy(), corner=b.start, extent=shape
         )
         for b in tile(Box.of(shape), block)
     ]
-    whole = tally_block(first, second)
-    for merged in (merge_tallies(parts), merge_tallies(parts[::-1])):
+    whole = overlaps_of_block(first, second)
+    for merged in (merge_overlap_tables(parts), merge_overlap_tables(parts[::-1])):
         np.testing.assert_array_equal(merged.labels, whole.labels)
         np.testing.assert_array_equal(merged.facts, whole.facts)
         assert merged.voxels == whole.voxels
@@ -88,33 +90,33 @@ def test_largest_ids_are_kept_apart():
     top = 2**64 - 1
     first = np.array([[[0, top, top, top - 1]]], np.uint64)
     second = np.array([[[top, top, 0, 1]]], np.uint64)
-    tally = tally_block(first, second)
-    assert tally.labels.tolist() == [[0, top], [top - 1, 1], [top, 0], [top, top]]
-    assert tally.facts[:, VOXELS].tolist() == [1, 1, 1, 1]
+    overlap_table = overlaps_of_block(first, second)
+    assert overlap_table.labels.tolist() == [[0, top], [top - 1, 1], [top, 0], [top, top]]
+    assert overlap_table.facts[:, VOXELS].tolist() == [1, 1, 1, 1]
 
 
 def test_table_grows_over_thousands_of_pairs():
     first = np.arange(1, 20_001, dtype=np.uint32).reshape(1, 100, 200)
-    tally = tally_block(first, first[:, ::-1].copy())
-    assert len(tally.labels) == 20_000
-    assert tally.labels[:, 0].tolist() == list(range(1, 20_001))
-    assert (tally.facts[:, VOXELS] == 1).all()
+    overlap_table = overlaps_of_block(first, first[:, ::-1].copy())
+    assert len(overlap_table.labels) == 20_000
+    assert overlap_table.labels[:, 0].tolist() == list(range(1, 20_001))
+    assert (overlap_table.facts[:, VOXELS] == 1).all()
 
 
 def test_dtypes_of_different_width_meet():
     first = np.array([[[1, 0, 300]]], np.uint16)
     second = np.array([[[255, 255, 0]]], np.uint8)
-    assert tally_block(first, second).labels.tolist() == [[0, 255], [1, 255], [300, 0]]
+    assert overlaps_of_block(first, second).labels.tolist() == [[0, 255], [1, 255], [300, 0]]
 
 
 def test_many_parts_are_merged_on_the_way(monkeypatch):
-    monkeypatch.setattr(tally_module, "_MERGE_ROWS", 3)
+    monkeypatch.setattr(overlap_table_module, "_MERGE_ROWS", 3)
     array = np.random.default_rng(0).integers(0, 5, (40, 3, 4)).astype(np.uint8)
     planes = (
-        tally_block(plane, plane, corner=(z, 0, 0), extent=array.shape)
+        overlaps_of_block(plane, plane, corner=(z, 0, 0), extent=array.shape)
         for z, plane in enumerate(np.split(array, 40))
     )
-    merged, whole = merge_tallies(planes), tally_block(array, array)
+    merged, whole = merge_overlap_tables(planes), overlaps_of_block(array, array)
     np.testing.assert_array_equal(merged.labels, whole.labels)
     np.testing.assert_array_equal(merged.facts, whole.facts)
 
@@ -122,19 +124,19 @@ def test_many_parts_are_merged_on_the_way(monkeypatch):
 def test_collapse_sums_over_the_other_label():
     first = np.array([[[5, 5, 5, 0, 2]]], np.uint8)
     second = np.array([[[0, 9, 4, 4, 4]]], np.uint8)
-    tally = tally_block(first, second)
-    labels, facts = collapse(tally, 0)
+    overlap_table = overlaps_of_block(first, second)
+    labels, facts = collapse(overlap_table, 0)
     assert labels.tolist() == [2, 5]
     assert facts[:, VOXELS].tolist() == [1, 3]
     assert facts[:, FIRST].tolist() == [4, 0]
-    labels, facts = collapse(tally, 1)
+    labels, facts = collapse(overlap_table, 1)
     assert labels.tolist() == [4, 9]
     assert facts[:, STOP].tolist() == [[1, 1, 5], [1, 1, 2]]
 
 
 def test_nothing_merges_to_nothing():
-    assert merge_tallies([]).voxels == 0
-    labels, facts = collapse(Tally.empty(), 1)
+    assert merge_overlap_tables([]).voxels == 0
+    labels, facts = collapse(OverlapTable.empty(), 1)
     assert labels.shape == (0,)
     assert facts.shape == (0, FACTS)
 
@@ -173,10 +175,10 @@ def test_negative_labels_are_seen_in_the_tally(dtype):
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     good, bad = np.array([[[0, 1, high]]], dtype), np.array([[[high, -1, low]]], dtype)
     box = Box.of((1, 1, 3))
-    tally = tally_block(as_labels(good, "good", box), as_labels(bad, "bad", box))
-    check_signs(tally, 0, good.dtype, "good", box)
+    overlap_table = overlaps_of_block(as_labels(good, "good", box), as_labels(bad, "bad", box))
+    check_signs(overlap_table, 0, good.dtype, "good", box)
     with pytest.raises(InputError, match=rf"bad: label {low} in box .*none under 0"):
-        check_signs(tally, 1, bad.dtype, "bad", box)
+        check_signs(overlap_table, 1, bad.dtype, "bad", box)
 
 
 def test_sums_that_could_overflow_are_refused():

@@ -31,14 +31,14 @@ STEP = "predict"
 
 MEMORY_SHARE = 0.5
 MEMORY_MOST = 6 * GIB
-"""Without a limit of the user's, a run takes at most this share of what is free, and this much."""
+"""Default memory budget: this share of free memory, capped at MEMORY_MOST."""
 
 FIXED_BYTES = 128 << 20
 """Of the promise: what does not grow with the tile (slabs, caches, threads, the compiler)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class PredictionPlan:
     """What was asked for, every choice made.
 
     Attributes:
@@ -124,7 +124,7 @@ class Request:
 
     def network_bytes(self, tile: Triple, core: Triple) -> int:
         """Upper bound of the memory that one replica takes for a tile, the tile itself apart."""
-        of_tile = (tile, core, self.precision, self.devices[0].type, self.recipe.section_step)
+        of_tile = (tile, core, self.precision, self.devices[0].type, self.recipe.z_stride)
         return ensemble_bytes(self.models, *of_tile)
 
     def work(self, extents: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -155,7 +155,7 @@ class Done:
     Attributes:
         profile: How long its parts were at work.
         written: Voxels of the output, one channel.
-        computed: Voxels that went through the network, variants counted.
+        computed: Voxels that went through the network, test-time augmentation counted.
         summary: Of what, in words.
     """
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cristae.training.paste import PasteConfig, paste_touching
+from cristae.training.copy_paste import CopyPasteConfig, copy_paste_touching
 from cristae.training.targets import contour
 
 
@@ -23,11 +23,11 @@ def patch():
     return image, labels
 
 
-ALWAYS = PasteConfig(share=1.0)
+ALWAYS = CopyPasteConfig(share=1.0)
 
 
 def pasted(patch, seed):
-    return paste_touching(*patch, ALWAYS, np.random.default_rng(seed))
+    return copy_paste_touching(*patch, ALWAYS, np.random.default_rng(seed))
 
 
 def test_copies_touch_and_nothing_else_changes(patch):
@@ -61,16 +61,20 @@ def test_contact_is_dark_on_the_copys_side(patch):
 
 
 def test_share(patch):
-    config = PasteConfig(share=0.5)
-    drawn = [paste_touching(*patch, config, np.random.default_rng(s))[1].max() for s in range(100)]
+    config = CopyPasteConfig(share=0.5)
+    drawn = [
+        copy_paste_touching(*patch, config, np.random.default_rng(s))[1].max() for s in range(100)
+    ]
     assert 30 <= sum(highest > 2 for highest in drawn) <= 60
-    never = PasteConfig(share=0.0)
-    assert paste_touching(*patch, never, np.random.default_rng(0))[1] is patch[1]
+    never = CopyPasteConfig(share=0.0)
+    assert copy_paste_touching(*patch, never, np.random.default_rng(0))[1] is patch[1]
 
 
 def test_no_room_or_no_instance(patch):
     image, labels = patch
     full = np.where(labels == 0, 7, labels).astype(np.int32)
-    assert np.array_equal(paste_touching(image, full, ALWAYS, np.random.default_rng(0))[1], full)
+    assert np.array_equal(
+        copy_paste_touching(image, full, ALWAYS, np.random.default_rng(0))[1], full
+    )
     empty = np.zeros_like(labels)
-    assert paste_touching(image, empty, ALWAYS, np.random.default_rng(0))[1] is empty
+    assert copy_paste_touching(image, empty, ALWAYS, np.random.default_rng(0))[1] is empty

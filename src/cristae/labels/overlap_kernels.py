@@ -1,4 +1,4 @@
-"""The walks of a tally (`cristae.labels.tally`).
+"""The walks that fill an overlap table (`cristae.labels.overlap_table`).
 
 Rows are walked run by run, and pairs are looked up in a table as they are met.
 """

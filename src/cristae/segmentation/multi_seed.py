@@ -1,4 +1,4 @@
-"""Contested pieces: gathered from the tables of blocks, flooded, and left as labelled runs."""
+"""Multi-seed pieces: gathered from the tables of blocks, flooded, and left as labelled runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,37 +8,37 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.labels.runs import Ints, Runs
-from cristae.labels.statistics import mass_of, measure_runs
-from cristae.segmentation.batches import Batch
-from cristae.segmentation.job import Job, load_table, targets_of
-from cristae.segmentation.resolve import NOBODY
+from cristae.labels.statistics import measure_runs, probability_sums
+from cristae.segmentation.batches import PieceBatch
+from cristae.segmentation.job import SegmentJob, load_table, targets_of
+from cristae.segmentation.resolve import UNASSIGNED
 from cristae.segmentation.scanning import copy_values
 
 
-class Contested(NamedTuple):
-    """Contested pieces in a block: runs, their values, and seeds inside them.
+class MultiSeedRuns(NamedTuple):
+    """Multi-seed pieces in a block: runs, their values, and seeds inside them.
 
-    ``piece`` and ``share_piece`` count within the batch, ``share_seed`` are instances.
+    ``piece`` and ``overlap_piece`` count within the batch, ``overlap_seed`` are instances.
     """
 
     start: Ints
     length: NDArray[np.int32]
     piece: Ints
     value: NDArray[np.uint8]
-    share_start: Ints
-    share_length: NDArray[np.int32]
-    share_piece: Ints
-    share_seed: Ints
+    overlap_start: Ints
+    overlap_length: NDArray[np.int32]
+    overlap_piece: Ints
+    overlap_seed: Ints
 
 
 class Decoded(NamedTuple):
-    """A contested piece decoded, as runs of one label each.
+    """A multi-seed piece decoded, as runs of one label each.
 
     Attributes:
         start: Places of the runs.
         length: Their lengths.
         label: Label of each, from 0.
-        source: Index of the contested run each was cut from.
+        source: Index of the multi-seed run each was cut from.
         value: Value of each of their voxels.
     """
 
@@ -49,17 +49,17 @@ class Decoded(NamedTuple):
     value: NDArray[np.uint8]
 
 
-def contested_runs(job: Job, batch: Batch) -> tuple[Contested, Ints]:
-    """The contested pieces of a batch, and for each run which of the batch's blocks it lies in."""
-    parts = [_contested_in(job, index, batch) for index in batch.blocks]
+def multi_seed_runs(job: SegmentJob, batch: PieceBatch) -> tuple[MultiSeedRuns, Ints]:
+    """The multi-seed pieces of a batch, and for each run which of the batch's blocks it lies in."""
+    parts = [_multi_seed_in(job, index, batch) for index in batch.blocks]
     block = np.repeat(np.arange(len(parts)), [part.start.size for part in parts])
-    return Contested(*(np.concatenate(field) for field in zip(*parts, strict=True))), block
+    return MultiSeedRuns(*(np.concatenate(field) for field in zip(*parts, strict=True))), block
 
 
 def save_decoded(
-    job: Job,
+    job: SegmentJob,
     k: int,
-    batch: Batch,
+    batch: PieceBatch,
     results: Sequence[Decoded],
     instances: Ints,
     block: Ints,
@@ -73,13 +73,13 @@ def save_decoded(
         batch: The batch.
         results: Its pieces decoded; labels count over all of them.
         instances: Instance of each label; ~i for the i-th that only this batch knows.
-        block: Which of the batch's blocks each contested run lies in.
+        block: Which of the batch's blocks each multi-seed run lies in.
         removed: Whole instances that were dropped because they are small.
     """
     start, length, label, source, value = (np.concatenate(f) for f in zip(*results, strict=True))
     runs = Runs(start, length)
-    mass = mass_of(length, value)
-    statistics = measure_runs(runs, label, instances.size, mass, job.raster)
+    probability_sum = probability_sums(length, value)
+    statistics = measure_runs(runs, label, instances.size, probability_sum, job.raster)
     order = np.argsort(block[source], kind="stable")
     rows = np.stack([start, length, instances[label]], axis=1)[order]
     first = np.searchsorted(block[source][order], np.arange(len(batch.blocks) + 1))
@@ -89,26 +89,28 @@ def save_decoded(
     job.scratch.save(f"flood-{k}", arrays)
 
 
-def _contested_in(job: Job, index: int, batch: Batch) -> Contested:
-    names = ("start", "length", "piece", "valued", "value", "share", "share_piece")
-    start, length, piece, valued, value, share, share_piece = load_table(job, index, *names)
+def _multi_seed_in(job: SegmentJob, index: int, batch: PieceBatch) -> MultiSeedRuns:
+    names = ("start", "length", "piece", "keeps_values", "value", "seed_overlap", "overlap_piece")
+    start, length, piece, keeps_values, value, seed_overlap, overlap_piece = load_table(
+        job, index, *names
+    )
     target, seed = targets_of(job, index)
     members = np.sort(np.array(batch.pieces))
     number = -2 - target
     position = np.minimum(np.searchsorted(members, number), members.size - 1)
     position = np.where(members[position] == number, position, -1)
     width = job.decoding.width
-    runs, its_piece, its_value = _select(start, length, piece, position, valued, value, width)
-    share_seed = seed[share[2]]
-    seeds = (position[share_piece] >= 0) & (share_seed != NOBODY)
-    return Contested(
+    runs, its_piece, its_value = _select(start, length, piece, position, keeps_values, value, width)
+    overlap_seed = seed[seed_overlap[2]]
+    seeds = (position[overlap_piece] >= 0) & (overlap_seed != UNASSIGNED)
+    return MultiSeedRuns(
         *runs,
         its_piece,
         its_value,
-        share[0, seeds],
-        share[1, seeds].astype(np.int32),
-        position[share_piece[seeds]],
-        share_seed[seeds],
+        seed_overlap[0, seeds],
+        seed_overlap[1, seeds].astype(np.int32),
+        position[overlap_piece[seeds]],
+        overlap_seed[seeds],
     )
 
 
@@ -117,7 +119,7 @@ def _select(
     length: NDArray[np.int32],
     piece: NDArray[np.int32],
     position: Ints,
-    valued: NDArray[np.bool_],
+    keeps_values: NDArray[np.bool_],
     value: NDArray[np.uint8],
     width: int,
 ) -> tuple[Runs, Ints, NDArray[np.uint8]]:
@@ -127,26 +129,26 @@ def _select(
     """
     mine = np.flatnonzero(position[piece] >= 0)
     its_value = np.empty(width * int(length[mine].sum(dtype=np.int64)), np.uint8)
-    _copy_values(length * np.int64(width), piece, position, valued, value, its_value)
+    _copy_values(length * np.int64(width), piece, position, keeps_values, value, its_value)
     return Runs(start[mine], length[mine]), position[piece[mine]], its_value
 
 
 @njit(nogil=True, cache=True)
-def _copy_values(length, piece, position, valued, value, out):  # type: ignore[no-untyped-def]
+def _copy_values(length, piece, position, keeps_values, value, out):  # type: ignore[no-untyped-def]
     at = begin = 0
     for i in range(length.size):
         p = piece[i]
         if position[p] >= 0:
             copy_values(value[begin : begin + length[i]], out[at : at + length[i]])
             at += length[i]
-        if valued[p]:
+        if keeps_values[p]:
             begin += length[i]
 
 
 def in_raster_order(
-    found: Contested, pieces: int, width: int
+    found: MultiSeedRuns, pieces: int, width: int
 ) -> tuple[Ints, Runs, NDArray[np.uint8], list[list[int]]]:
-    """Contested runs piece by piece, each in raster order.
+    """Multi-seed runs piece by piece, each in raster order.
 
     Args:
         found: The runs of a batch.

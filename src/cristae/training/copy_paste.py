@@ -30,7 +30,7 @@ SOFTEN_PX = 0.6
 
 
 @config_dataclass
-class PasteConfig:
+class CopyPasteConfig:
     """How instances are copied beside others.
 
     Attributes:
@@ -59,13 +59,13 @@ class _Piece:
     grey: NDArray[np.float32]
 
 
-def is_pasted(config: PasteConfig, random: Random) -> bool:
+def is_pasted(config: CopyPasteConfig, random: Random) -> bool:
     """Whether a patch is one of the share: the first of its random numbers says so."""
     return bool(random.random() < config.share)
 
 
-def paste_touching(
-    image: NDArray[np.float32], labels: NDArray[np.int32], config: PasteConfig, random: Random
+def copy_paste_touching(
+    image: NDArray[np.float32], labels: NDArray[np.int32], config: CopyPasteConfig, random: Random
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Copy instances of a patch beside others.
 
@@ -126,7 +126,7 @@ def _turn(piece: _Piece, random: Random) -> _Piece:
 
 
 def _place(
-    image: Array, labels: Array, piece: _Piece, other: int, config: PasteConfig, random: Random
+    image: Array, labels: Array, piece: _Piece, other: int, config: CopyPasteConfig, random: Random
 ) -> bool:
     """Slide the piece against the other instance and write it; False where it does not fit."""
     voxels = np.argwhere(labels == other)
@@ -170,7 +170,7 @@ def _write(
     piece: _Piece,
     corner: Array,
     other: int,
-    config: PasteConfig,
+    config: CopyPasteConfig,
     random: Random,
 ) -> bool:
     view, part = _overlap(labels.shape, corner, piece.inside.shape)
@@ -182,18 +182,18 @@ def _write(
     whole = np.count_nonzero(piece.inside)
     if np.count_nonzero(blocked) > 0.02 * whole or np.count_nonzero(free) < 0.6 * whole:
         return False
-    contact = free & _widen(there == other, 1)
+    contact = free & _dilate(there == other, 1)
     if np.count_nonzero(contact) < MIN_CONTACT:
         return False
     grey = image[view]
     edge = there == other
     membrane = float(np.percentile(grey[edge & ~ndimage.binary_erosion(edge)], MEMBRANE_PERCENT))
-    rim = _widen(free, 1) & ~inside & (there == 0)
+    rim = _dilate(free, 1) & ~inside & (there == 0)
     grey[free] = piece.grey[part][free]
     # around the copy the darker of both stays, so its own membrane is whole
     grey[rim] = np.minimum(grey[rim], piece.grey[part][rim])
     width = int(random.integers(config.membrane_px[0], config.membrane_px[1] + 1))
-    seam = free & _widen(there == other, width)
+    seam = free & _dilate(there == other, width)
     dark = membrane + random.normal(0, 0.05, np.count_nonzero(seam))
     grey[seam] = np.minimum(grey[seam], dark.astype(np.float32))
     drawn = seam | rim
@@ -202,7 +202,7 @@ def _write(
     return True
 
 
-def _widen(flags: Array, by: int) -> NDArray[np.bool_]:
+def _dilate(flags: Array, by: int) -> NDArray[np.bool_]:
     """Flags and the pixels within ``by`` steps to the sides and corners, in plane."""
     side = 2 * by + 1
     wide: NDArray[np.bool_] = ndimage.maximum_filter(flags, size=(1, side, side), mode="constant")

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError
-from cristae.evaluation import contingency
-from cristae.evaluation.contingency import overlap_table
+from cristae.evaluation import overlap_pass
+from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.overlaps import pool
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
 from cristae.labels import blocks
-from cristae.labels.blocks import tally_blocks
+from cristae.labels.blocks import overlaps_of_blocks
 from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr
 from cristae.volumes.volume import array_volume
 
@@ -285,9 +285,9 @@ def test_chunks_give_the_table_of_arrays(stored, monkeypatch, part):
 
     def watched(function, *args, **options):
         passes.append(function)
-        return tally_blocks(function, *args, **options)
+        return overlaps_of_blocks(function, *args, **options)
 
-    monkeypatch.setattr(contingency, "tally_blocks", watched)
+    monkeypatch.setattr(overlap_pass, "overlaps_of_blocks", watched)
     found = overlap_table(Compared(*(v.crop(part) for v in volumes)), resources=SERIAL)
     expected = table_of(*(a[part.slices()] for a in arrays))
     assert_same(found, expected)

@@ -12,7 +12,7 @@ from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.networks.ensemble import finish_fold, fold
 from cristae.networks.runner import Runner
-from cristae.networks.windows import Combine, Variants
+from cristae.networks.windows import Combine, Tta
 from cristae.prediction.resample import (
     Factors,
     Floats,
@@ -100,7 +100,7 @@ class ImageInput:
         return found
 
 
-def tile_variants(count: Variants) -> list[Variant]:
+def tta_flips(count: Tta) -> list[Variant]:
     """What a tile is turned into for test-time augmentation, the tile as it is first.
 
     Args:
@@ -120,10 +120,10 @@ def tile_probabilities(
     runner: Runner,
     image: Floats,
     core: Box,
-    variants: Variants = 1,
+    tta: Tta = 1,
     combine: Combine = "mean",
 ) -> torch.Tensor:
-    """Probabilities of a tile's core, combined over variants of the tile.
+    """Probabilities of a tile's core, combined over flips of the tile.
 
     Flipped about its own extent, a whole number of lattice steps, a tile stays on the lattice. So
     each variant is the same in any tiling, and so is what is combined, in a fixed order.
@@ -132,14 +132,14 @@ def tile_probabilities(
         runner: The network, ready for inference.
         image: (z, y, x) normalised tile.
         core: The part wanted, in voxels of the tile.
-        variants: See `tile_variants`.
-        combine: What is taken of the variants.
+        tta: See `tta_flips`.
+        combine: What is taken of the outputs for the flips.
 
     Returns:
         (channels, z, y, x) float32 in [0, 1] of the core's shape, where the network computes.
     """
     total: torch.Tensor | None = None
-    for axes, transposed in tile_variants(variants):
+    for axes, transposed in tta_flips(tta):
         turned = np.flip(image, axes)
         inside = _flip_box(core, axes, image.shape)
         if transposed:
@@ -148,7 +148,7 @@ def tile_probabilities(
         found = found.transpose(2, 3) if transposed else found
         found = found.flip([axis + 1 for axis in axes]) if axes else found
         total = fold(total, found, combine)
-    return finish_fold(total, variants, combine)
+    return finish_fold(total, tta, combine)
 
 
 def to_source_grid(

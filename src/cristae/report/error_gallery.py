@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cristae.figures.crops import PANELS, Place, Planes, place_picture
+from cristae.figures.crops import PANELS, Planes, ThreePlanes, place_picture
 from cristae.grid import Box, Triple
 from cristae.report.errors import SegmentationError
 from cristae.report.sampling import read_at, voxel_size_of
@@ -19,7 +19,7 @@ _LEAST, _MOST = 130, 700
 
 
 @dataclass(frozen=True)
-class Scene:
+class ScoredVolumes:
     """The volumes an atlas looks into.
 
     Attributes:
@@ -33,7 +33,7 @@ class Scene:
     truth: Volume
 
 
-def locate(scene: Scene, error: SegmentationError) -> Triple:
+def locate(scene: ScoredVolumes, error: SegmentationError) -> Triple:
     """The voxel (z, y, x) of the instances where an error shows best.
 
     At most nine sections of its box are looked at; the one, then the row, then the column with
@@ -91,7 +91,7 @@ def _value(wrong: Any, beside: Any) -> Any:
 
 
 def error_picture(
-    scene: Scene, error: SegmentationError, point: Triple, window: tuple[float, float]
+    scene: ScoredVolumes, error: SegmentationError, point: Triple, window: tuple[float, float]
 ) -> bytes:
     """Three planes through a point of an error, as JPEG."""
     size, unit = voxel_size_of(scene.instances)
@@ -100,7 +100,9 @@ def error_picture(
         _planes(volume, scene.instances, around, point)
         for volume in (scene.image, scene.truth, scene.instances)
     )
-    place = Place(image, truth, prediction, size, window, error.truth, error.prediction, unit=unit)
+    place = ThreePlanes(
+        image, truth, prediction, size, window, error.truth, error.prediction, unit=unit
+    )
     return place_picture(place)
 
 

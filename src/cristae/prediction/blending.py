@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from cristae.grid import Box, Triple
 from cristae.networks.windows import FLOOR, Axis, Floats, WindowRecipe, window_weight
-from cristae.prediction.passes import quantise
+from cristae.prediction.tile_inference import quantise
 from cristae.volumes.volume import Array
 
-Rows = list[tuple[Box, "Held"]]
+Rows = list[tuple[Box, "SpillArray"]]
 """Finished rows of shards: their box and their levels (channels, z, y, x)."""
 
 
@@ -29,7 +29,7 @@ class Sweep:
         shape: Extent (z, y, x) of the volume.
         shard: Extent of the output's write unit.
         channels: Number of outputs.
-        variants: Passes of the network a window.
+        tta: Passes of the network a window.
         folder: Where sums and shards wait; None for memory.
     """
 
@@ -38,7 +38,7 @@ class Sweep:
     shape: Triple
     shard: Triple
     channels: int
-    variants: int
+    tta: int
     folder: Path | None
 
     @property
@@ -48,13 +48,13 @@ class Sweep:
 
     @property
     def waste(self) -> float:
-        """Voxels computed in the network over voxels written, variants counted."""
-        computed = self.count * math.prod(self.recipe.shape) * self.variants
+        """Voxels computed in the network over voxels written, test-time augmentation counted."""
+        computed = self.count * math.prod(self.recipe.shape) * self.tta
         return computed / math.prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class SpillArray:
     """An array in memory, or in a file whose pages are given back when asked to."""
 
     array: Array
@@ -62,7 +62,7 @@ class Held:
     pages: mmap.mmap | None = None
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...], dtype: Any, file: Path | None) -> "Held":
+    def zeros(cls, shape: tuple[int, ...], dtype: Any, file: Path | None) -> "SpillArray":
         """An array of zeros."""
         if file is None:
             return cls(np.zeros(shape, dtype))
@@ -100,10 +100,12 @@ class Sums:
         self._weight = window_weight(sweep.recipe)
         shape = (sweep.channels, self._depth, y, x)
         folder = sweep.folder
-        self._held = Held.zeros(shape, np.float32, None if folder is None else folder / "sums")
+        self._held = SpillArray.zeros(
+            shape, np.float32, None if folder is None else folder / "sums"
+        )
         self._along = [axis.sums(0, n) for axis, n in zip(sweep.axes, sweep.shape, strict=True)]
         self._wanted = {shard.start[0] // sweep.shard[0] for shard in missing}
-        self._rows: dict[int, Held] = {}
+        self._rows: dict[int, SpillArray] = {}
 
     def add(self, corner: Triple, probabilities: Floats) -> None:
         """Add a window's probabilities (channels, z, y, x), which are overwritten."""
@@ -154,9 +156,9 @@ class Sums:
         depth = self.sweep.shard[0]
         return Box((number * depth, 0, 0), (min((number + 1) * depth, z), y, x))
 
-    def _row(self, number: int, box: Box) -> Held:
+    def _row(self, number: int, box: Box) -> SpillArray:
         if number not in self._rows:
             folder = self.sweep.folder
             file = None if folder is None else folder / f"row{number}"
-            self._rows[number] = Held.zeros((self.sweep.channels, *box.shape), np.uint8, file)
+            self._rows[number] = SpillArray.zeros((self.sweep.channels, *box.shape), np.uint8, file)
         return self._rows[number]

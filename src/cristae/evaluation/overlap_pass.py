@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from cristae.engine.executors import Resources
 from cristae.engine.ledger import Ledger
 from cristae.engine.memory import promise_memory
-from cristae.evaluation.overlaps import Overlaps, overlaps_of_tally
+from cristae.evaluation.overlaps import Overlaps, overlaps_of_table
 from cristae.evaluation.placement import FLOAT_UNIT, Compared, place_volumes
 from cristae.grid import Box, Triple, tile
 from cristae.labels.blocks import (
     TABLE_BYTES,
     blocks_of,
     memory_of,
+    overlaps_of_blocks,
     pieces_of,
     read_block,
-    tally_blocks,
 )
 from cristae.labels.label_runs import run_table_of, table_rows
-from cristae.labels.tally import (
+from cristae.labels.overlap_table import (
     LabelRuns,
-    Tally,
+    OverlapTable,
     as_labels,
     check_extent,
     check_signs,
-    merge_tallies,
-    tally_block,
-    tally_parts,
-    tally_runs,
+    merge_overlap_tables,
+    overlaps_of_block,
+    overlaps_of_parts,
+    overlaps_of_runs,
 )
 from cristae.volumes.formats.shards import Chunks, chunks_of
 from cristae.volumes.place import Align
@@ -44,7 +44,7 @@ from cristae.volumes.values import probabilities
 from cristae.volumes.volume import Volume
 
 SLAB_RUNS, RUN_BYTES = 1 << 20, 160
-"""Runs of a slab that are tallied at a time, and the memory of each while they are (measured)."""
+"""Runs of a slab that are counted at a time, and the memory of each while they are (measured)."""
 
 
 def overlap_table(
@@ -95,7 +95,7 @@ def overlap_table(
         needed = memory_of(pieces, placed.bytes_per_voxel, resources)
     promise_memory("evaluate", needed, resources)
     chunks = None if block_shape else _chunks_of(placed)
-    tally = tally_blocks(
+    counted = overlaps_of_blocks(
         by_runs or _Pass(placed, box.start, compared.prediction.shape, chunks),
         blocks,
         description="overlaps",
@@ -104,26 +104,30 @@ def overlap_table(
         stage="evaluate",
         block_bytes=needed,
     )
-    return overlaps_of_tally(tally, box, compared.prediction.shape, unit)
+    return overlaps_of_table(counted, box, compared.prediction.shape, unit)
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """Reads one block of every volume and tallies it; the volumes have one shape."""
+    """Reads one block of every volume and counts its overlaps; the volumes have one shape."""
 
     compared: Compared
     corner: Triple
     extent: Triple
     chunks: tuple[Chunks, Chunks] | None = None
 
-    def __call__(self, block: Box) -> Tally:
+    def __call__(self, block: Box) -> OverlapTable:
         if self.chunks is not None:
-            tally = tally_parts(self._parts(block, *self.chunks), block.size, self.extent)
-            return self._checked(tally, block)
+            counted = overlaps_of_parts(self._parts(block, *self.chunks), block.size, self.extent)
+            return self._checked(counted, block)
         pieces = pieces_of(block, list(self.compared.volumes.values()))
-        return merge_tallies(map(self._tally, pieces)) if len(pieces) > 1 else self._tally(block)
+        return (
+            merge_overlap_tables(map(self._counted, pieces))
+            if len(pieces) > 1
+            else self._counted(block)
+        )
 
-    def _tally(self, block: Box) -> Tally:
+    def _counted(self, block: Box) -> OverlapTable:
         prediction, truth = self.compared.prediction, self.compared.truth
         first = as_labels(read_block(prediction, block), prediction.name, block)
         second = as_labels(read_block(truth, block), truth.name, block)
@@ -135,9 +139,9 @@ class _Pass:
         scores = self.compared.scores
         weights = None if scores is None else _weights(scores, block, self.compared.score_channel)
         corner = block.shift(self.corner).start
-        tally = tally_block(first, second, weights, corner=corner, extent=self.extent)
-        self._checked(tally, block)
-        return Tally(tally.labels, tally.facts, tally.voxels - left_out)
+        counted = overlaps_of_block(first, second, weights, corner=corner, extent=self.extent)
+        self._checked(counted, block)
+        return OverlapTable(counted.labels, counted.facts, counted.voxels - left_out)
 
     def _parts(
         self, block: Box, first: Chunks, second: Chunks
@@ -152,28 +156,28 @@ class _Pass:
             labels = as_labels(one, prediction.name, box), as_labels(two, truth.name, box)
             yield *labels, box.shift(self.corner).start
 
-    def _checked(self, tally: Tally, block: Box) -> Tally:
+    def _checked(self, counted: OverlapTable, block: Box) -> OverlapTable:
         for column, volume in enumerate((self.compared.prediction, self.compared.truth)):
-            check_signs(tally, column, volume.dtype, volume.name, block)
-        return tally
+            check_signs(counted, column, volume.dtype, volume.name, block)
+        return counted
 
 
 @dataclass(frozen=True)
 class _RunPass:
-    """Tallies whole planes of two segmentations from their run tables."""
+    """Counts overlaps in whole planes of two segmentations from their run tables."""
 
     volumes: tuple[Volume, Volume]
     folders: tuple[Path, Path]
     corner: Triple
     extent: Triple
 
-    def __call__(self, slab: Box) -> Tally:
+    def __call__(self, slab: Box) -> OverlapTable:
         first, second = (
             _moved(table_rows(folder, volume, (slab.start[0], slab.stop[0])), self, volume.shape)
             for folder, volume in zip(self.folders, self.volumes, strict=True)
         )
-        tally = tally_runs(first, second, self.extent)
-        return Tally(tally.labels, tally.facts, slab.size)
+        counted = overlaps_of_runs(first, second, self.extent)
+        return OverlapTable(counted.labels, counted.facts, slab.size)
 
     def slabs(self) -> list[Box]:
         """Planes of about `SLAB_RUNS` runs, as many in each slab, judged by a few of them."""

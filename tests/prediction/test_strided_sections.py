@@ -13,9 +13,9 @@ from cristae.engine.executors import Resources
 from cristae.errors import InputError
 from cristae.grid import Box
 from cristae.networks.context import Context
-from cristae.networks.interleaved import InterleavedRunner, interleaved_context
 from cristae.networks.model import load_model, model_network, save_model
-from cristae.networks.recipe import InferenceRecipe, section_step
+from cristae.networks.recipe import InferenceRecipe, z_stride
+from cristae.networks.strided_sections import StridedSectionRunner, strided_context
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.intensity import normalise, sample_intensity
@@ -56,13 +56,13 @@ def oracle(image, step):
     blocks=st.integers(0, 3),
 )
 def test_turns_are_interpolated_and_averaged(step, start, depth, blocks):
-    halo = interleaved_context(Context((1, 0, 0), (1, 1, 1)), step).halo_vx[0]
+    halo = strided_context(Context((1, 0, 0), (1, 1, 1)), step).halo_vx[0]
     assert halo == 2 * step - 1
     first = start + halo
     extent = -(-(first + depth + halo) // step) * step + blocks * step
     image = np.random.default_rng(step).random((extent, 3, 4), np.float32)
     core = Box((first, 1, 0), (first + depth, 3, 4))
-    found = InterleavedRunner(Sums(), step).probabilities(image, core).numpy()
+    found = StridedSectionRunner(Sums(), step).probabilities(image, core).numpy()
     expected = oracle(image.astype(float), step)[(slice(None), *core.slices())]
     assert np.allclose(found, expected, atol=1e-5)
 
@@ -70,7 +70,7 @@ def test_turns_are_interpolated_and_averaged(step, start, depth, blocks):
 def test_a_core_without_its_halo_takes_what_there_is():
     image = np.ones((4, 2, 2), np.float32)
     for core in (Box.of(image.shape), Box((0, 0, 0), (1, 2, 2)), Box((3, 0, 0), (4, 2, 2))):
-        found = InterleavedRunner(Sums(), 4).probabilities(image, core)
+        found = StridedSectionRunner(Sums(), 4).probabilities(image, core)
         assert found.shape == (2, *core.shape)
         assert np.allclose(found[0].numpy(), 1)  # one section a turn, no neighbours
 
@@ -80,7 +80,7 @@ def test_a_core_without_its_halo_takes_what_there_is():
     [(None, 5, 1), (30, 5, 6), (30, 8, 4), (30, 20, 1), (30, 50, 1), (30, float("inf"), 1)],
 )
 def test_sections_are_about_as_far_apart_as_wanted(spacing, section, step):
-    assert section_step(spacing, section) == step
+    assert z_stride(spacing, section) == step
 
 
 def in_one_piece(array, model, step):
@@ -121,7 +121,7 @@ def test_a_prediction_equals_whole_turns(make_model, texture, tmp_path, block):
     assert found.attributes["section_step"] == 3
     assert np.abs(found.read() - in_one_piece(array, model, 3)).max() < 1
     plain = predict_volume(
-        volume, model, tmp_path / "b.zarr", config=replace(config, section_step=1), resources=ONE
+        volume, model, tmp_path / "b.zarr", config=replace(config, z_stride=1), resources=ONE
     )
     assert plain.attributes["section_step"] == 1
     assert not np.array_equal(plain.read(), found.read())
@@ -131,7 +131,7 @@ def test_turns_are_tile_invariant_with_everything(make_model, texture, tmp_path)
     volume, models = open_volume(texture((13, 60, 70))), [make_model(), make_model()]
     mask = np.zeros((13, 60, 70), np.uint8)
     mask[3:9, 10:, :44] = 1
-    config = PredictConfig(precision="float32", section_step=4, variants=16)
+    config = PredictConfig(precision="float32", z_stride=4, tta=16)
     found = [
         predict_volume(
             volume,
@@ -159,10 +159,10 @@ def test_the_model_file_keeps_the_spacing(make_model, tmp_path):
 
 
 def test_a_step_below_one_is_refused(make_model, texture, tmp_path):
-    with pytest.raises(InputError, match="section_step 0: expected at least 1"):
+    with pytest.raises(InputError, match="z_stride 0: expected at least 1"):
         predict_volume(
             open_volume(texture((4, 40, 40))),
             make_model(),
             tmp_path / "a.zarr",
-            config=PredictConfig(section_step=0),
+            config=PredictConfig(z_stride=0),
         )
