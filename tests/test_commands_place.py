@@ -20,7 +20,8 @@ from cristae.prediction.predict import predict_volume
 from cristae.runfolder import RunFolder
 from cristae.samples.dataset import Sample, open_sample
 from cristae.simulation.simulate import SimulationConfig, simulate_volume
-from cristae.training.config import TrainConfig, check_train_config
+from cristae.training.config import TrainConfig
+from cristae.training.config_checks import check_train_config
 from cristae.training.sampling import SamplingConfig
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume

@@ -11,7 +11,7 @@ from cristae.engine.executors import Resources
 from cristae.errors import ConfigError
 from cristae.pipeline import RunConfig
 from cristae.plan import plan_run
-from cristae.training.config import check_train_config
+from cristae.training.config_checks import check_train_config
 from cristae.volumes.formats.ome_zarr import create_ome_zarr
 
 SHAPE = (12, 128, 128)

@@ -31,7 +31,8 @@ from cristae.segmentation.memory import labelling_bytes, sampled_density
 from cristae.segmentation.scratch import MemoryScratch
 from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import simulate_volume
-from cristae.training.config import TrainConfig, check_train_config
+from cristae.training.config import TrainConfig
+from cristae.training.config_checks import check_train_config
 from cristae.training.memory import step_bytes, training_bytes
 from cristae.training.proposal import Choice, Device, propose
 from cristae.training.sampling import prepare_source

@@ -7,7 +7,8 @@ import pytest
 
 from cristae.engine.executors import Resources
 from cristae.errors import InputError, MemoryLimitError, OutputExistsError
-from cristae.prediction.predict import PredictConfig, ask, predict_volume
+from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.prediction.request import ask
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import array_volume
 

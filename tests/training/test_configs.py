@@ -12,7 +12,8 @@ from cristae.configuration import from_plain
 from cristae.networks.families.unet.context import network_context
 from cristae.networks.families.unet.network import total_stride
 from cristae.samples.dataset import Sample, sample_faults
-from cristae.training.config import TrainConfig, check_train_config
+from cristae.training.config import TrainConfig
+from cristae.training.config_checks import check_train_config
 from cristae.training.train import train_model
 from cristae.training.validation import check_decoder, check_tuning
 

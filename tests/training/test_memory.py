@@ -11,8 +11,8 @@ import pytest
 
 from cristae.samples.dataset import OpenedSample, Sample
 from cristae.training.config import TrainConfig
+from cristae.training.instance_index import index_instances
 from cristae.training.memory import index_bytes, step_bytes, training_bytes
-from cristae.training.sampling import index_instances
 from cristae.volumes.volume import Volume
 
 SIZE = (30.0, 8.0, 8.0)

@@ -18,7 +18,8 @@ from cristae.segmentation.segment import segment_volume
 from cristae.training import loop, step, train
 from cristae.training.batches import make_batch
 from cristae.training.boxes import make_levels
-from cristae.training.config import TrainConfig, check_train_config, windows_of
+from cristae.training.config import TrainConfig, windows_of
+from cristae.training.config_checks import check_train_config
 from cristae.training.geometry import GeometryConfig
 from cristae.training.losses import LossConfig, TargetLoss
 from cristae.training.memory import fitting_text, step_bytes

@@ -9,7 +9,8 @@ from cristae.networks.families.pytc.network import PytcConfig
 from cristae.networks.families.unet.network import UNetConfig, total_stride
 from cristae.networks.windows import WindowRecipe
 from cristae.samples.fingerprint import Fingerprint
-from cristae.training.config import TrainConfig, check_train_config
+from cristae.training.config import TrainConfig
+from cristae.training.config_checks import check_train_config
 from cristae.training.proposal import Device, propose
 from cristae.volumes.intensity import IntensityStatistics
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cristae.training.geometry import GeometryConfig, draw_warp
+from cristae.training.instance_index import index_instances
 from cristae.training.sampling import (
     SamplingConfig,
     fixed_patches,
-    index_instances,
     plan_patch,
     prepare_source,
     random_stream,

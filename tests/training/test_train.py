@@ -25,12 +25,8 @@ from cristae.pipeline import report_run
 from cristae.samples.dataset import Sample, open_samples
 from cristae.training import loop
 from cristae.training.augment import PYTC
-from cristae.training.config import (
-    TrainConfig,
-    check_train_config,
-    learning_rate,
-    recorded_settings,
-)
+from cristae.training.config import TrainConfig, learning_rate, recorded_settings
+from cristae.training.config_checks import check_train_config
 from cristae.training.copy_paste import CopyPasteConfig
 from cristae.training.defects import DefectsConfig
 from cristae.training.geometry import GeometryConfig

@@ -13,7 +13,7 @@ from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
-from cristae.volumes.formats.ome_zarr import pyramid_levels
+from cristae.volumes.formats.ome_zarr_levels import pyramid_levels
 from cristae.volumes.volume import array_volume
 
 HUGE = 2**62

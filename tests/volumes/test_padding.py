@@ -9,7 +9,7 @@ from cristae.engine.executors import Resources
 from cristae.grid import Box
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
-from cristae.volumes.formats.ome_zarr import pyramid_levels
+from cristae.volumes.formats.ome_zarr_levels import pyramid_levels
 from cristae.volumes.intensity import sample_intensity
 from cristae.volumes.padding import Padding, content_mask, find_padding, read_content
 from cristae.volumes.volume import array_volume, read_reflected

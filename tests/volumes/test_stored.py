@@ -24,13 +24,8 @@ from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import read_instances_table, read_runs, segment_volume
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
-from cristae.volumes.formats.ome_zarr import (
-    Layout,
-    create_ome_zarr,
-    is_current,
-    open_ome_zarr,
-    pyramid_levels,
-)
+from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
+from cristae.volumes.formats.ome_zarr_levels import is_current, pyramid_levels
 from cristae.volumes.formats.shards import chunks_of
 from cristae.volumes.volume import array_volume
 

@@ -33,7 +33,8 @@ from cristae.labels.runs import (
     no_runs,
     paint_into,
 )
-from cristae.volumes.formats.ome_zarr import ZarrReader, is_current
+from cristae.volumes.formats.ome_zarr import ZarrReader
+from cristae.volumes.formats.ome_zarr_levels import is_current
 from cristae.volumes.volume import Array, Volume
 
 RELABEL_BYTES, READ_RUN_BYTES = 120, 110

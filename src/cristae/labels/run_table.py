@@ -24,7 +24,7 @@ from cristae.engine.manifest import check_there, manifest_stamp
 from cristae.engine.paths import SINGLE_WRITER, file_store
 from cristae.errors import InputError
 from cristae.volumes.formats.image_metadata import read_metadata
-from cristae.volumes.formats.ome_zarr import is_current
+from cristae.volumes.formats.ome_zarr_levels import is_current
 from cristae.volumes.formats.store_errors import read_fault
 from cristae.volumes.volume import Array
 

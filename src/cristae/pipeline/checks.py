@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cristae.engine.files import check_disk, check_writable
 from cristae.engine.paths import user_path
@@ -155,29 +156,22 @@ def _check_sample(
 ) -> None:
     """Ask every stage of a sample; one that fails ends its line, the truth is looked at alone."""
     folder = RunFolder(user_path(config.out)).sample(sample.name)
-    resources, redo = running.resources, running.redo
     image_source, truth_source, known = sources
+
+    def running_as(stage: str) -> dict[str, Any]:
+        return {"resources": running.resources, "overwrite": running.redo(stage)}
+
     truth: Volume | None = None
     if truth_source is not None:
         with found.collecting():
             expected = check_convert(
-                truth_source,
-                folder.truth,
-                kind="labels",
-                resources=resources,
-                overwrite=redo("convert"),
+                truth_source, folder.truth, kind="labels", **running_as("convert")
             )
             truth = found.volume(folder.truth, expected)
     with found.collecting():
         image = found.volume(
             folder.volume,
-            check_convert(
-                image_source,
-                folder.volume,
-                kind="image",
-                resources=resources,
-                overwrite=redo("convert"),
-            ),
+            check_convert(image_source, folder.volume, kind="image", **running_as("convert")),
         )
         prediction = found.volume(
             folder.prediction,
@@ -186,19 +180,14 @@ def _check_sample(
                 model[0],
                 folder.prediction,
                 config=settings_for(sample, config),
-                resources=resources,
-                overwrite=redo("predict"),
                 model_known=model[1],
+                **running_as("predict"),
             ),
         )
         instances = found.volume(
             folder.instances,
             check_segment(
-                prediction,
-                folder.instances,
-                config=config.segment,
-                resources=resources,
-                overwrite=redo("segment"),
+                prediction, folder.instances, config=config.segment, **running_as("segment")
             ),
         )
         _check_instances(config, folder, (instances, truth, known), running, found)

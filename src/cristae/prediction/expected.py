@@ -13,7 +13,8 @@ from cristae.grid import Box
 from cristae.networks.model import Model
 from cristae.prediction.checks import PredictConfig, check_places
 from cristae.prediction.estimate import expected_precision, prediction_work
-from cristae.prediction.predict import ask, check_contrast, passed_on, predict_record
+from cristae.prediction.predict import passed_on
+from cristae.prediction.request import ask, check_contrast, predict_record
 from cristae.volumes.expected import Expected, expected_volume, is_made
 from cristae.volumes.formats.ome_zarr import Layout, open_ome_zarr
 from cristae.volumes.volume import Volume

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from cristae.grid import Triple
 from cristae.prediction.resample import SAME_WITHIN, Factors, WorkingSize, working_factors
-from cristae.volumes.formats.ome_zarr import pyramid_levels
+from cristae.volumes.formats.ome_zarr_levels import pyramid_levels
 from cristae.volumes.padding import Padding
 from cristae.volumes.volume import Nanometres, Volume
 

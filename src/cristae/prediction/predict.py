@@ -9,64 +9,54 @@ any other block shape, memory, executor or number of workers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cristae.configuration import to_plain
 from cristae.engine.executors import Resources
 from cristae.engine.files import check_disk
-from cristae.engine.identity import Identity
 from cristae.engine.ledger import Ledger, open_ledger
 from cristae.engine.memory import GIB, peak_memory, promise_memory
 from cristae.engine.paths import user_path
 from cristae.engine.progress import ProgressCallback, log, rate_text, takes_progress
-from cristae.engine.records import Input, identity_tree, looked_at, record_fingerprint
-from cristae.errors import InputError
+from cristae.engine.records import identity_tree, looked_at, record_fingerprint
 from cristae.grid import Box, Triple
-from cristae.networks.device import devices_prepared, find_devices
-from cristae.networks.ensemble import ModelLike, ensemble_contract, make_ensemble, models_of
-from cristae.networks.model import GREY, Model, model_network
-from cristae.networks.precision import Precision
+from cristae.networks.device import devices_prepared
+from cristae.networks.ensemble import ModelLike, make_ensemble
+from cristae.networks.model import Model, model_network
 from cristae.networks.recipe import ONE_LOOK, recipe_attributes
-from cristae.networks.runner import Contract
 from cristae.prediction.blending import Sweep
 from cristae.prediction.checks import (
     PredictConfig,
-    check_executor,
     check_places,
-    check_reach,
-    check_request,
-    laid_mask,
     mask_region,
-    plain_settings,
-    section_thickness,
-    settle,
     warn_of_mask,
 )
 from cristae.prediction.chunks import plan_chunks, write_chunks
-from cristae.prediction.grids import Grids, plan_grids
+from cristae.prediction.grids import Grids
 from cristae.prediction.plan import Done, PredictionPlan
 from cristae.prediction.precision import settle_precision
 from cristae.prediction.regions import Region
+from cristae.prediction.request import (
+    PredictionRequest,
+    ask,
+    checked_request,
+    predict_record,
+    usable_statistics,
+)
 from cristae.prediction.skip import coarse_size, signal_region
 from cristae.prediction.tile_inference import ImageInput
 from cristae.prediction.tiled import TileJob, Tilings, plan_tiles, run_tiles, tiling_bytes
 from cristae.prediction.windowed import plan_windows, run_windows, scratch_bytes, sweep_bytes
-from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_volume
 from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr, update_attributes
 from cristae.volumes.intensity import (
     INTENSITY_ATTRIBUTE,
     IntensityStatistics,
-    grey_moments,
-    is_far,
-    normalise,
-    sample_intensity,
 )
 from cristae.volumes.padding import Padding, content_mask, find_padding
 from cristae.volumes.place import Align
@@ -75,9 +65,6 @@ from cristae.volumes.restate import adopt_size
 from cristae.volumes.volume import Volume
 
 __all__ = ["PredictConfig", "predict_volume"]
-
-VERSION = 2
-"""Of the predicting code, as far as it changes levels; 1 saw padding as if it were tissue."""
 
 
 @takes_progress
@@ -141,7 +128,7 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     models, contract, grids = request.models, request.contract, request.grids
     identity = predict_record(request)
     identity["inputs"] = looked_at(identity["inputs"])
-    request = _checked(request, identity["inputs"])
+    request = checked_request(request, identity["inputs"])
     chunk_plan = None
     if chunks is not None:
         counts = contract.windows.chunks if contract.windows else None
@@ -170,90 +157,6 @@ def predict_volume(  # noqa: PLR0913 - what is predicted, with what, where to, a
     return prediction
 
 
-@dataclass(frozen=True, eq=False)
-class PredictionRequest:
-    """What was asked for, checked; the precision is still open. Fields are `predict_volume`'s."""
-
-    source: Volume
-    models: tuple[Model, ...]
-    contract: Contract
-    out: Path
-    config: PredictConfig
-    mask: Volume | None
-    grids: Grids
-    block_shape: Triple | None
-    resources: Resources
-
-    @property
-    def devices(self) -> tuple[torch.device, ...]:
-        """Where the networks compute; the processor once for each process."""
-        copies = self.resources.workers if self.resources.executor == "processes" else 1
-        return find_devices(self.config.device) * max(1, copies)
-
-    def plan(self, precision: Precision, regions: tuple[Region, ...]) -> PredictionPlan:
-        return PredictionPlan(
-            source=self.source,
-            models=self.models,
-            contract=self.contract,
-            out=self.out,
-            grids=self.grids,
-            precision=precision,
-            truncate=self.config.truncate,
-            block_shape=self.block_shape,
-            resources=self.resources,
-            devices=self.devices,
-            regions=regions,
-        )
-
-
-def _checked(request: PredictionRequest, inputs: Mapping[str, Input]) -> PredictionRequest:
-    """The same with an image and a mask without NaN."""
-    look = partial(checked_voxels, resources=request.resources, out=request.out, inputs=inputs)
-    mask = None if request.mask is None else look(request.mask)
-    return replace(request, source=look(request.source), mask=mask)
-
-
-def ask(
-    source: Volume,
-    model: ModelLike | Sequence[ModelLike],
-    out: Path,
-    config: PredictConfig | None,
-    mask: Volume | None,
-    block_shape: Triple | None,
-    resources: Resources,
-    align: Align = "origin",
-) -> PredictionRequest:
-    """What is asked for, every fault of it found; arguments and errors are `predict_volume`'s."""
-    models = models_of(model)
-    section_nm = section_thickness(source, models[0])
-    config, contract = settle(config or PredictConfig(), ensemble_contract(models), section_nm)
-    check_request(source, models, contract, config, block_shape, mask, align)
-    mask = None if mask is None else laid_mask(source, mask, align)
-    size, scales = models[0].working_voxel_size_nm, contract.recipe.scales
-    grids = plan_grids(source, size, config.grid, scales)
-    check_reach(source, grids, contract, resources)
-    check_executor(config, resources)
-    return PredictionRequest(
-        source, models, contract, out, config, mask, grids, block_shape, resources
-    )
-
-
-def predict_record(request: PredictionRequest) -> dict[str, Any]:
-    """What makes a prediction this one: stage, inputs and settings."""
-    source, grids = request.source, request.grids
-    inputs: dict[str, str | Identity] = {
-        "source": source.identity,
-        "model": "+".join(model.fingerprint for model in request.models),
-    }
-    settings = {"version": VERSION, **plain_settings(request.config)}
-    settings |= {"voxel_size_nm": source.voxel_size_nm, "origin_nm": source.origin_nm}
-    if request.mask is not None:
-        inputs["mask"] = request.mask.identity
-    if any(view.level != (1, 1, 1) for view in grids.views):
-        settings["read_level"] = grids.read_level
-    return {"stage": "predict", "inputs": inputs, "settings": settings}
-
-
 def _predict(request: PredictionRequest, ledger: Ledger, besides: Mapping[Path, int]) -> None:
     source, config, contract = request.source, request.config, request.contract
     warn_of_size(source)
@@ -261,16 +164,10 @@ def _predict(request: PredictionRequest, ledger: Ledger, besides: Mapping[Path, 
     check_disk(request.out, output_bytes, besides)  # before a voxel is read
     # networks run in windows see the image as their reference does, padding and all
     padding = None if contract.windows else find_padding(source, request.resources)
-    statistics = _statistics(source, request.models[0], config, padding)
+    statistics = usable_statistics(source, request.models[0], config, padding)
     regions = _regions(request, statistics, padding, ledger)
     devices = request.devices
-    rule, grids = request.models[0].intensity, request.grids
-    images = tuple(
-        ImageInput(
-            view.read, statistics, rule, config.invert, view.read_factors, view.padding(padding)
-        )
-        for view in grids.views
-    )
+    images = _images(request, statistics, padding)
     networks = [model_network(model) for model in request.models]
     make = partial(make_ensemble, networks, combine=contract.recipe.combine)
     on_first = partial(make, device=devices[0])
@@ -287,16 +184,7 @@ def _predict(request: PredictionRequest, ledger: Ledger, besides: Mapping[Path, 
         needed, scratch = tiling_bytes(layout, plan), 0
     promise_memory("predict", needed, request.resources)
     check_disk(request.out, output_bytes + scratch, besides)
-    prediction = create_ome_zarr(
-        request.out,
-        shape=grids.shape,
-        dtype=np.uint8,
-        kind="prediction",
-        voxel_size_nm=grids.voxel_size_nm,
-        origin_nm=grids.origin_nm,
-        channels=contract.channels,
-        attributes=_attributes(plan, statistics, config),
-    )
+    prediction = _create_output(plan, _attributes(plan, statistics, config))
     copies = devices[:1] if plan.in_processes else devices
     runners = tuple(
         make(precision, device=device, z_stride=plan.recipe.z_stride) for device in copies
@@ -306,13 +194,37 @@ def _predict(request: PredictionRequest, ledger: Ledger, besides: Mapping[Path, 
         done = run_windows(layout, images[0], runners, plan, prediction, ledger)
     else:
         done = run_tiles(TileJob(images, runners, layout, plan, prediction), ledger)
-    waste = done.waste(grids.output_factors)
+    waste = done.waste(request.grids.output_factors)
     _report(plan, done, waste)
     ledger.finish(
         voxels=prediction.size,
         seconds=round(done.profile.seconds, 2),
         voxels_computed_per_voxel=round(waste, 3),
         peak_memory_bytes=peak_memory(),
+    )
+
+
+def _images(
+    request: PredictionRequest, statistics: IntensityStatistics, padding: Padding | None
+) -> tuple[ImageInput, ...]:
+    """What the networks read, a scale each."""
+    rule, invert = request.models[0].intensity, request.config.invert
+    return tuple(
+        ImageInput(view.read, statistics, rule, invert, view.read_factors, view.padding(padding))
+        for view in request.grids.views
+    )
+
+
+def _create_output(plan: PredictionPlan, attributes: dict[str, Any]) -> Volume:
+    return create_ome_zarr(
+        plan.out,
+        shape=plan.grids.shape,
+        dtype=np.uint8,
+        kind="prediction",
+        voxel_size_nm=plan.grids.voxel_size_nm,
+        origin_nm=plan.grids.origin_nm,
+        channels=plan.contract.channels,
+        attributes=attributes,
     )
 
 
@@ -372,47 +284,6 @@ def passed_on(model: Model, grids: Grids) -> dict[str, Any]:
     thresholds = model.thresholds_at(grids.voxel_size_nm, grids.shape[0])
     known = {"decoder": model.decoder, "thresholds": thresholds}
     return known | ({"offsets": to_plain(model.offsets)} if model.offsets else {})
-
-
-def check_contrast(
-    source: Volume, model: Model, padding: Padding | None = None
-) -> IntensityStatistics:
-    """Grey statistics of a volume, its padding apart.
-
-    Raises:
-        InputError: A volume without contrast, which the model's intensity rule cannot take.
-    """
-    statistics = sample_intensity(source, padding)
-    try:
-        normalise(np.zeros(1, source.dtype), statistics, model.intensity)
-    except InputError as error:
-        raise InputError(f"{source.name}: {error}") from error
-    return statistics
-
-
-def _statistics(
-    source: Volume, model: Model, config: PredictConfig, padding: Padding | None
-) -> IntensityStatistics:
-    """Grey statistics of the volume; refuses one without contrast, warns of a wrong one."""
-    statistics = check_contrast(source, model, padding)
-    if statistics.inverted_suspected and not config.invert:
-        log.warning(
-            "%s: membranes look brighter than their surroundings; if so, --invert turns the "
-            "contrast as the model expects it",
-            source.name,
-        )
-    moments = grey_moments(statistics, model.intensity, config.invert)
-    known = model.card.get(GREY, [])
-    if is_far(moments, known):
-        log.warning(
-            "%s: grey values far from the model's training data: mean %.2f, standard deviation "
-            "%.2f; the nearest of %d volumes had %.2f and %.2f: look at a preview first",
-            source.name,
-            *moments,
-            len(known),
-            *min(known, key=lambda each: abs(each[0] - moments[0]) + abs(each[1] - moments[1])),
-        )
-    return statistics
 
 
 def _report(plan: PredictionPlan, done: Done, waste: float) -> None:

@@ -14,7 +14,7 @@ interruption the windows over the shards that are missing are computed again.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import count, product
@@ -168,19 +168,11 @@ def run_windows(
         sums.release()
         return sums.finish(window.row.finished) or None
 
-    def write(finished: Rows) -> Iterator[Box]:
-        for box, held in finished:
-            for shard in missing:
-                if box.contains(shard):
-                    _clear_outside(plan, shard, held.array[_place(shard, box)])
-                    yield from write_shards(prediction, (shard,), (box, held.array))
-                    held.release()
-            held.remove()
-
     tasks = [task for row in rows for task in _tasks_of(row, image.source.box)]
     # a strip is read while the row before it is computed
     ahead = max((len(row.columns) for row in rows), default=1)
     compute = lanes_of(partial(_lane, plan, sweep.recipe.shape), runners, plan)
+    write = partial(_write_finished, plan, prediction, missing)
     parts = OverlappedTask(compute, read, gather, write, ahead)
     run_step(
         STEP,
@@ -196,6 +188,19 @@ def run_windows(
         what += f" (of {sweep.count}; those without a voxel in the mask are not computed)"
     computed = windows * math.prod(sweep.recipe.shape) * sweep.tta
     return Done(parts.profile, sum(shard.size for shard in missing), computed, what)
+
+
+def _write_finished(
+    plan: PredictionPlan, prediction: Volume, missing: Sequence[Box], finished: Rows
+) -> Iterator[Box]:
+    """Write the missing shards of rows that no later window reaches; gives each once it is."""
+    for box, held in finished:
+        for shard in missing:
+            if box.contains(shard):
+                _clear_outside(plan, shard, held.array[_place(shard, box)])
+                yield from write_shards(prediction, (shard,), (box, held.array))
+                held.release()
+        held.remove()
 
 
 def _lane(plan: PredictionPlan, extent: Triple, runner: Runner) -> "partial[Floats]":

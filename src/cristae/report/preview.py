@@ -34,7 +34,8 @@ from cristae.networks.precision import Precision
 from cristae.networks.runner import network_contract
 from cristae.prediction.checks import plain_settings, section_thickness, settle
 from cristae.prediction.estimate import expected_precision, prediction_work
-from cristae.prediction.predict import PredictConfig, ask, predict_volume
+from cristae.prediction.predict import PredictConfig, predict_volume
+from cristae.prediction.request import ask
 from cristae.prediction.resample import working_factors
 from cristae.report.preview_page import PreviewBox, page_of
 from cristae.segmentation.segment import segment_volume

@@ -53,59 +53,72 @@ class Look(NamedTuple):
     chromatin: float
 
 
+class _Draws:
+    """Numbers drawn around a mean, as widely as the configuration wants looks to vary."""
+
+    def __init__(self, config: SimulationConfig) -> None:
+        seeds = np.random.SeedSequence([config.seed, 7919])
+        self.chance = np.random.Generator(np.random.PCG64(seeds))
+        self.spread = config.look_variation
+
+    def _normal(self) -> float:
+        return float(np.clip(self.chance.standard_normal(), -2, 2))
+
+    def around(self, mean: float, share: float) -> float:
+        """Log-normal: typically off by a share of the mean."""
+        return float(mean * np.exp(self.spread * share * self._normal()))
+
+    def plus(self, mean: float, deviation: float) -> float:
+        """Normal."""
+        return float(mean + self.spread * deviation * self._normal())
+
+    def either(self, low: float, mean: float, high: float) -> float:
+        """Uniform between the mean and one of two edges."""
+        edge = low if self.chance.random() < 0.5 else high
+        return float(mean + min(1.0, self.spread) * self.chance.random() * (edge - mean))
+
+
 def draw_look(config: SimulationConfig) -> Look:
     """The looks of a configuration: its means, spread by draws that depend on the seed alone."""
-    chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config.seed, 7919])))
-    spread = config.look_variation
-
-    def around(mean: float, share: float) -> float:
-        return float(mean * np.exp(spread * share * np.clip(chance.standard_normal(), -2, 2)))
-
-    def plus(mean: float, deviation: float) -> float:
-        return float(mean + spread * deviation * np.clip(chance.standard_normal(), -2, 2))
-
-    def either(low: float, mean: float, high: float) -> float:
-        edge = low if chance.random() < 0.5 else high
-        return float(mean + min(1.0, spread) * chance.random() * (edge - mean))
-
-    cytoplasm = plus(config.cytoplasm_grey, 12.0)
-    matrix = min(plus(config.mitochondria_grey, 17.0), cytoplasm - 22.0)
-    membrane = plus(config.membrane_grey, 15.0)
-    rim = min(plus(0.65 * membrane + 0.35 * matrix - 5.0, 8.0), matrix - 4.0)
-    bright = chance.random() < 0.35 * min(1.0, spread)
+    draw = _Draws(config)
+    cytoplasm = draw.plus(config.cytoplasm_grey, 12.0)
+    matrix = min(draw.plus(config.mitochondria_grey, 17.0), cytoplasm - 22.0)
+    membrane = draw.plus(config.membrane_grey, 15.0)
+    rim = min(draw.plus(0.65 * membrane + 0.35 * matrix - 5.0, 8.0), matrix - 4.0)
+    bright = draw.chance.random() < 0.35 * min(1.0, draw.spread)
     return Look(
         cytoplasm=cytoplasm,
         matrix=matrix,
-        matrix_spread=around(9.0, 0.4),
+        matrix_spread=draw.around(9.0, 0.4),
         membrane=membrane,
-        membrane_half_nm=around(11.0, 0.2),
-        cleft=either(0.0, 8.0, 30.0),
+        membrane_half_nm=draw.around(11.0, 0.2),
+        cleft=draw.either(0.0, 8.0, 30.0),
         rim=rim,
-        rim_nm=around(19.0, 0.15),
-        rim_split=either(0.0, 8.0, 25.0),
-        cristae=either(3.0, 18.0, 42.0) * _standing_out(matrix),
-        cristae_lumen=either(0.3, 0.9, 1.6) if bright else 0.0,
-        cristae_period_nm=around(52.0, 0.2),
-        cristae_width=either(0.25, 0.36, 0.5),
-        texture=either(6.0, 15.0, 28.0),
-        coarse_texture=either(1.5, 4.0, 8.0),
-        myelin=plus(membrane - 18.0, 10.0),
-        dark_body=plus(membrane - 12.0, 14.0),
-        reticulum=either(0.4, 0.9, 1.3),
-        vesicles=either(0.3, 0.8, 1.3),
-        density=either(0.3, 0.8, 1.2),
-        blur_nm=around(config.blur_nm, 0.4),
-        noise=around(config.noise, 0.45),
-        grain=either(0.2, 0.5, 0.85),
-        section_brightness=either(0.5, 3.0, 9.0),
-        section_contrast=either(0.01, 0.04, 0.12),
-        jitter_nm=either(0.0, 3.0, 9.0),
-        illumination=either(0.0, 4.0, 12.0),
-        warp_nm=around(105.0, 0.2),
-        dark_matrix=min(1.0, spread) * chance.random() * 55.0,
-        glia=either(-35.0, 0.0, 15.0),
-        fragments=either(0.1, 0.6, 1.2),
-        chromatin=either(0.4, 1.0, 1.6),
+        rim_nm=draw.around(19.0, 0.15),
+        rim_split=draw.either(0.0, 8.0, 25.0),
+        cristae=draw.either(3.0, 18.0, 42.0) * _standing_out(matrix),
+        cristae_lumen=draw.either(0.3, 0.9, 1.6) if bright else 0.0,
+        cristae_period_nm=draw.around(52.0, 0.2),
+        cristae_width=draw.either(0.25, 0.36, 0.5),
+        texture=draw.either(6.0, 15.0, 28.0),
+        coarse_texture=draw.either(1.5, 4.0, 8.0),
+        myelin=draw.plus(membrane - 18.0, 10.0),
+        dark_body=draw.plus(membrane - 12.0, 14.0),
+        reticulum=draw.either(0.4, 0.9, 1.3),
+        vesicles=draw.either(0.3, 0.8, 1.3),
+        density=draw.either(0.3, 0.8, 1.2),
+        blur_nm=draw.around(config.blur_nm, 0.4),
+        noise=draw.around(config.noise, 0.45),
+        grain=draw.either(0.2, 0.5, 0.85),
+        section_brightness=draw.either(0.5, 3.0, 9.0),
+        section_contrast=draw.either(0.01, 0.04, 0.12),
+        jitter_nm=draw.either(0.0, 3.0, 9.0),
+        illumination=draw.either(0.0, 4.0, 12.0),
+        warp_nm=draw.around(105.0, 0.2),
+        dark_matrix=min(1.0, draw.spread) * draw.chance.random() * 55.0,
+        glia=draw.either(-35.0, 0.0, 15.0),
+        fragments=draw.either(0.1, 0.6, 1.2),
+        chromatin=draw.either(0.4, 1.0, 1.6),
     )
 
 

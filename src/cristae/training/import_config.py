@@ -16,7 +16,8 @@ from cristae.errors import ConfigError, raise_faults
 from cristae.networks.families.pytc.recipe_files import PytcSetup, read_pytc_config, read_pytc_keys
 from cristae.samples.mitoem import mitoem_samples
 from cristae.training.augment import PYTC
-from cristae.training.config import TrainConfig, check_train_config, patch_lattice
+from cristae.training.config import TrainConfig, patch_lattice
+from cristae.training.config_checks import check_train_config
 from cristae.training.geometry import GeometryConfig
 from cristae.training.targets import target_of
 

@@ -16,7 +16,8 @@ from cristae.samples.dataset import OpenedSample
 from cristae.samples.held import fit_in_memory, held_bytes, is_by_planes
 from cristae.training.batches import PREFETCH
 from cristae.training.config import TrainConfig, augmentations_of, patch_lattice, windows_of
-from cristae.training.sampling import INDEX_SHAPE, working_factors
+from cristae.training.instance_index import INDEX_SHAPE
+from cristae.training.sampling import working_factors
 from cristae.volumes.formats.pages import CACHE_BYTES
 from cristae.volumes.volume import Volume
 

@@ -32,7 +32,8 @@ from cristae.networks.families.table import fresh_network
 from cristae.networks.model import Model, load_model, read_model
 from cristae.samples.dataset import OpenedSample, Sample, open_samples, plain_sample
 from cristae.samples.held import keep_on_disk
-from cristae.training.config import TrainConfig, check_train_config, recorded_settings
+from cristae.training.config import TrainConfig, recorded_settings
+from cristae.training.config_checks import check_train_config
 from cristae.training.loop import GIB, Run, model_of, too_far
 from cristae.training.memory import fitting_text, step_bytes, training_bytes
 from cristae.training.replay import replayed_samples
