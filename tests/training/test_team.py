@@ -13,7 +13,8 @@ import yaml
 
 from cristae.configuration import to_plain
 from cristae.errors import ConfigError, InputError, WorkerError, raise_faults
-from cristae.training.config import TrainConfig, check_train_config
+from cristae.training.config import TrainConfig
+from cristae.training.config_checks import check_train_config
 from cristae.training.state import TrainingFiles
 from cristae.training.team import SharedNorm, Team, run_team
 from cristae.training.train import train_model
@@ -104,7 +105,7 @@ def lose_one(team, fault):
 
 
 def test_a_lost_process_is_named():
-    with pytest.raises(WorkerError, match="process 1 of 2 ended without a word"):
+    with pytest.raises(WorkerError, match="process 1 of 2 exited without a result"):
         run_team(lose_one, ("",), 2, threads=2)
     with pytest.raises(InputError, match="a file: broken"):
         run_team(lose_one, ("broken",), 1, threads=1)

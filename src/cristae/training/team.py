@@ -11,19 +11,18 @@
 So a run ends with the weights of one process that takes whole batches, up to the order of sums.
 """
 
-import multiprocessing
 import pickle
 import signal
-import time
-import traceback
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from cristae.engine.executors import end_with_parent
@@ -34,9 +33,6 @@ Result = TypeVar("Result")
 
 LONGEST_WAIT = timedelta(days=2)
 """How long a process waits for the others; validation on the first one may take hours."""
-
-LAST_WORDS_S = 3.0
-"""How long to wait, after one process failed, for what the others have to say."""
 
 
 @dataclass(frozen=True)
@@ -172,95 +168,87 @@ def run_team(
         CristaeError: What any of them raised.
         WorkerError: A process that died or failed otherwise, with its number.
     """
-    context = multiprocessing.get_context("spawn")
     store = distributed.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", 0, is_master=True, wait_for_workers=False
     )
-    processes, receivers = [], []
-    try:
-        for rank in range(count):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_take_part,
-                args=(Team(rank, count), store.port, sender, log.level, max(1, threads // count)),
-                kwargs={"work": work, "arguments": arguments},
-                name=f"train-{rank}",
-                daemon=True,
-            )
-            process.start()
-            sender.close()  # so that the end of the process is the end of the pipe
-            processes.append(process)
-            receivers.append(receiver)
-        return cast("Result", _first_result(receivers))
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+    with tempfile.TemporaryDirectory(prefix="cristae-") as name:
+        job = _Job(count, store.port, Path(name), log.level, max(1, threads // count))
+        team = spawn(  # type: ignore[no-untyped-call]
+            _take_part, (job, work, arguments), count, join=False, daemon=True
+        )
+        assert team is not None  # noqa: S101 - as it is not joined
+        try:
+            while not team.join():
+                pass
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            raise _reason(error, team.processes, job) from error
+        finally:
+            for process in team.processes:
+                process.terminate()
+            for process in team.processes:
+                process.join()
+        return cast("Result", pickle.loads(job.result.read_bytes()))
 
 
-def _first_result(receivers: list[Connection]) -> Any:
-    """What the first process returned once all are done; raises what went wrong in any."""
-    waiting = {receiver: rank for rank, receiver in enumerate(receivers)}
-    results: dict[int, Any] = {}
-    faults: list[CristaeError] = []
-    deadline = float("inf")
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for receiver in wait(list(waiting), None if left == float("inf") else left):
-            rank = waiting.pop(cast("Connection", receiver))
-            kind, value = _word_of(cast("Connection", receiver))
-            if kind == "done":
-                results[rank] = value
-                continue
-            where = f"train: process {rank} of {len(receivers)}"
-            if kind == "fault":  # the others only lose their partner
-                raise value
-            faults.append(WorkerError(f"{where} {value}"))
-            # one that died says nothing, and is the reason of what the others say
-            faults.sort(key=lambda fault: "ended" not in str(fault))
-            deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
-    if faults:
-        raise faults[0]
-    return results[0]
+@dataclass(frozen=True)
+class _Job:
+    """What each process of a team is told.
+
+    Attributes:
+        count: Number of processes.
+        port: Where they meet.
+        folder: Of the result, and of an error of ours.
+        level: Of the log.
+        threads: Of its arithmetic.
+    """
+
+    count: int
+    port: int
+    folder: Path
+    level: int
+    threads: int
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result"
+
+    @property
+    def fault(self) -> Path:
+        return self.folder / "fault"
 
 
-def _say(sender: Connection, kind: str, value: Any) -> None:
-    # `Connection.send` would only lend tensors, and this process may end before they are read
-    sender.send_bytes(pickle.dumps((kind, value)))
+def _reason(
+    error: ProcessExitedException | ProcessRaisedException, processes: Sequence[Any], job: _Job
+) -> CristaeError:
+    """Why a team ended: an error of ours, else a process that died, else the first that failed."""
+    if job.fault.exists():
+        return cast("CristaeError", pickle.loads(job.fault.read_bytes()))
+    own_ends = (0, 1, -signal.SIGTERM)  # finished, raised, or ended with the others
+    died = [rank for rank, each in enumerate(processes) if each.exitcode not in own_ends]
+    if died:
+        fault = "exited without a result (killed or out of memory?)"
+    else:
+        log.debug("%s", error)
+        fault = f"failed: {str(error).strip().splitlines()[-1]}"
+    return WorkerError(f"train: process {[*died, error.error_index][0]} of {job.count} {fault}")
 
 
-def _word_of(receiver: Connection) -> tuple[str, Any]:
-    try:
-        return cast("tuple[str, Any]", pickle.loads(receiver.recv_bytes()))
-    except EOFError:
-        return "death", "ended without a word (killed, or out of memory?)"
-
-
-def _take_part(
-    team: Team,
-    port: int,
-    sender: Connection,
-    level: int,
-    threads: int,
-    *,
-    work: Callable[..., Any],
-    arguments: tuple[Any, ...],
-) -> None:
-    """The life of one process; says at last what came of it."""
+def _take_part(rank: int, job: _Job, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """The life of one process."""
+    team = Team(rank, job.count)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     end_with_parent()
-    log_to_stderr(level if team.leads else max(level, 30))
-    torch.set_num_threads(threads)
+    log_to_stderr(job.level if team.leads else max(job.level, 30))
+    torch.set_num_threads(job.threads)
     try:
-        _meet(team, port)
-        _say(sender, "done", work(team, *arguments))
+        _meet(team, job.port)
+        result = work(team, *arguments)
+        if team.leads:
+            job.result.write_bytes(pickle.dumps(result))
         distributed.destroy_process_group()
     except CristaeError as error:
-        _say(sender, "fault", error)
-    except Exception as error:
-        log.debug("%s", traceback.format_exc())
-        _say(sender, "failure", f"failed: {type(error).__name__}: {error}")
-        raise SystemExit(1) from error
+        job.fault.write_bytes(pickle.dumps(error))
+        raise
 
 
 def _meet(team: Team, port: int) -> None:
