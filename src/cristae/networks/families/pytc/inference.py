@@ -66,7 +66,7 @@ class WindowNetwork:
         self._dtype = DTYPES[precision]
         prepared = copy.deepcopy(network).eval()
         _prepare(prepared)
-        if isinstance(prepared.conv_out[0], SectionConv):
+        if isinstance(prepared.conv_out[0], WindowConv):
             prepared.conv_out[0] = RowsConv(prepared.conv_out[0])
         for name, part in prepared.named_children():
             if name not in ("conv_in", "conv_out"):
@@ -188,7 +188,7 @@ class WindowNetwork:
         return self._kept[name][:size].view(z, y, x, c).permute(0, 3, 1, 2)
 
 
-class SectionConv(nn.Module):
+class WindowConv(nn.Module):
     """A convolution in the plane: `Conv2d` over all sections of one window.
 
     Args:
@@ -224,7 +224,7 @@ class RowsConv(nn.Module):
         conv: A convolution of stride 1.
     """
 
-    def __init__(self, conv: SectionConv) -> None:
+    def __init__(self, conv: WindowConv) -> None:
         super().__init__()
         outputs, inputs, self._rows, length = conv.weight.shape
         rows = conv.weight.detach().transpose(1, 2).reshape(outputs * self._rows, inputs, 1, length)
@@ -324,7 +324,7 @@ def _folded(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> nn.Conv3d:
 
 def _laid_out(conv: nn.Conv3d) -> nn.Module:
     if (conv.kernel_size[0], conv.stride[0], conv.padding[0]) == (1, 1, 0):
-        return SectionConv(conv)
+        return WindowConv(conv)
     weight = conv.weight.detach().contiguous(memory_format=torch.channels_last_3d)
     conv.weight = nn.Parameter(weight)
     return conv
