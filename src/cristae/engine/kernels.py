@@ -4,11 +4,12 @@ numba is loaded when the first kernel is called, and a kernel is made when it is
 for what it needs.
 """
 
+import gc
 import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial, update_wrapper
+from functools import partial, update_wrapper, wraps
 from threading import RLock
 from types import ModuleType
 from typing import Any
@@ -58,16 +59,35 @@ class Kernel:
 def _compiler(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """What compiles a function for the types of its arguments."""
     numba = _load_numba()
+    options = {**options, "no_cfunc_wrapper": True}  # nothing calls kernels from C
     try:
         made = numba.njit(**options)(function)
     except RuntimeError as error:
         if _NO_PLACE not in str(error):
             raise
         _warn("no folder for it can be written; NUMBA_CACHE_DIR names one")
-        return numba.njit(**{**options, "cache": False})(function)
-    if options.get("cache"):
-        made._cache = _Cache(made._cache)
+        made = numba.njit(**{**options, "cache": False})(function)
+    else:
+        if options.get("cache"):
+            made._cache = _Cache(made._cache)
+    made._compiler.compile = _without_collection(made._compiler.compile)
     return made
+
+
+def _without_collection(compile: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiler's many objects live until it is done: looking for dead ones takes a tenth."""
+
+    @wraps(compile)
+    def compiled(*arguments: Any) -> Any:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return compile(*arguments)
+        finally:
+            if collects:
+                gc.enable()
+
+    return compiled
 
 
 def _load_numba() -> Any:

@@ -17,6 +17,7 @@ FACTS = 12
 """Columns of the facts: voxels, box (z, y, x; half-open), raster index of the first voxel,
 coordinate sums (z, y, x), sum of weights. Coordinates count from voxel 0 of the volume."""
 
+_LAST = np.iinfo(np.int64).max
 _WIDE, _NARROW, _ONE = np.uint64(64), np.uint64(8), np.uint64(1)
 
 
@@ -32,7 +33,7 @@ def _scan(first, second, shape, weights, corner, extent):  # type: ignore[no-unt
     keys = np.empty((capacity, 2), np.uint64)
     facts = np.empty((capacity, FACTS), np.int64)
     ends = np.empty(shape[2], np.uint64)
-    count = 0
+    count = np.int64(0)  # a plain 0 would have `_slots_of` compiled twice
     for z in range(shape[0]):
         for y in range(shape[1]):
             begin = np.uint64((z * shape[1] + y) * shape[2])
@@ -68,8 +69,9 @@ def _scan_runs(first, second, extent):  # type: ignore[no-untyped-def]
     slots = np.full(1024, -1, np.int64)
     keys = np.empty((256, 2), np.uint64)
     facts = np.empty((256, FACTS), np.int64)
-    end = np.iinfo(np.int64).max
-    count = i = j = 0
+    end = np.int64(_LAST)
+    count = np.int64(0)  # a plain 0 would have `_slots_of` compiled twice
+    i = j = 0
     at_a = first.start[0] if first.row.size else 0
     at_b = second.start[0] if second.row.size else 0
     while i < first.row.size or j < second.row.size:
@@ -188,8 +190,8 @@ def _grown(table):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _clear(facts):  # type: ignore[no-untyped-def]
     facts[:] = 0
-    facts[START] = np.iinfo(np.int64).max
-    facts[FIRST] = np.iinfo(np.int64).max
+    facts[START] = _LAST
+    facts[FIRST] = _LAST
 
 
 @njit(nogil=True, cache=True)

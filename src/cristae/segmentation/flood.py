@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cristae.engine.kernels import njit
 from cristae.labels.runs import Raster, Runs, merge_ends
+from cristae.labels.statistics import NOWHERE
 
 SPAN_BITS = 5
 """The table from voxel to run has an entry every 2 ** SPAN_BITS voxels."""
@@ -91,7 +92,7 @@ def _make_records(start, length, shifts):  # type: ignore[no-untyped-def]
         records[i, STOP] = start[i] + length[i]
         records[i, FIRST] = voxel
         voxel += length[i]
-    records[n, START:] = np.iinfo(np.int64).max
+    records[n, START:] = NOWHERE
     records[n, FIRST] = voxel
     for side in range(4):
         j = 0
@@ -136,7 +137,7 @@ def _push_seeds(records, shifts, value, start, length, run_of, label, queue):  #
     longest = np.int64(0)
     for i in range(length.size):
         longest = max(longest, length[i])
-    open_side = np.zeros(longest, np.uint8)
+    open_side = np.empty(longest, np.uint8)
     for i in range(start.size):
         run, n = run_of[i], length[i]
         first = records[run, FIRST] + start[i] - records[run, START]

@@ -172,7 +172,8 @@ def in_raster_order(
 @njit(nogil=True, cache=True)
 def _reorder(length, order, value, out):  # type: ignore[no-untyped-def]
     """Copy the stretches of values of runs into another order of the runs."""
-    first = np.zeros(length.size + 1, np.int64)
+    first = np.empty(length.size + 1, np.int64)
+    first[0] = 0
     for i in range(length.size):
         first[i + 1] = first[i] + length[i]
     at = 0

@@ -144,11 +144,12 @@ def _scan(lines, bounds, uses, corner, plane, row):  # type: ignore[no-untyped-d
     nz, ny, nx = mask.shape
     mask_above, contour_below, distance_above = bounds
     use_contour, use_distance = uses
-    passes = np.zeros((nx + 8) // 8 * 8, np.uint8)
-    words = passes.view(np.uint64)
+    words = np.empty((nx + 8) // 8, np.uint64)
+    words[-1] = 0  # what follows the row
+    passes = words.view(np.uint8)
     start = np.empty(max(1024, nx), np.int64)
     length = np.empty(max(1024, nx), np.int32)
-    n = 0
+    n = np.int64(0)  # a plain 0 would have `_scan_row` compiled twice
     for z in range(nz):
         for y in range(ny):
             line = mask[z, y]

@@ -97,7 +97,8 @@ def _sort_into_bands(start, length, name, columns, chunk, bands):  # type: ignor
     low, high, plane, row = columns
     nz, ny = bands
     band = np.empty(start.size, np.int32)
-    first = np.zeros(nz * ny + 1, np.int64)
+    first = np.empty(nz * ny + 1, np.int64)
+    first[:] = 0  # compiled more quickly than `np.zeros`
     z = y = 0
     begin = np.int64(-row)  # of the row of the run before, which is often this one's
     for i in range(start.size):
@@ -173,7 +174,8 @@ def sort_by_row(start, row, first_row, rows):  # type: ignore[no-untyped-def]
 
     ``first_row`` is the row of the first voxel there may be, counted over all planes of the raster.
     """
-    first = np.zeros(rows + 1, np.int64)
+    first = np.empty(rows + 1, np.int64)
+    first[:] = 0
     for i in range(start.size):
         first[start[i] // row - first_row + 1] += 1
     for r in range(rows):
