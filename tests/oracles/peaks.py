@@ -14,12 +14,14 @@ from cristae import challenge
 from cristae.engine.executors import Resources
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.measurement.measure import measure_instances
+from cristae.prediction.predict import predict_volume
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.tuning.tune import TuneConfig, tune_decoder
+from cristae.volumes.convert import convert_volume
 from cristae.volumes.volume import Volume, array_volume
 
-SIZE, SERIAL = (30.0, 8.0, 8.0), Resources(1, "serial")
+SIZE, SERIAL, TWO = (30.0, 8.0, 8.0), Resources(1, "serial"), Resources(2)
 
 
 def dense(shape) -> np.ndarray:
@@ -62,6 +64,30 @@ def predicted(array: np.ndarray) -> Volume:
     mask = np.where(array % 7 > 0, 255, 0).astype(np.uint8)
     return array_volume(
         np.stack([mask, 255 - mask]), voxel_size_nm=SIZE, channels=("mask", "contour")
+    )
+
+
+def convert(array: np.ndarray, out: Path) -> Callable[[], Any]:
+    return lambda: convert_volume(labelled(array), out / "c.zarr", resources=SERIAL)
+
+
+def predict(array: np.ndarray, out: Path) -> Callable[[], Any]:
+    image = array_volume((array % 251).astype(np.uint8), voxel_size_nm=SIZE, kind="image")
+    return lambda: predict_volume(image, "general", out / "p.zarr", resources=SERIAL)
+
+
+def convert_by_two(array: np.ndarray, out: Path) -> Callable[[], Any]:
+    return lambda: convert_volume(labelled(array), out / "c.zarr", resources=TWO)
+
+
+def measure_by_two(array: np.ndarray, out: Path) -> Callable[[], Any]:
+    return lambda: measure_instances(labelled(array), out / "m.csv", resources=TWO)
+
+
+def segment_by_two(array: np.ndarray, out: Path) -> Callable[[], Any]:
+    config = SegmentConfig(decoder="bc_watershed", min_size=0, min_seed_size=1)
+    return lambda: segment_volume(
+        predicted(array), out / "i.zarr", config=config, pyramid=False, resources=TWO
     )
 
 
@@ -124,6 +150,11 @@ def judge(array: np.ndarray, out: Path) -> Callable[[], Any]:
 
 
 STAGES = {
+    "convert": convert,
+    "convert_by_two": convert_by_two,
+    "predict": predict,
+    "measure_by_two": measure_by_two,
+    "segment_by_two": segment_by_two,
     "evaluate": evaluate,
     "cable": cable,
     "measure": measure,

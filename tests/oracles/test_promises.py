@@ -14,6 +14,11 @@ LITTLE = 0.1 * GIB
 PEAKS = Path(__file__).with_name("peaks.py")
 
 SHAPES = {
+    "convert": [128, 1024, 1024],
+    "convert_by_two": [128, 1024, 1024],
+    "predict": [32, 256, 256],
+    "measure_by_two": [48, 384, 384],
+    "segment_by_two": [128, 512, 512],
     "evaluate": [32, 256, 256],
     "measure": [48, 384, 384],
     "cable": [16, 128, 256],

@@ -18,7 +18,7 @@ from cristae.networks.families.pytc.network import PytcConfig, build_pytc_networ
 from cristae.networks.model import Model, save_model
 from cristae.networks.recipe import InferenceRecipe
 from cristae.networks.windows import WindowRecipe
-from cristae.prediction import predict, tile_inference, tiled, windowed
+from cristae.prediction import request, tile_inference, tiled, windowed
 from cristae.prediction.lanes import lanes_of
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.resample import apply_taps, source_taps
@@ -43,7 +43,7 @@ def hands(monkeypatch):
 
     def devices(count):
         used.clear()
-        monkeypatch.setattr(predict, "find_devices", lambda wanted: (CPU,) * count)
+        monkeypatch.setattr(request, "find_devices", lambda wanted: (CPU,) * count)
         return used
 
     return devices

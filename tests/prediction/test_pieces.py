@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cristae.engine.executors import Resources
 from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import model_network, save_model
-from cristae.prediction import predict as predict_module
+from cristae.prediction import request as request_module
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.formats.ome_zarr import create_ome_zarr, open_ome_zarr
@@ -89,7 +89,7 @@ def test_pieces_equal_the_whole(tmp_path_factory, monkeypatch, pair, texture, ex
     """To the rounding of levels, whatever tiles, workers, and tiles computed at the same time."""
     tta, combine, count = drawn["tta"], drawn["combine"], drawn["count"]
     cpus = (torch.device("cpu"),) * drawn["together"]
-    monkeypatch.setattr(predict_module, "find_devices", lambda wanted: cpus)
+    monkeypatch.setattr(request_module, "find_devices", lambda wanted: cpus)
     mask = ragged_mask() if drawn["masked"] else None
     found = predict_volume(
         open_volume(texture(SHAPE)),

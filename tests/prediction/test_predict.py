@@ -17,7 +17,7 @@ from cristae.grid import Box
 from cristae.networks.families.unet.inference import TileNetwork
 from cristae.networks.families.unet.network import UNetConfig
 from cristae.networks.model import model_network, save_model
-from cristae.prediction import predict as predict_module
+from cristae.prediction import request as request_module
 from cristae.prediction import tiled as tiled_module
 from cristae.prediction.predict import PredictConfig, predict_volume
 from cristae.prediction.tile_inference import tile_probabilities, tta_flips
@@ -495,7 +495,7 @@ def test_moments_are_those_of_normalised_voxels(texture):
 def test_suspected_inversion_is_warned_of(make_model, texture, tmp_path, caplog, monkeypatch):
     volume = open_volume(texture((2, 30, 30)))
     suspected = replace(sample_intensity(volume), inverted_suspected=True)
-    monkeypatch.setattr(predict_module, "sample_intensity", lambda *_: suspected)
+    monkeypatch.setattr(request_module, "sample_intensity", lambda *_: suspected)
     predict_volume(volume, make_model(), tmp_path / "a.zarr", resources=ONE)
     assert "--invert" in caplog.text
     caplog.clear()

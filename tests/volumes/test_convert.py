@@ -17,7 +17,7 @@ from ome_zarr_models.v05 import Image
 from cristae.engine.executors import Resources
 from cristae.errors import DiskSpaceError, InputError, MemoryLimitError, OutputExistsError
 from cristae.grid import Box
-from cristae.volumes import convert
+from cristae.volumes import copying
 from cristae.volumes.convert import convert_volume
 from cristae.volumes.formats import open_volume
 from cristae.volumes.info import describe
@@ -87,7 +87,7 @@ def test_bytes_do_not_depend_on_workers_and_groups(
     workers: int,
     group_bytes: int,
 ) -> None:
-    monkeypatch.setattr(convert, "_GROUP_BYTES", group_bytes)
+    monkeypatch.setattr(copying, "_GROUP_BYTES", group_bytes)
     out, source = tmp_path / "volume.zarr", open_volume(folder, voxel_size_nm=(30, 8, 8))
     convert_volume(source, out, resources=Resources(workers=workers))
     assert tree_bytes(out) == tree_bytes(converted)
