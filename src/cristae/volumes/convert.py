@@ -275,7 +275,8 @@ def _memory(job: ConvertJob, pyramid: bool, resources: Resources) -> int:
     else:
         copying = task_bytes(job, resources.workers) + cache
     building = pyramid_memory(job.target, resources.workers) if pyramid else 0
-    sampled = sum(box.size for box in sample_boxes(job.source.shape))
+    boxes = sample_boxes(job.source.shape) if job.source.kind == "image" else []
+    sampled = sum(box.size for box in boxes)
     return int(_OWN_BYTES + _SAMPLE_BYTES * sampled + max(copying, building))
 
 

@@ -106,8 +106,9 @@ def pyramid_memory(volume: Volume, workers: int) -> int:
     voxel = volume.dtype.itemsize * len(volume.channels or (0,))
     windows = [f[0] * f[1] * f[2] for f in plan_levels(volume.shape, volume.voxel_size_nm)]
     slab = max(windows, default=0) * _piece(volume).size
-    # the shard with its encoded form, and the slab below it with the chunks it is read from
-    return int(workers * voxel * (3 * shard + 1.5 * slab)) if windows else 0
+    # a worker's shard with its encoded form and the slab below it; and what the allocator keeps of
+    # the first ones, as large again where voxels do not compress
+    return int(voxel * (3 * shard + workers * (3 * shard + 0.85 * slab))) if windows else 0
 
 
 def downsample(array: Array, factors: Triple, labels: bool) -> Array:
