@@ -197,18 +197,30 @@ def _product(a: Sequence[int], b: Sequence[int]) -> Triple:
 
 @njit(nogil=True, cache=True)
 def _integer_mean(array: Any, factors: Any, out: Any) -> None:
+    """Sums of a row of windows first, one row of the source after the other: simple long loops."""
     fz, fy, fx = factors
     nz, ny, nx = array.shape
+    total = np.empty(out.shape[2], np.int64)
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            for i in range(out.shape[2]):
-                total, count = np.int64(0), np.int64(0)
-                for z in range(k * fz, min(nz, k * fz + fz)):
-                    for y in range(j * fy, min(ny, j * fy + fy)):
-                        for x in range(i * fx, min(nx, i * fx + fx)):
-                            total += np.int64(array[z, y, x])
-                            count += 1
-                out[k, j, i] = (2 * total + count) // (2 * count)
+            total[:] = 0
+            for z in range(k * fz, min(nz, k * fz + fz)):
+                for y in range(j * fy, min(ny, j * fy + fy)):
+                    row = array[z, y]
+                    if fx == 1:
+                        for x in range(nx):
+                            total[x] += np.int64(row[x])
+                    else:
+                        for i in range(nx // 2):
+                            total[i] += np.int64(row[2 * i]) + np.int64(row[2 * i + 1])
+                        if nx % 2:
+                            total[nx // 2] += np.int64(row[nx - 1])
+            rows = min(fz, nz - k * fz) * min(fy, ny - j * fy)
+            count, whole = rows * fx, nx // fx
+            for i in range(whole):
+                out[k, j, i] = (2 * total[i] + count) // (2 * count)
+            if whole < out.shape[2]:
+                out[k, j, whole] = (2 * total[whole] + rows) // (2 * rows)
 
 
 @njit(nogil=True, cache=True)
@@ -229,12 +241,22 @@ def _float_mean(array: Any, factors: Any, out: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def _mode(array: Any, factors: Any, out: Any) -> None:
+    """Windows of one id are found by simple long loops; few others are left to be counted."""
     fz, fy, fx = factors
     nz, ny, nx = array.shape
     window = np.empty(fz * fy * fx, array.dtype)
+    differs = np.empty(out.shape[2], array.dtype)
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
+            first = array[k * fz, j * fy, ::fx]
+            differs[:] = 0
+            for z in range(k * fz, min(nz, k * fz + fz)):
+                for y in range(j * fy, min(ny, j * fy + fy)):
+                    _compare(array[z, y], fx, first, differs)
             for i in range(out.shape[2]):
+                if differs[i] == 0:
+                    out[k, j, i] = first[i]
+                    continue
                 n = 0
                 for z in range(k * fz, min(nz, k * fz + fz)):
                     for y in range(j * fy, min(ny, j * fy + fy)):
@@ -242,6 +264,19 @@ def _mode(array: Any, factors: Any, out: Any) -> None:
                             window[n] = array[z, y, x]
                             n += 1
                 out[k, j, i] = _most_frequent(window, n)
+
+
+@njit(nogil=True, cache=True)
+def _compare(row: Any, fx: int, first: Any, differs: Any) -> None:
+    """Set bits where a row's voxels differ from the first of their window."""
+    if fx == 1:
+        for i in range(row.size):
+            differs[i] |= row[i] ^ first[i]
+        return
+    for i in range(row.size // 2):
+        differs[i] |= (row[2 * i] ^ first[i]) | (row[2 * i + 1] ^ first[i])
+    if row.size % 2:
+        differs[-1] |= row[-1] ^ first[-1]
 
 
 @njit(nogil=True, cache=True)
