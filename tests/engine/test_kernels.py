@@ -69,3 +69,23 @@ def test_a_damaged_cache_is_left_aside(tmp_path):
     done = run(keep + USE)
     assert done.stdout.split() == ["[4]"]
     assert "Traceback" not in done.stderr
+
+
+GONE = """
+import os, sys
+os.environ["NUMBA_CACHE_DIR"] = sys.argv[1]
+import numpy as np
+from cristae.labels import overlap_table
+rows = overlap_table.LabelRuns(*(np.zeros(1, t) for t in ("i8", "i4", "i4", "u8")))
+rows = rows._replace(stop=rows.stop + 1, label=rows.label + np.uint64(1))
+if sys.argv[2] == "renamed":
+    del overlap_table.LabelRuns
+print(len(overlap_table.overlaps_of_runs(rows, rows, (1, 1, 2)).labels))
+"""
+
+
+def test_a_cache_that_names_what_is_gone_is_made_anew(tmp_path):
+    """As after a release that renames a class that a kernel takes."""
+    assert run(GONE, tmp_path, "here").stdout.split() == ["1"]
+    done = run(GONE, tmp_path, "renamed")
+    assert done.stdout.split() == ["1"], done.stderr

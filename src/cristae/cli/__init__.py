@@ -34,6 +34,7 @@ COMMANDS = (  # as `--help` lists them
     tools.demo,
     stages.run,
     tools.info,
+    tools.check,
     stages.convert,
     tools.simulate,
     tools.import_config,

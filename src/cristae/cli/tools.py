@@ -43,7 +43,7 @@ from cristae.cli.options import (
     without_fill,
 )
 from cristae.cli.settings import ConfigFile, stage_config
-from cristae.errors import ConfigError
+from cristae.errors import ConfigError, InputError
 
 
 def demo(
@@ -90,6 +90,34 @@ def info(
         typer.echo(data_set.text)
         return
     typer.echo(describe(open_source(source, reading, unfinished=True)).text)
+
+
+def check(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE.zarr", help="a finished output")],
+    work: WorkOptions,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="remove what is damaged, for its stage to make again")
+    ] = False,
+) -> None:
+    """Read all of an image that cristae made, every level, and name what cannot be read.
+
+    With `--repair` the image counts as unfinished where it is damaged: the command that made it,
+    given again, makes these shards and no others.
+    """
+    work.start()
+    from cristae.engine.progress import log
+    from cristae.volumes.check import check_image, repair_image
+
+    damages = check_image(image, resources=work.resources())
+    if not damages:
+        log.info("check: %s: everything can be read", image)
+        return
+    lines = [f"  - level {d.level}, box {d.box}: {d.file}: {d.fault}" for d in damages]
+    text = "\n".join([f"{image}: {len(damages)} shards are damaged", *lines])
+    if not repair:
+        raise InputError(f"{text}\n`cristae check --repair` lets its stage make them again")
+    repair_image(image, damages)
+    log.warning("%s\nremoved: give the command that made it again, to make these anew", text)
 
 
 def simulate(

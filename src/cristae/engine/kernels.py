@@ -140,7 +140,8 @@ class _Cache:
             yield
         except OSError as error:
             _warn(str(error))
-        except (EOFError, pickle.UnpicklingError):  # a file cut off: from now on an empty cache
+        except (EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+            # a file cut off, or of a release with other names: from now on an empty cache
             with suppress(OSError):
                 self._cache.flush()
 

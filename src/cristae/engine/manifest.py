@@ -129,15 +129,20 @@ def check_there(
             raise InputError(f"{folder / array / name}: gone; it was there when it was finished")
 
 
+def listed_files(folder: Path, array: str) -> frozenset[str]:
+    """Files of an array, named from it, that the manifest of a finished output lists."""
+    names = (name for name in _read(folder) if _array_of(name) == array)
+    return frozenset(name.removeprefix(f"{array}/") for name in names)
+
+
 @lru_cache(maxsize=32)
 def _listed(folder: Path, array: str, stamp: int) -> tuple[tuple[int, ...], frozenset[str]]:
     """Elements of a file along each axis, and the files of an array that the manifest lists."""
     metadata = read_json(folder / array / "zarr.json")
     if metadata is None or manifest_stamp(folder) != stamp:
         raise InputError(f"{folder / array}: moved or changed while it was read")
-    names = (name for name in _read(folder) if _array_of(name) == array)
     grid = tuple(int(n) for n in metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    return grid, frozenset(name.removeprefix(f"{array}/") for name in names)
+    return grid, listed_files(folder, array)
 
 
 def _path(folder: Path) -> Path:
