@@ -1,5 +1,6 @@
 """Memory: what a stage promises to take, what it may take, and what it took."""
 
+import ctypes
 import resource
 import sys
 import time
@@ -30,6 +31,12 @@ def promise_memory(stage: str, bytes_needed: int, resources: Resources) -> None:
     """
     log.info("%s: needs up to %.2f GiB of memory", stage, bytes_needed / GIB)
     check_memory(stage, bytes_needed, resources)
+
+
+def return_freed_memory() -> None:
+    """Give the system what was freed: with glibc the heap of each thread keeps it otherwise."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 class Promise:

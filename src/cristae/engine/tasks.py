@@ -22,7 +22,7 @@ from heapq import nlargest
 from typing import Any, Protocol
 
 from cristae.engine.executors import EXECUTORS, Pool, Resources, call_each, result_of
-from cristae.engine.memory import memory_limit
+from cristae.engine.memory import memory_limit, return_freed_memory
 from cristae.engine.progress import Advance, log, track
 from cristae.grid import Box
 
@@ -182,12 +182,14 @@ def run_step(
         tracked = stack.enter_context(track(shown, total, unit, before)) if shown else _silent
         if isinstance(work, OverlappedTask):
             _run_parts(missing, work, resources, mark, tracked)
-            return values
-        named = ((task, task.item) for task in missing)
-        for task, result in stack.enter_context(closing(call_each(work, named, resources))):
-            for name in task.writes:
-                mark(name, result)
-            tracked(task.size)
+        else:
+            named = ((task, task.item) for task in missing)
+            for task, result in stack.enter_context(closing(call_each(work, named, resources))):
+                for name in task.writes:
+                    mark(name, result)
+                tracked(task.size)
+    if missing:
+        return_freed_memory()  # what the next step takes is promised without it
     return values
 
 
