@@ -192,7 +192,7 @@ def main(stage: str, kind: str, shape: str, folder: str) -> None:
     for name, first in KINDS.items():  # compiles
         small_out = Path(folder, name)
         small_out.mkdir()
-        STAGES[stage](first((32, 128, 128)), small_out)()
+        STAGES[stage](first((32, 256, 256)), small_out)()
     run = STAGES[stage](KINDS[kind](json.loads(shape)), out)
     promises.found.clear()
     ctypes.CDLL(None).malloc_trim(0)  # else what was freed hides what is taken
