@@ -37,7 +37,7 @@ NAMES = {"human": "0_human_instance_seg_pred.h5", "rat": "1_rat_instance_seg_pre
 DATASET = "main"
 CHUNK: Triple = (32, 256, 256)
 BLOCK: Triple = (32, 512, 512)
-BLOCK_COPIES, ID_BYTES, FIXED_BYTES = 2, 52, 24 << 20
+BLOCK_COPIES, ID_BYTES, FIXED_BYTES = 2, 56, 24 << 20
 """Copies of a block that is read, memory of an id that is counted, and of HDF5 (measured)."""
 
 LEVEL = 1
@@ -188,7 +188,7 @@ def _write_hdf5(volume: Volume, path: Path, promise: Promise) -> None:
 
         def promised(block: Box, chunks: Encoded) -> Encoded:
             size = sum(len(data) for _, data in chunks)
-            promise("submit, encoded", (resources.workers + 3) * size)
+            promise("submit, encoded", (resources.workers + 2) * size)
             return chunks
 
         def write(chunks: Encoded) -> tuple[()]:
