@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +12,16 @@ from scipy import ndimage
 from cristae.engine.executors import Resources
 from cristae.engine.identity import Identity
 from cristae.errors import InputError
-from cristae.evaluation import overlap_pass
 from cristae.evaluation.evaluate import EvaluateConfig, score_instances
 from cristae.evaluation.overlap_pass import overlap_table
 from cristae.evaluation.placement import Compared
 from cristae.grid import Box
 from cristae.labels import blocks
+from cristae.labels import label_runs as label_runs_module
 from cristae.labels.label_runs import connected_labels, run_table_of, volume_runs
 from cristae.labels.overlap_table import overlaps_of_block, overlaps_of_runs
 from cristae.labels.runs import Raster, paint_into
+from cristae.measurement.measure import measure_instances
 from cristae.segmentation.config import SegmentConfig
 from cristae.segmentation.segment import segment_volume
 from cristae.volumes.formats import open_volume
@@ -111,7 +113,7 @@ def segmented(tmp_path, name, seed, shape=(12, 20, 30)):
 
 @pytest.mark.parametrize("slab_runs", [1, 1 << 20])
 def test_overlaps_of_run_tables_equal_those_of_voxels(tmp_path, monkeypatch, slab_runs):
-    monkeypatch.setattr(overlap_pass, "SLAB_RUNS", slab_runs)
+    monkeypatch.setattr(label_runs_module, "SLAB_RUNS", slab_runs)
     one, two = segmented(tmp_path, "one", 1), segmented(tmp_path, "two", 2)
     box = Box((2, 3, 4), (11, 18, 27))
     for volumes, crop in ((Compared(one, two), False), (Compared(one, two.crop(box)), True)):
@@ -153,3 +155,15 @@ def test_relabelling_refuses_volumes_before_it_reads_them():
     other = array_volume(np.ones((1, 2, 4), np.uint8))
     with pytest.raises(InputError, match="same place"):
         score_instances(one, other, config=EvaluateConfig(relabel=True))
+
+
+@pytest.mark.parametrize("slab_runs", [1, 1 << 20])
+def test_measurements_of_run_tables_equal_those_of_voxels(tmp_path, monkeypatch, slab_runs):
+    monkeypatch.setattr(label_runs_module, "SLAB_RUNS", slab_runs)
+    labels = segmented(tmp_path, "one", 1)
+    part = labels.crop(Box((2, 3, 4), (11, 18, 27)))
+    for volume in (labels, part):
+        plain = array_volume(volume.read(), voxel_size_nm=volume.voxel_size_nm, kind="labels")
+        expected = measure_instances(plain.with_(origin_nm=volume.origin_nm))
+        assert run_table_of(volume) is not None
+        pd.testing.assert_frame_equal(measure_instances(volume), expected)

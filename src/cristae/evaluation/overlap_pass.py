@@ -19,14 +19,13 @@ from cristae.evaluation.overlaps import Overlaps, overlaps_of_table
 from cristae.evaluation.placement import FLOAT_UNIT, Compared, place_volumes
 from cristae.grid import Box, Triple, tile
 from cristae.labels.blocks import (
-    TABLE_BYTES,
     blocks_of,
     memory_of,
     overlaps_of_blocks,
     pieces_of,
     read_block,
 )
-from cristae.labels.label_runs import run_table_of, table_rows
+from cristae.labels.label_runs import run_table_of, slab_bytes, slabs_of_runs, table_rows
 from cristae.labels.overlap_table import (
     LabelRuns,
     OverlapTable,
@@ -42,9 +41,6 @@ from cristae.volumes.formats.shards import Chunks, chunks_of
 from cristae.volumes.place import Align
 from cristae.volumes.values import probabilities
 from cristae.volumes.volume import Volume
-
-SLAB_RUNS, RUN_BYTES = 1 << 20, 160
-"""Runs of a slab that are counted at a time, and the memory of each while they are (measured)."""
 
 
 def overlap_table(
@@ -84,9 +80,8 @@ def overlap_table(
     check_extent(compared.prediction.shape, compared.prediction.name, unit or 1)
     by_runs = None if block_shape else _pass_of_runs(placed, box.start, compared.prediction.shape)
     if by_runs is not None:
-        blocks = by_runs.slabs()
-        parallel = min(resources.workers, len(blocks))
-        needed = parallel * 2 * SLAB_RUNS * RUN_BYTES + TABLE_BYTES
+        blocks = slabs_of_runs(by_runs.folders, by_runs.volumes)
+        needed = slab_bytes(blocks, 2, resources)
     else:
         volumes = list(placed.volumes.values())
         whole = Box.of(placed.prediction.shape)
@@ -178,17 +173,6 @@ class _RunPass:
         )
         counted = overlaps_of_runs(first, second, self.extent)
         return OverlapTable(counted.labels, counted.facts, slab.size)
-
-    def slabs(self) -> list[Box]:
-        """Planes of about `SLAB_RUNS` runs, as many in each slab, judged by a few of them."""
-        shape = self.volumes[0].shape
-        sampled = {0, shape[0] // 4, shape[0] // 2, 3 * shape[0] // 4, shape[0] - 1}
-        most = max(
-            len(table_rows(folder, volume, (z, z + 1)).row)
-            for folder, volume in zip(self.folders, self.volumes, strict=True)
-            for z in sampled
-        )
-        return tile(Box.of(shape), (max(1, SLAB_RUNS // max(most, 1)), *shape[1:]))
 
 
 def _chunks_of(placed: Compared) -> tuple[Chunks, Chunks] | None:

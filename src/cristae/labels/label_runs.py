@@ -4,6 +4,7 @@ Runs are what overlap tables, connected components and threshold searches start 
 are at hand: a tenth of the voxels' bytes, and no voxel is looked at twice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,8 @@ from cristae.engine.kernels import njit
 from cristae.engine.memory import Promise
 from cristae.engine.progress import log
 from cristae.engine.records import is_unfinished
-from cristae.grid import Box
-from cristae.labels.blocks import blocks_of, read_block
+from cristae.grid import Box, tile
+from cristae.labels.blocks import TABLE_BYTES, blocks_of, read_block
 from cristae.labels.overlap_kernels import FACTS, row_ends
 from cristae.labels.overlap_table import LabelRuns, Labels, OverlapTable, as_labels, check_signs
 from cristae.labels.run_table import runs_of_planes
@@ -39,6 +40,9 @@ from cristae.volumes.volume import Array, Volume
 
 RELABEL_BYTES, READ_RUN_BYTES = 120, 110
 """Memory of labelling components and of reading them, for each run (measured)."""
+
+SLAB_RUNS, SLAB_RUN_BYTES = 1 << 20, 160
+"""Runs of a slab that are counted at a time, and the memory of each while they are (measured)."""
 
 
 class LabelledRuns(NamedTuple):
@@ -188,6 +192,29 @@ def table_rows(folder: Path, volume: Volume, planes: tuple[int, int]) -> LabelRu
     if inside.all():
         return LabelRuns(row, start, stop, label)
     return LabelRuns(row[inside], start[inside], stop[inside], label[inside])
+
+
+def slabs_of_runs(folders: Sequence[Path], volumes: Sequence[Volume]) -> list[Box]:
+    """Planes of volumes of one shape with about `SLAB_RUNS` runs, judged by a few planes.
+
+    Args:
+        folders: From `run_table_of`.
+        volumes: The segmentations, or parts of them.
+    """
+    shape = volumes[0].shape
+    sampled = {0, shape[0] // 4, shape[0] // 2, 3 * shape[0] // 4, shape[0] - 1}
+    most = max(
+        len(table_rows(folder, volume, (z, z + 1)).row)
+        for folder, volume in zip(folders, volumes, strict=True)
+        for z in sampled
+    )
+    return tile(Box.of(shape), (max(1, SLAB_RUNS // max(most, 1)), *shape[1:]))
+
+
+def slab_bytes(slabs: Sequence[Box], tables: int, resources: Resources) -> int:
+    """Memory of counting overlaps in slabs of so many run tables."""
+    parallel = min(resources.workers, len(slabs))
+    return parallel * tables * SLAB_RUNS * SLAB_RUN_BYTES + TABLE_BYTES
 
 
 def connected_labels(found: LabelledRuns, raster: Raster) -> LabelledRuns:

@@ -1,7 +1,7 @@
 """Measurement of every instance of a label volume, in voxels and in nanometres.
 
-One pass in blocks sums integers (`counted`); floats come last, so the table does not depend on
-blocks or workers.
+One pass sums integers, over the run table that a segmentation holds, else over voxels in blocks;
+floats come last, so the table does not depend on blocks or workers.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from cristae.engine.progress import ProgressCallback, log, takes_progress
 from cristae.errors import raise_faults
 from cristae.grid import Box, Triple
 from cristae.labels.blocks import blocks_of, memory_of, overlaps_of_blocks, read_block
+from cristae.labels.label_runs import run_table_of, slab_bytes, slabs_of_runs, table_rows
 from cristae.labels.overlap_kernels import START, STOP, SUM, VOXELS
 from cristae.labels.overlap_table import (
     OverlapTable,
@@ -25,6 +26,7 @@ from cristae.labels.overlap_table import (
     check_extent,
     check_signs,
     overlaps_of_block,
+    overlaps_of_runs,
 )
 from cristae.measurement.table import Table, read_table, write_table
 from cristae.volumes.expected import Expected, known_identity
@@ -169,11 +171,16 @@ def measurements_of(
 def _measured(
     instances: Volume, voxel_size_nm: Nanometres, resources: Resources, ledger: Ledger | None
 ) -> Table:
-    blocks = blocks_of([instances])
-    needed = memory_of(blocks, instances.dtype.itemsize, resources)
+    folder = run_table_of(instances)
+    if folder is None:
+        blocks = blocks_of([instances])
+        needed = memory_of(blocks, instances.dtype.itemsize, resources)
+    else:
+        blocks = slabs_of_runs([folder], [instances])
+        needed = slab_bytes(blocks, 1, resources)
     promise_memory("measure", needed, resources)
     counted = overlaps_of_blocks(
-        _Pass(instances),
+        _Pass(instances) if folder is None else _RunPass(instances, folder),
         blocks,
         description="measure",
         resources=resources,
@@ -194,6 +201,19 @@ class _Pass:
         counted = overlaps_of_block(labels, labels, corner=block.start, extent=self.instances.shape)
         check_signs(counted, 0, self.instances.dtype, self.instances.name, block)
         return counted
+
+
+@dataclass(frozen=True)
+class _RunPass:
+    """Counts the labels of whole planes of a segmentation by its run table."""
+
+    instances: Volume
+    folder: Path
+
+    def __call__(self, slab: Box) -> OverlapTable:
+        rows = table_rows(self.folder, self.instances, (slab.start[0], slab.stop[0]))
+        counted = overlaps_of_runs(rows, rows, self.instances.shape)
+        return OverlapTable(counted.labels, counted.facts, slab.size)
 
 
 def _check(instances: Volume) -> Nanometres:
