@@ -95,6 +95,41 @@ def runs_volume(found: LabelledRuns, like: Volume, name: str) -> Volume:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class TableReader:
+    """Reads boxes of a segmentation by its run table: a tenth of the bytes, nothing decoded.
+
+    Attributes:
+        folder: The segmentation, whose table is complete.
+        labels: Its level 0.
+    """
+
+    folder: Path
+    labels: Volume
+
+    def read(self, box: Box) -> Array:
+        """The (z, y, x) labels of a box."""
+        rows = table_rows(self.folder, self.labels, (box.start[0], box.stop[0]))
+        array = np.zeros(box.shape, self.labels.dtype)
+        corner = np.array(box.start, np.int64)
+        _paint_rows(
+            rows.row, rows.start, rows.stop, rows.label, array, corner, self.labels.shape[1]
+        )
+        return array
+
+
+@njit(nogil=True, cache=True)
+def _paint_rows(row, start, stop, label, array, corner, rows):  # type: ignore[no-untyped-def]
+    for i in range(row.size):
+        z = row[i] // rows
+        y = row[i] - z * rows - corner[1]
+        if 0 <= y < array.shape[1]:
+            line = array[z - corner[0], y]
+            low, high = max(start[i] - corner[2], 0), min(stop[i] - corner[2], array.shape[2])
+            for x in range(low, high):
+                line[x] = label[i]
+
+
 def volume_runs(
     volume: Volume, resources: Resources, promise: Promise | None = None
 ) -> LabelledRuns:

@@ -118,6 +118,13 @@ def runs_of_planes(path: Path, planes: tuple[int, int] | None = None) -> dict[st
     return {name: _read(path, f"runs/{name}", rows) for name in RUN_COLUMNS}
 
 
+def most_runs(path: Path, planes: int) -> int:
+    """Most runs that so many planes on end have."""
+    starts = _read(path, "runs/plane_start")
+    last = np.minimum(np.arange(starts.size) + planes, starts.size - 1)
+    return int((starts[last] - starts).max(initial=0))
+
+
 def _start(folder: Path, columns: Iterable[str]) -> None:
     if folder.exists():  # of an interrupted run
         remove_tree(folder)

@@ -38,8 +38,10 @@ from cristae.engine.records import settings_recorded
 from cristae.engine.tasks import Task, run_step
 from cristae.errors import MemoryLimitError
 from cristae.grid import Box, Triple, tile
+from cristae.labels.label_runs import READ_RUN_BYTES, TableReader
 from cristae.labels.run_table import (
     RUN_COLUMNS,
+    most_runs,
     read_instances_table,
     read_runs,
     write_instances_table,
@@ -67,7 +69,7 @@ from cristae.segmentation.writing import layers, slab_step, write_step
 from cristae.volumes.finite import checked_voxels
 from cristae.volumes.formats import Source, open_volume
 from cristae.volumes.formats.ome_zarr import Layout, create_ome_zarr, open_ome_zarr
-from cristae.volumes.pyramid import build_pyramid
+from cristae.volumes.pyramid import build_pyramid, pyramid_memory
 from cristae.volumes.restate import follow_size
 from cristae.volumes.values import MASK_SETTING, settle_prediction
 from cristae.volumes.volume import Volume
@@ -152,7 +154,7 @@ def segment_volume(
         promise("segment", labelling_bytes(job, sampled_density(job), pyramid, resources.workers))
         summary = _segment(job, out, ledger, resources, promise)
         if pyramid:
-            build_pyramid(out, ledger=ledger, resources=resources)
+            _build_pyramid(out, ledger, resources, promise)
         ledger.finish(**summary)
     return open_ome_zarr(out)
 
@@ -190,6 +192,16 @@ def _segment(
     }
     _log_summary(job, summary, watch.seconds)
     return summary
+
+
+def _build_pyramid(out: Path, ledger: Ledger, resources: Resources, promise: Promise) -> None:
+    """The smaller levels, the first of them from the run table."""
+    labels = open_ome_zarr(out)
+    runs = most_runs(out, labels.chunk_shape[0])
+    needed = pyramid_memory(labels, resources.workers) + resources.workers * READ_RUN_BYTES * runs
+    promise("segment, pyramid", FIXED_BYTES + needed)
+    source = labels.with_(reader=TableReader(out, labels))
+    build_pyramid(out, ledger=ledger, resources=resources, source=source)
 
 
 def leave_tables(

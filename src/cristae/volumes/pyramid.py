@@ -63,7 +63,9 @@ def plan_levels(shape: Triple, voxel_size_nm: Nanometres | None) -> list[Triple]
     return levels
 
 
-def build_pyramid(path: str | Path, *, ledger: Ledger, resources: Resources) -> int:
+def build_pyramid(
+    path: str | Path, *, ledger: Ledger, resources: Resources, source: Volume | None = None
+) -> int:
     """Write the levels above level 0, and name them in the metadata.
 
     Level 0 must be complete. Each shard of a level is one piece of work, written once and marked
@@ -73,14 +75,15 @@ def build_pyramid(path: str | Path, *, ledger: Ledger, resources: Resources) -> 
         path: An image made by `create_ome_zarr`.
         ledger: The record of the stage that writes the image.
         resources: Workers and executor.
+        source: The voxels of level 0, where they can be had more quickly than from it.
 
     Returns:
         Number of levels, level 0 included.
     """
     path = Path(path)
-    below = open_ome_zarr(path)
     total: Triple = (1, 1, 1)
-    levels = [_placed(below, "0", total)]
+    levels = [_placed(open_ome_zarr(path), "0", total)]
+    below = source or open_ome_zarr(path)
     for number, factors in enumerate(plan_levels(below.shape, below.voxel_size_nm), start=1):
         level = _create_level(path / str(number), below, factors)
         write = partial(_write_shard, below, level, factors)
