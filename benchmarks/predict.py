@@ -44,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cristae.engine.executors import Resources, available_cores
 from cristae.evaluation.evaluate import score_instances
-from cristae.networks.cpu import bfloat16_is_fast, prepare_cpu
+from cristae.networks.cpu import bfloat16_is_fast, cpu_prepared
 from cristae.networks.families.pytc.network import PytcConfig, build_pytc_network
 from cristae.networks.families.unet.context import network_context
 from cristae.networks.families.unet.network import UNetConfig, build_network
@@ -102,10 +102,9 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             compare_pytc(Path(folder), shape, Resources(workers=options.threads))
         return
-    prepare_cpu(options.threads)
     model, trained = get_model(options.model)
     describe(model, shape, options.threads, trained)
-    with tempfile.TemporaryDirectory() as folder:
+    with cpu_prepared(options.threads), tempfile.TemporaryDirectory() as folder:
         part = options.plain_shape and tuple(map(int, options.plain_shape.split(",")))
         window = tuple(map(int, options.window.split(","))) if options.window else WINDOW
         compare(Path(folder), model, trained, (shape, part or shape, window), options.threads)
@@ -302,8 +301,8 @@ def compare_pytc(folder, shape, resources):
         folder / "warm.zarr",
         resources=resources,
     )
-    prepare_cpu(resources.workers)
-    plain, seconds = time_plain_windows(volume, model)
+    with cpu_prepared(resources.workers):
+        plain, seconds = time_plain_windows(volume, model)
     report("plain float32, windows in order", shape, seconds)
     predictions = {}
     for precision in ("float32", "bfloat16") if bfloat16_is_fast() else ("float32",):

@@ -28,7 +28,7 @@ from cristae.prediction.predict import predict_volume
 from cristae.samples.dilation import dilate_labels
 from cristae.segmentation.segment import segment_volume
 from cristae.simulation.simulate import SimulationConfig, simulate_volume, touching_pairs
-from cristae.training.copy_paste import PasteConfig, paste_touching
+from cristae.training.copy_paste import CopyPasteConfig, copy_paste_touching
 from cristae.volumes.formats import open_volume
 from cristae.volumes.volume import Volume, array_volume
 
@@ -62,9 +62,9 @@ def pasted(small: bool) -> Iterator[tuple[str, Volume, Volume]]:
     if small:
         image, labels = (array[:96, :384, :512] for array in (image, labels))
     labels = dilate_labels(labels.astype(np.int32), EPFL_WIDENING_NM, (5.0, 5.0, 5.0))
-    config = PasteConfig(share=1.0, copies=COPIES, membrane_px=(2, 3))
+    config = CopyPasteConfig(share=1.0, copies=COPIES, membrane_px=(2, 3))
     random = np.random.default_rng(3005)
-    grey, ids = paste_touching(image.astype(np.float32) / 127.5 - 1, labels, config, random)
+    grey, ids = copy_paste_touching(image.astype(np.float32) / 127.5 - 1, labels, config, random)
     image = np.clip(np.rint((grey + 1) * 127.5), 0, 255).astype(np.uint8)
     for name, step in (("EPFL copies 5x5x5", 1), ("EPFL copies 30x5x5", 6)):
         size = (5.0 * step, 5.0, 5.0)
